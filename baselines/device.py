@@ -1,0 +1,38 @@
+"""What a device can do, as far as training has to know it."""
+
+from pathlib import Path
+
+import torch
+
+from baselines.errors import InputError
+
+
+def cpu_flags() -> frozenset[str]:
+    """Instruction-set flags of this CPU as Linux names them; empty where they cannot be read."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return next((frozenset(line.split(":")[1].split()) for line in lines if line.startswith("flags")), frozenset())
+
+
+def resolve(name: str) -> torch.device:
+    """`cpu`, `cuda` or `auto` (cuda where there is one) -> a device that exists here.
+
+    Raises:
+        InputError: unknown name, or CUDA asked for where there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cpu", "cuda"):
+        raise InputError(f"--device {name!r} is not known; choose cpu, cuda or auto")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda was asked for, but torch finds no CUDA device here; use --device cpu")
+    return torch.device(name)
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """Whether bf16 matrix products run in hardware: CUDA from Ampere on, CPUs with AMX."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return "amx_bf16" in cpu_flags()

@@ -1,0 +1,67 @@
+"""Closed-form multiply-accumulates (MACs) and parameters of a `VisionTransformer`.
+
+One MAC is one multiplication and one addition; FLOPs are twice that. Counted: convolutions, Linear layers and both
+matrix products of attention. Not counted: normalisation, softmax, GELU, additions, biases.
+
+Legend: B images, D width, M keys, as in `vit.py`; L blocks.
+"""
+
+from typing import TypeVar
+
+from torch import Tensor
+
+from baselines.vit import ViTConfig
+
+Count = TypeVar("Count", int, Tensor)
+
+
+def linear_macs(config: ViTConfig) -> int:
+    """MACs that one token costs in the four Linear layers of one block."""
+    return 4 * config.dim * config.dim + 2 * config.dim * config.mlp_dim
+
+
+def attention_macs(config: ViTConfig, width: Count) -> Count:
+    """MACs of `q @ k` and `attention @ v` of one image in one block, over a square of `width` tokens."""
+    return 2 * config.dim * width * width
+
+
+def stem_macs(config: ViTConfig) -> int:
+    """MACs of one image outside the blocks: tokenizer and head."""
+    grid_height, grid_width = config.grid
+    if config.tokenizer == "linear":
+        embed = grid_height * grid_width * config.dim * config.channels * config.patch_size**2
+    else:
+        embed, side = 0, config.patch_size
+        for channels_in, channels_out in config.conv_channels:
+            side = max(side // 2, 1)  # pixels of the input that one output pixel stands for, seen from the end
+            embed += grid_height * grid_width * side * side * 9 * channels_in * channels_out
+    return embed + config.dim * config.classes
+
+
+def dense_macs(config: ViTConfig) -> int:
+    """MACs of one image when every token runs through every block."""
+    block = config.tokens * linear_macs(config) + attention_macs(config, config.tokens)
+    return stem_macs(config) + config.depth * block
+
+
+def ragged_macs(config: ViTConfig, tokens_BL: Tensor, width_BL: Tensor) -> Tensor:
+    """MACs of each image (B,), float64, when only some tokens run.
+
+    Args:
+        tokens_BL: tokens of each image that ran through each block.
+        width_BL: tokens that attention was computed over: the same, or more where it was padded.
+    """
+    blocks = tokens_BL.double() * linear_macs(config) + attention_macs(config, width_BL.double())
+    return stem_macs(config) + blocks.sum(1)
+
+
+def params(config: ViTConfig) -> int:
+    """Learned weights of the dense model."""
+    dim, mlp = config.dim, config.mlp_dim
+    if config.tokenizer == "linear":
+        embed = dim * config.channels * config.patch_size**2 + dim
+    else:
+        embed = sum(9 * channels_in * channels_out + channels_out for channels_in, channels_out in config.conv_channels)
+    block = 4 * dim * dim + 2 * dim * mlp + 3 * dim + dim + mlp + dim + 4 * dim
+    tokens = (config.tokens + config.prefix_tokens) * dim
+    return embed + tokens + config.depth * block + 2 * dim + dim * config.classes + config.classes

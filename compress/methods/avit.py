@@ -1,0 +1,191 @@
+"""A-ViT: every token stops when it has seen enough (Yin et al. 2022, arXiv 2112.07658).
+
+Modifications to the baseline: `encoder` is replaced by `HaltingEncoder`, which holds the same blocks.
+Written from the paper; where the published code departs from it or cannot work, the choice taken is:
+
+- Halting score (eq. 3) `h = sigmoid(gate_scale * x[..., 0] + gate_shift)` of a block's output; the last block halts all.
+- A token stops when its scores add up to 1 - eps (eq. 4-6). Its weights over the blocks (eq. 8: the scores, then the
+  remainder) are a distribution; the token handed to the head is the mean of its states under it (mean field, eq. 9).
+- The class token is not gated unless `cls_halts`: its state is then simply that of the last block.
+- Training masks stopped tokens as keys. Deployment removes them from the packed batch, so that nothing is computed
+  for them at any batch size; both give the same logits.
+- The ponder loss (eq. 10-11) pulls towards `target_macs` from both sides instead of down without end, and the prior
+  (eq. 13) is a truncated, normalised Gaussian whose mean depth meets the target; its divergence is a true KL of the
+  mean token distribution, which the paper's code approximates with clamped, unnormalised values.
+- The class token's loss cannot tell which patch matters, since stopping is a hard mask. A straight-through factor
+  on the values of attention, 1 in the forward pass, gives the gate that gradient.
+- After training the shift of the gate is set by bisection so that training images meet the target.
+
+Legend: B images, N tokens, D width, T tokens left in a packed batch, L blocks.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from baselines.macs import dense_macs, ragged_macs
+from baselines.ragged import Ragged
+from baselines.train import Step
+from baselines.vit import VisionTransformer
+from compress.methods.base import Floor, Method, tokens_per_block
+
+
+class AViT(Method):
+    name: ClassVar[str] = "avit"
+    floor: ClassVar[Floor] = Floor.TOKENS
+    trains: ClassVar[bool] = True
+
+    target_macs: float = Field(0.7, gt=0, le=1)  # share of the dense model's MACs that an image may cost on average
+    ponder: float = Field(1.0, ge=0)  # weight of the ponder loss
+    prior: float = Field(0.1, ge=0)  # weight of the divergence from the prior
+    prior_std: float = Field(1.0, gt=0)  # blocks
+    gate_scale: float = 5.0  # gamma of eq. 3, where training starts
+    gate_shift: float = -5.0  # beta of eq. 3
+    gate_lr: float = Field(10.0, gt=0)  # factor on the learning rate of the gate
+    eps: float = Field(0.01, gt=0, lt=1)
+    cls_halts: bool = False
+
+    def prepare(self, model: VisionTransformer) -> VisionTransformer:
+        model.encoder = HaltingEncoder(model, self)
+        return model
+
+    def lr_scale(self) -> Mapping[str, float]:
+        return {"encoder.gate": self.gate_lr}
+
+    def loss_terms(self, step: Step) -> Mapping[str, Tensor]:
+        weights_BNL, ran_BN = step.aux["halting_weights"], step.aux["blocks_run"]
+        depth = weights_BNL.shape[-1]
+        remainder_BN = step.aux["remainder"]
+        target = target_depth(self.target_macs, step.model) / depth
+        # The count of blocks has no gradient; as in the paper the remainder stands in for it. Its sign follows
+        # the distance of the real count from the target.
+        gap = (ran_BN.float().mean() / depth - target).detach()
+        prior_L = gaussian_prior(depth, target * depth, self.prior_std).to(weights_BNL)
+        mean_L = weights_BNL.mean((0, 1)).clamp(min=1e-8)
+        return {
+            "ponder": self.ponder * gap * remainder_BN.mean(),
+            "prior": self.prior * (mean_L * (mean_L / prior_L).log()).sum(),
+        }
+
+    @torch.no_grad()
+    def calibrate(self, model: VisionTransformer, batches: list[Tensor]) -> None:
+        encoder = model.encoder
+        assert isinstance(encoder, HaltingEncoder)
+        model.eval()
+        low, high = -60.0, 60.0  # shift: more of it, earlier halting
+        for _ in range(16):
+            encoder.gate_shift.fill_((low + high) / 2)
+            macs = torch.cat([ragged_macs(model.config, tokens, tokens) for tokens in tokens_per_block(model, batches)])
+            if macs.mean().item() > self.target_macs * dense_macs(model.config):
+                low = encoder.gate_shift.item()
+            else:
+                high = encoder.gate_shift.item()
+        encoder.gate_shift.fill_(high)
+
+
+class HaltingEncoder(nn.Module):
+    """The blocks of a `VisionTransformer` with adaptive halting of tokens."""
+
+    def __init__(self, model: VisionTransformer, method: AViT):
+        super().__init__()
+        self.blocks = model.encoder.blocks
+        self.gate_scale = nn.Parameter(torch.tensor(method.gate_scale))
+        self.gate_shift = nn.Parameter(torch.tensor(method.gate_shift))
+        self.threshold = 1 - method.eps
+        self.exempt = model.config.prefix_tokens if not method.cls_halts else 0  # leading tokens that never halt
+        self.pooled = model.config.prefix_tokens or model.config.tokens  # leading tokens that the head looks at
+
+    def forward(self, x_BND: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.masked(x_BND) if self.training else self.gathered(x_BND)
+
+    def halting(self, x: Tensor, exempt: Tensor, last: bool) -> Tensor:
+        """Halting scores of block outputs (..., D) -> (...); `exempt` tokens (...) bool have 0 before the last block."""
+        if last:
+            return torch.ones_like(x[..., 0])
+        scores = torch.sigmoid(self.gate_scale * x[..., 0].float() + self.gate_shift)
+        return scores.masked_fill(exempt, 0.0)
+
+    def masked(self, x_BND: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Every token computed, stopped ones hidden: what training differentiates through."""
+        batch, tokens, _ = x_BND.shape
+        depth = len(self.blocks)
+        exempt_N = torch.arange(tokens, device=x_BND.device) < self.exempt
+        total_BN = x_BND.new_zeros(batch, tokens, dtype=torch.float32)
+        running_BN = torch.ones_like(total_BN, dtype=torch.bool)
+        out_BND = torch.zeros_like(x_BND)
+        weights, ran_BN, remainder_BN = [], torch.zeros_like(total_BN), torch.zeros_like(total_BN)
+        for index, block in enumerate(self.blocks):
+            keys_BN = running_BN | ~running_BN.any(1, keepdim=True)  # a row without keys would give NaN
+            soft_BN = 1 - total_BN
+            x_BND = block(x_BND, mask=keys_BN[:, None, None, :], value_gate=1 + soft_BN - soft_BN.detach())
+            score_BN = self.halting(x_BND, exempt_N, last=index == depth - 1)
+            stops_BN = running_BN & (total_BN + score_BN >= self.threshold)
+            weight_BN = torch.where(stops_BN, 1 - total_BN, score_BN) * running_BN
+            out_BND = out_BND + weight_BN[..., None] * x_BND
+            remainder_BN = torch.where(stops_BN, 1 - total_BN, remainder_BN)
+            ran_BN = ran_BN + running_BN
+            total_BN = total_BN + score_BN * running_BN
+            running_BN = running_BN & ~stops_BN
+            weights.append(weight_BN)
+        gated = slice(self.exempt, None)
+        return out_BND, {
+            "halting_weights": torch.stack(weights, -1)[:, gated],
+            "blocks_run": ran_BN[:, gated],
+            "remainder": remainder_BN[:, gated],
+        }
+
+    def gathered(self, x_BND: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Stopped tokens leave the packed batch: what ships."""
+        batch, tokens, dim = x_BND.shape
+        layout = Ragged.full(batch, tokens, x_BND.device)
+        x_TD = x_BND.reshape(batch * tokens, dim)
+        total_T = x_TD.new_zeros(batch * tokens, dtype=torch.float32)
+        field = MeanField(x_BND, self.pooled) if self.exempt < self.pooled else None
+        counts, slots = [], []
+        for index, block in enumerate(self.blocks):
+            counts.append(layout.counts_B)
+            slots.append(layout.widths_B)
+            x_TD = block(x_TD, layout=layout)
+            last = index == len(self.blocks) - 1
+            if last and field is None:
+                break  # nothing but the exempt tokens, which lead their image, is looked at
+            score_T = self.halting(x_TD, layout.token_T < self.exempt, last)
+            stops_T = total_T + score_T >= self.threshold
+            if field is not None:
+                field.add(layout, torch.where(stops_T, 1 - total_T, score_T), x_TD)
+            if last:
+                break
+            stays = (~stops_T).nonzero().flatten()
+            total_T = total_T + score_T
+            if torch.compiler.is_exporting() or len(stays) < len(stops_T):
+                x_TD, total_T, layout = x_TD.index_select(0, stays), total_T[stays], layout.select(stays)
+        out_BND = x_TD[layout.starts_B][:, None] if field is None else field.sums
+        return out_BND, {"tokens": torch.stack(counts, 1), "slots": torch.stack(slots, 1)}
+
+
+def target_depth(target_macs: float, model: nn.Module) -> float:
+    """Mean number of blocks a gated token may run so that the whole model meets `target_macs`."""
+    assert isinstance(model, VisionTransformer) and isinstance(model.encoder, HaltingEncoder)
+    config, exempt = model.config, model.encoder.exempt
+    dense = dense_macs(config)
+    one_block = (dense - ragged_macs(config, *[torch.zeros(1, 1)] * 2).item()) / config.depth
+    return min(max(config.depth - (1 - target_macs) * dense / one_block * config.tokens / (config.tokens - exempt), 1), config.depth)
+
+
+def gaussian_prior(depth: int, mean: float, std: float) -> Tensor:
+    """A discrete Gaussian over blocks 1 to `depth`, (L,), summing to 1, whose mean is `mean`.
+
+    Truncation pulls the mean inwards, so the centre is found by bisection.
+    """
+    blocks = torch.arange(1, depth + 1, dtype=torch.float64)
+    low, high = -10.0 * depth, 11.0 * depth
+    for _ in range(60):
+        centre = (low + high) / 2
+        prior_L = torch.softmax(-0.5 * ((blocks - centre) / std) ** 2, 0)
+        low, high = (centre, high) if (prior_L * blocks).sum() < mean else (low, centre)
+    assert math.isclose(prior_L.sum().item(), 1)
+    return prior_L.clamp(min=1e-6) / prior_L.clamp(min=1e-6).sum()

@@ -1,0 +1,63 @@
+"""What a compression method is."""
+
+from collections.abc import Iterator, Mapping
+from enum import IntEnum
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from baselines.train import Step
+from baselines.vit import VisionTransformer
+
+
+class Floor(IntEnum):
+    """Where in a variant a method stands; a variant lists its methods from low to high."""
+
+    TOKENS = 1  # which tokens run
+    OBJECTIVE = 2  # what training aims at
+    NUMERICS = 3  # in which numbers the weights and products are
+
+
+class Method(BaseModel):
+    """A compression method: its hyper-parameters, and hooks of which it overrides the few it needs.
+
+    Hooks change the model they are given and return it; `variant.py` hands them a copy.
+    Hooks run in this order: `prepare`, then training with `loss_terms`, then `calibrate`; `convert` makes what ships.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]  # in variant names and config keys
+    floor: ClassVar[Floor]
+    exclusive: ClassVar[bool] = True  # at most one method of this floor in a variant
+    trains: ClassVar[bool] = False  # whether the model is fine-tuned after `prepare`
+
+    def prepare(self, model: VisionTransformer) -> VisionTransformer:
+        """Changes the structure. Sees no data; the result is also what a saved state is loaded into."""
+        return model
+
+    def loss_terms(self, step: Step) -> Mapping[str, Tensor]:
+        """Further losses of one training step, weighted, by name."""
+        return {}
+
+    def lr_scale(self) -> Mapping[str, float]:
+        """Factors on the learning rate, by prefix of the parameter name."""
+        return {}
+
+    def calibrate(self, model: VisionTransformer, batches: list[Tensor]) -> None:
+        """Sets what is measured rather than learned.
+
+        Args:
+            batches: normalised training images, each (B, C, height, width), on the model's device.
+        """
+
+    def convert(self, model: VisionTransformer) -> VisionTransformer:
+        """The model that ships and is timed. A pure function of the calibrated state."""
+        return model
+
+
+def tokens_per_block(model: VisionTransformer, batches: list[Tensor]) -> Iterator[Tensor]:
+    """Runs the model; for each batch the tokens (B, L) of each image that ran in each block."""
+    for images in batches:
+        yield model.forward_aux(images)[1]["tokens"]

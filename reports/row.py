@@ -1,0 +1,140 @@
+"""What a measurement is: one `Row` a variant, runtime, device and batch size.
+
+Base units in the names: seconds, bytes, MACs (multiply-accumulates; FLOPs are twice that), fractions in [0, 1].
+`None` means not measured, never 0. Derived figures are properties; rounding happens where tables are made.
+"""
+
+import json
+import statistics
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+SCHEMA = 1  # raised when old rows could be misread
+
+
+class RowError(ValueError):
+    """A file of rows that cannot be read; one sentence that names the file and line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    variant: str
+    methods: list[dict[str, Any]]  # in order, each {"name": ..., hyper-parameters}
+    runtime: str  # torch, onnxruntime
+    device: str  # cpu, cuda
+    device_name: str
+    executed: str | None = None  # fp32, bf16, int8, int8-simulated: what the kernels really did
+    batch_size: int
+    threads: int
+    dataset: str
+    seed: int
+
+    n_images: int | None = None  # test images scored
+    top1: float | None = None
+    top1_low: float | None = None  # 95 % Wilson interval
+    top1_high: float | None = None
+    agreement: float | None = None  # share of test images given the same class as the dense baseline gives, same runtime
+    mcnemar_p: float | None = None  # of the difference in right answers to the dense baseline, same images and runtime
+
+    params: int | None = None  # logical weights, counted before packing
+    file_bytes: int | None = None  # of the artifact that is timed
+    macs_per_image: float | None = None  # executed, padding included, mean over the test images
+    macs_promised: float | None = None  # if every dropped token cost nothing
+    macs_quantiles: list[float] | None = None  # min, p10, median, p90, max over the test images, without padding
+    tokens_per_block: list[float] | None = None  # that ran, mean over the test images
+    macs_counters: dict[str, float] | None = None  # the dense model as other counters see it
+
+    latency_samples_s: list[float] = field(default_factory=list)  # one forward pass of batch_size images each
+    load_s: float | None = None  # artifact on disk -> ready, in a fresh process, imports excluded
+    first_call_s: float | None = None
+    peak_memory_bytes: int | None = None  # cpu: resident set of that process; cuda: allocated on the device
+    speedup: float | None = None  # against the dense baseline: same session, runtime, device, batch size and threads
+    speedup_low: float | None = None  # 95 % bootstrap interval
+    speedup_high: float | None = None
+    ceiling: float | None = None  # MACs of the dense baseline / MACs of this variant
+
+    warnings: list[str] = field(default_factory=list)
+    failed: str | None = None  # why there are no figures
+    artifact: str | None = None  # file name, relative to the run directory
+    config: dict[str, Any] = field(default_factory=dict)  # resolved
+    environment: dict[str, Any] = field(default_factory=dict)
+    command: str | None = None
+    key: str | None = None  # hash of everything the row depends on
+    schema: int = SCHEMA
+
+    @property
+    def latency_s(self) -> float | None:
+        """Median wall time of one forward pass of `batch_size` images."""
+        return statistics.median(self.latency_samples_s) if self.latency_samples_s else None
+
+    @property
+    def latency_p10_s(self) -> float | None:
+        return quantile(self.latency_samples_s, 0.1)
+
+    @property
+    def latency_p90_s(self) -> float | None:
+        return quantile(self.latency_samples_s, 0.9)
+
+    @property
+    def images_per_s(self) -> float | None:
+        return self.batch_size / self.latency_s if self.latency_s else None
+
+    @property
+    def realised(self) -> float | None:
+        """Share of the possible saving that became time: (speedup - 1) / (ceiling - 1); None where ceiling is 1."""
+        if self.speedup is None or self.ceiling is None or abs(self.ceiling - 1) < 1e-6:
+            return None
+        return (self.speedup - 1) / (self.ceiling - 1)
+
+    def to_json(self) -> str:
+        """One line, without derived figures."""
+        return json.dumps(asdict(self), allow_nan=False)
+
+
+def quantile(samples: list[float], q: float) -> float | None:
+    """Linear interpolation between order statistics; None without samples."""
+    if not samples:
+        return None
+    ordered = sorted(samples)
+    position = q * (len(ordered) - 1)
+    low = int(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+
+
+def parse_rows(text: str, source: str) -> list[Row]:
+    """Rows of a `rows.jsonl`; a last line that was cut off while being written is passed over.
+
+    Args:
+        source: name of the file, for messages.
+
+    Raises:
+        RowError: a line that is no row, or was written by a newer version.
+    """
+    known = {f.name for f in fields(Row)}
+    rows: list[Row] = []
+    lines = text.split("\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            if record["schema"] > SCHEMA:
+                raise RowError(f"{source}:{number} was written by a newer version of compress; update compress to read it")
+            rows.append(Row(**{name: value for name, value in record.items() if name in known}))
+        except RowError:
+            raise
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines):  # no newline after it
+                break
+            raise RowError(f"{source}:{number} is not a row of measurements ({error}); remove the line") from error
+    return rows
+
+
+def latest(rows: Iterable[Row]) -> list[Row]:
+    """The newest row for each thing measured, in order of first appearance."""
+    newest: dict[tuple[object, ...], Row] = {}
+    for row in rows:
+        newest[row.variant, row.runtime, row.device, row.batch_size, row.threads, row.dataset] = row
+    return list(newest.values())
