@@ -6,9 +6,11 @@ process; larger ones (over `MEMORY_LIMIT`) are decoded by a DataLoader as they a
 Legend: n images of a split, B images of a batch, C channels.
 """
 
+import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +33,11 @@ class Split(Protocol):
 
     labels: Tensor  # (n,) int64, on the CPU
 
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the images do."""
+        ...
+
     def fetch(self, chunks: list[Tensor], device: torch.device) -> Iterator[Tensor]:
         """For each tensor of indices, the images (B, C, height, width) uint8 on `device`."""
         ...
@@ -42,6 +49,12 @@ class TensorSplit:
 
     images: Tensor  # (n, C, height, width) uint8
     labels: Tensor
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(self.images.cpu().numpy().tobytes())
+        digest.update(self.labels.numpy().tobytes())
+        return digest.hexdigest()
 
     def fetch(self, chunks: list[Tensor], device: torch.device) -> Iterator[Tensor]:
         if self.images.device != device:  # moved once, then kept: the split is frozen for everybody else
@@ -58,6 +71,11 @@ class FileSplit:
     labels: Tensor
     image_size: tuple[int, int]
     channels: int
+
+    @property
+    def fingerprint(self) -> str:
+        facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in self.paths]
+        return hashlib.sha256(repr((facts, self.labels.tolist(), self.image_size)).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -83,6 +101,11 @@ class Data:
     test: Split
     mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
     std: tuple[float, ...]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes when images, labels or normalisation do."""
+        return repr((self.train.fingerprint, self.test.fingerprint, self.mean, self.std))
 
     def batches(
         self,

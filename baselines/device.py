@@ -1,19 +1,9 @@
 """What a device can do, as far as training has to know it."""
 
-from pathlib import Path
-
 import torch
 
+from baselines.cpu import cpu_flags
 from baselines.errors import InputError
-
-
-def cpu_flags() -> frozenset[str]:
-    """Instruction-set flags of this CPU as Linux names them; empty where they cannot be read."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return frozenset()
-    return next((frozenset(line.split(":")[1].split()) for line in lines if line.startswith("flags")), frozenset())
 
 
 def resolve(name: str) -> torch.device:

@@ -64,30 +64,39 @@ class Ragged:
         return x_SD if self.slot_T is None else x_SD.index_select(0, self.slot_T)
 
     def _arrange(self) -> None:
-        exporting = torch.compiler.is_exporting()
-        counts_B, order_B = self.counts_B, torch.arange(self.batch, device=self.counts_B.device)
-        if exporting:  # a graph can neither branch on the data nor hold lists of unknown length: one group
-            widths = [self.counts_B.max().item()]
-            torch._check(widths[0] >= 1)
-            sizes = [self.batch]
+        """Groups images by length and notes where each packed row goes."""
+        device = self.counts_B.device
+        if torch.compiler.is_exporting():  # a graph cannot hold a number of groups that depends on data: one group
+            counts_B, order_B = self.counts_B, torch.arange(self.batch, device=device)
+            longest = self.counts_B.max().item()
+            torch._check(longest >= 1)
+            groups = [(self.batch, longest)]
         else:
-            counts_B, order_B = counts_B.sort(descending=True)
+            counts_B, order_B = self.counts_B.sort(descending=True)
             lengths = counts_B.tolist()  # waits for the device
             if lengths[0] == lengths[-1]:
-                self.widths_B = self.counts_B
                 return
-            sizes = [min(GROUP_SIZE, self.batch - i) for i in range(0, self.batch, GROUP_SIZE)]
-            widths = [max(lengths[i], 1) for i in range(0, self.batch, GROUP_SIZE)]
-        device = counts_B.device
-        self.masks, sources, first_slot_B, first, start = [], [], [], 0, 0
-        for size, width in zip(sizes, widths, strict=True):
+            groups = [(len(part), max(part[0], 1)) for part in [lengths[i : i + GROUP_SIZE] for i in range(0, self.batch, GROUP_SIZE)]]
+        self.masks, sources, first_slots, image, slot = [], [], [], 0, 0
+        for size, width in groups:
             column_M = torch.arange(width, device=device)
-            images_G = order_B[first : first + size]
-            self.masks.append(column_M < counts_B[first : first + size, None])
+            images_G = order_B[image : image + size]
+            self.masks.append(column_M < counts_B[image : image + size, None])
             sources.append((self.starts_B[images_G, None] + column_M).flatten())
-            first_slot_B.append(start + width * torch.arange(size, device=device))
-            first, start = first + size, start + size * width
+            first_slots.append(slot + width * torch.arange(size, device=device))
+            image, slot = image + size, slot + size * width
         self.source_S = torch.cat(sources).clamp(max=self.token_T.shape[0] - 1)
-        slot_B = torch.empty_like(order_B).scatter(0, order_B, torch.cat(first_slot_B))
-        self.widths_B = torch.empty_like(order_B).scatter(0, order_B, torch.cat([order_B.new_full((size,), width) for size, width in zip(sizes, widths)]))
-        self.slot_T = (slot_B - self.starts_B)[self.image_T] + torch.arange(self.token_T.shape[0], device=device)
+        slot_B = torch.empty_like(order_B).scatter(0, order_B, torch.cat(first_slots))
+        row_T = torch.arange(self.token_T.shape[0], device=device)
+        self.slot_T = (slot_B - self.starts_B)[self.image_T] + row_T
+
+
+def padded_widths(counts_BL: Tensor, group_size: int = GROUP_SIZE) -> Tensor:
+    """The width each image is padded to in attention, (B, L), given the tokens it has in each block.
+
+    Args:
+        group_size: images padded to a common length; B where a whole batch is one rectangle.
+    """
+    ordered, order = counts_BL.sort(0, descending=True)
+    widths = torch.cat([part[:1].expand_as(part) for part in ordered.split(group_size)])
+    return torch.empty_like(counts_BL).scatter(0, order, widths)

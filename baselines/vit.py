@@ -183,9 +183,8 @@ class Encoder(nn.Module):
         """Runs all blocks.
 
         Returns:
-            Tokens for the head, (B, N, D), and named by-products. Two of them are read by cost counting:
-            `tokens` (B, L), the tokens of each image that really ran in each block, and `slots` (B, L),
-            the width of the attention rectangle they ran in, both absent where all N did.
+            Tokens for the head, (B, at least those that are pooled, D), and named by-products. One of them is read
+            by cost counting: `tokens` (B, L), how many of each image ran in each block; absent where all N did.
         """
         for block in self.blocks:
             x_BND = block(x_BND)

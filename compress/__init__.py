@@ -1,0 +1,3 @@
+"""Model compression and efficiency benchmarking for Vision Transformers."""
+
+__version__ = "0.1.0"

@@ -10,7 +10,7 @@ Written from the paper; where the published code departs from it or cannot work,
 - Training masks stopped tokens as keys. Deployment removes them from the packed batch, so that nothing is computed
   for them at any batch size; both give the same logits.
 - The ponder loss (eq. 10-11) pulls towards `target_macs` from both sides instead of down without end, and the prior
-  (eq. 13) is a truncated, normalised Gaussian whose mean depth meets the target; its divergence is a true KL of the
+  is a truncated, normalised Gaussian whose mean depth meets the target; its divergence is a true KL of the
   mean token distribution, which the paper's code approximates with clamped, unnormalised values.
 - The class token's loss cannot tell which patch matters, since stopping is a hard mask. A straight-through factor
   on the values of attention, 1 in the forward pass, gives the gate that gradient.
@@ -19,7 +19,6 @@ Written from the paper; where the published code departs from it or cannot work,
 Legend: B images, N tokens, D width, T tokens left in a packed batch, L blocks.
 """
 
-import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -27,7 +26,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from baselines.macs import dense_macs, ragged_macs
+from baselines.macs import dense_macs, ragged_macs, stem_macs
 from baselines.ragged import Ragged
 from baselines.train import Step
 from baselines.vit import VisionTransformer
@@ -64,7 +63,7 @@ class AViT(Method):
         # The count of blocks has no gradient; as in the paper the remainder stands in for it. Its sign follows
         # the distance of the real count from the target.
         gap = (ran_BN.float().mean() / depth - target).detach()
-        prior_L = gaussian_prior(depth, target * depth, self.prior_std).to(weights_BNL)
+        prior_L = gaussian_prior(depth, target * depth, self.prior_std).clamp(min=1e-6).to(weights_BNL)
         mean_L = weights_BNL.mean((0, 1)).clamp(min=1e-8)
         return {
             "ponder": self.ponder * gap * remainder_BN.mean(),
@@ -121,7 +120,7 @@ class HaltingEncoder(nn.Module):
         for index, block in enumerate(self.blocks):
             keys_BN = running_BN | ~running_BN.any(1, keepdim=True)  # a row without keys would give NaN
             soft_BN = 1 - total_BN
-            x_BND = block(x_BND, mask=keys_BN[:, None, None, :], value_gate=1 + soft_BN - soft_BN.detach())
+            x_BND = block(x_BND, mask=keys_BN[:, None, None, :], value_gate=1 + (soft_BN - soft_BN.detach()))
             score_BN = self.halting(x_BND, exempt_N, last=index == depth - 1)
             stops_BN = running_BN & (total_BN + score_BN >= self.threshold)
             weight_BN = torch.where(stops_BN, 1 - total_BN, score_BN) * running_BN
@@ -145,10 +144,9 @@ class HaltingEncoder(nn.Module):
         x_TD = x_BND.reshape(batch * tokens, dim)
         total_T = x_TD.new_zeros(batch * tokens, dtype=torch.float32)
         field = MeanField(x_BND, self.pooled) if self.exempt < self.pooled else None
-        counts, slots = [], []
+        counts: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             counts.append(layout.counts_B)
-            slots.append(layout.widths_B)
             x_TD = block(x_TD, layout=layout)
             last = index == len(self.blocks) - 1
             if last and field is None:
@@ -161,19 +159,42 @@ class HaltingEncoder(nn.Module):
                 break
             stays = (~stops_T).nonzero().flatten()
             total_T = total_T + score_T
+            if not torch.compiler.is_exporting() and len(stays) == 0:
+                break
             if torch.compiler.is_exporting() or len(stays) < len(stops_T):
                 x_TD, total_T, layout = x_TD.index_select(0, stays), total_T[stays], layout.select(stays)
         out_BND = x_TD[layout.starts_B][:, None] if field is None else field.sums
-        return out_BND, {"tokens": torch.stack(counts, 1), "slots": torch.stack(slots, 1)}
+        counts += [torch.zeros_like(layout.counts_B)] * (len(self.blocks) - len(counts))
+        return out_BND, {"tokens": torch.stack(counts, 1)}
 
 
-def target_depth(target_macs: float, model: nn.Module) -> float:
-    """Mean number of blocks a gated token may run so that the whole model meets `target_macs`."""
-    assert isinstance(model, VisionTransformer) and isinstance(model.encoder, HaltingEncoder)
-    config, exempt = model.config, model.encoder.exempt
+class MeanField:
+    """The weighted sums of token states that the head looks at (eq. 9), in the order of the full batch."""
+
+    def __init__(self, x_BND: Tensor, pooled: int):
+        self.batch, self.pooled = x_BND.shape[0], pooled
+        self.sums_RD = x_BND.new_zeros(self.batch * pooled, x_BND.shape[-1])  # R = B * pooled
+
+    def add(self, layout: Ragged, weight_T: Tensor, x_TD: Tensor) -> None:
+        rows = layout.image_T * self.pooled + layout.token_T
+        if self.pooled == 1:  # only the class token, which may have left
+            leading = (layout.token_T == 0).nonzero().flatten()
+            rows, weight_T, x_TD = rows[leading], weight_T[leading], x_TD.index_select(0, leading)
+        self.sums_RD = self.sums_RD.index_add(0, rows, weight_T[:, None].to(x_TD.dtype) * x_TD)
+
+    @property
+    def sums(self) -> Tensor:
+        return self.sums_RD.view(self.batch, self.pooled, -1)
+
+
+def target_depth(target_macs: float, model: VisionTransformer) -> float:
+    """Mean number of blocks that a gated token may run so that the whole model meets `target_macs`."""
+    config, encoder = model.config, model.encoder
+    assert isinstance(encoder, HaltingEncoder)
     dense = dense_macs(config)
-    one_block = (dense - ragged_macs(config, *[torch.zeros(1, 1)] * 2).item()) / config.depth
-    return min(max(config.depth - (1 - target_macs) * dense / one_block * config.tokens / (config.tokens - exempt), 1), config.depth)
+    in_blocks = (dense - stem_macs(config)) / dense  # share of the cost that halting can touch
+    gated = (config.tokens - encoder.exempt) / config.tokens
+    return min(max(config.depth * (1 - (1 - target_macs) / (in_blocks * gated)), 1.0), float(config.depth))
 
 
 def gaussian_prior(depth: int, mean: float, std: float) -> Tensor:
@@ -183,9 +204,9 @@ def gaussian_prior(depth: int, mean: float, std: float) -> Tensor:
     """
     blocks = torch.arange(1, depth + 1, dtype=torch.float64)
     low, high = -10.0 * depth, 11.0 * depth
+    prior_L = torch.full_like(blocks, 1 / depth)
     for _ in range(60):
         centre = (low + high) / 2
         prior_L = torch.softmax(-0.5 * ((blocks - centre) / std) ** 2, 0)
         low, high = (centre, high) if (prior_L * blocks).sum() < mean else (low, centre)
-    assert math.isclose(prior_L.sum().item(), 1)
-    return prior_L.clamp(min=1e-6) / prior_L.clamp(min=1e-6).sum()
+    return prior_L

@@ -32,6 +32,8 @@ class Method(BaseModel):
     floor: ClassVar[Floor]
     exclusive: ClassVar[bool] = True  # at most one method of this floor in a variant
     trains: ClassVar[bool] = False  # whether the model is fine-tuned after `prepare`
+    needs_teacher: ClassVar[bool] = False  # whether loss terms look at the logits of the untouched baseline
+    integer: ClassVar[bool] = False  # whether what ships runs integer kernels, which torch only simulates
 
     def prepare(self, model: VisionTransformer) -> VisionTransformer:
         """Changes the structure. Sees no data; the result is also what a saved state is loaded into."""
@@ -53,7 +55,7 @@ class Method(BaseModel):
         """
 
     def convert(self, model: VisionTransformer) -> VisionTransformer:
-        """The model that ships and is timed. A pure function of the calibrated state."""
+        """The model that ships and is timed. Depends on nothing but the calibrated state."""
         return model
 
 

@@ -1,0 +1,113 @@
+"""A TOML file, or nothing at all -> settings of a bench.
+
+Files name only what differs from the preset of their data set; unknown keys are errors.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from baselines.errors import InputError
+from baselines.train import TrainConfig
+from baselines.vit import ViTConfig
+from compress import files
+
+
+class BenchConfig(BaseModel):
+    """Everything that decides what is trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: str = "digits"
+    seed: int = 0
+    variants: tuple[str, ...] = ("vit", "avit", "avit_int8")
+    calibration_images: int = Field(256, gt=0)  # of the training split
+    model: ViTConfig = ViTConfig()
+    train: TrainConfig = TrainConfig()  # the baseline
+    finetune: TrainConfig = TrainConfig()  # variants whose methods train
+    methods: dict[str, dict[str, Any]] = {}  # hyper-parameters by method name
+
+
+# 8x8 scans as 64 tokens of one pixel: the smallest model here on which leaving tokens out saves time (docs/log.md).
+DIGITS: dict[str, Any] = {
+    "data": "digits",
+    "model": {
+        "image_size": 8,
+        "channels": 1,
+        "patch_size": 1,
+        "dim": 128,
+        "depth": 6,
+        "heads": 2,
+        "mlp_dim": 512,
+        "tokenizer": "conv",
+    },
+    "train": {
+        "epochs": 12,
+        "batch_size": 32,
+        "lr": 2e-3,
+        "warmup_epochs": 2,
+        "ema": 0.98,
+        "crop_padding": 1,
+        "flip": False,
+        "bf16": False,
+    },
+    "finetune": {
+        "epochs": 4,
+        "batch_size": 32,
+        "lr": 1e-3,
+        "warmup_epochs": 1,
+        "ema": 0.98,
+        "crop_padding": 1,
+        "flip": False,
+        "bf16": False,
+    },
+    "methods": {"avit": {"target_macs": 0.6}},
+}
+
+# Photographs of about 32 pixels, for a CPU and some patience.
+SMALL_IMAGES: dict[str, Any] = {
+    "data": "cifar10",
+    "model": {"dim": 128, "depth": 6, "heads": 4, "mlp_dim": 384, "tokenizer": "conv"},
+    "train": {"epochs": 12, "batch_size": 128, "lr": 1e-3, "warmup_epochs": 1, "bf16": False},
+    "finetune": {"epochs": 3, "batch_size": 128, "lr": 3e-4, "warmup_epochs": 0.5, "bf16": False},
+}
+
+
+def preset(data: str) -> dict[str, Any]:
+    return DIGITS if data == "digits" else {**SMALL_IMAGES, "data": data}
+
+
+def read(path: Path | None, data: str | None = None, seed: int | None = None) -> BenchConfig:
+    """Settings from a file, or from the preset of the data set where there is none.
+
+    Args:
+        data, seed: options that win over the file.
+
+    Raises:
+        InputError: missing file, broken TOML, unknown key or impossible value.
+    """
+    given: dict[str, Any] = {}
+    if path is not None:
+        try:
+            given = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"--config {path} cannot be read ({error.strerror}); give the path of a TOML file") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"--config {path} is not valid TOML ({error}); correct it") from error
+    overrides = {name: value for name, value in (("data", data), ("seed", seed)) if value is not None}
+    merged = _merge(preset(str(overrides.get("data", given.get("data", "digits")))), {**given, **overrides})
+    try:
+        return BenchConfig(**merged)
+    except ValidationError as error:
+        raise files.explain(error, f"--config {path}" if path else "settings") from error
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` wins, key by key, in tables too."""
+    merged = dict(base)
+    for name, value in over.items():
+        both = isinstance(value, dict) and isinstance(base.get(name), dict)
+        merged[name] = _merge(base[name], value) if both else value
+    return merged

@@ -1,0 +1,149 @@
+"""A model -> one ONNX file, checked against its source on real images before it appears."""
+
+import copy
+import io
+import json
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnxscript import opset20 as op
+from torch import Tensor
+
+from baselines.vit import Attention, VisionTransformer
+from compress import files
+from compress.checkpoint import Checkpoint
+
+OPSET = 20
+PARITY_BATCHES = (1, 2, 7)
+FLOAT_TOLERANCE = 1e-3  # of the largest logit
+INTEGER_AGREEMENT = 0.95  # integer kernels round on their own; the class must survive it
+
+
+class ParityError(RuntimeError):
+    """The exported graph does not compute what the model does; no file was written."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How an exported graph compares with its source, over batches of 1, 2 and 7 real images."""
+
+    n_images: int
+    max_difference: float  # of logits, relative to the largest logit
+    agreement: float  # share of images given the same class
+
+
+def export_onnx(model: VisionTransformer, path: Path, images: Tensor, content: Checkpoint) -> Parity:
+    """Writes `model` as ONNX with a free batch size and its weights inside the file.
+
+    Args:
+        images: normalised real images (n, C, height, width), n >= 10, for tracing and for the parity check.
+        content: where the model comes from; class names and normalisation travel in the file's metadata.
+
+    Raises:
+        ParityError: the graph disagrees with the model.
+        InputError: the file cannot be written.
+    """
+    model = copy.deepcopy(model).cpu().eval()
+    proto = trace(model, images[:2].cpu())
+    describe(proto, content)
+    onnx.checker.check_model(proto)
+    serialised = proto.SerializeToString()
+    parity = check_parity(model, serialised, images.cpu(), integer=has_integers(proto))
+    files.write(path, serialised)
+    return parity
+
+
+def trace(model: VisionTransformer, images: Tensor) -> onnx.ModelProto:
+    """The graph of `model`; attention spelled out, since the fused kernel refuses shapes that depend on data."""
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.fused = False
+    # custom_op needs the module that registers it, which the model's own methods have imported
+    table = {
+        torch.ops.compress.quantize_dequantize.default: lambda x, scale, zero_point: op.DequantizeLinear(
+            op.QuantizeLinear(x, scale, zero_point), scale, zero_point
+        ),
+        torch.ops.compress.dequantize_columns.default: lambda weight, scale: op.DequantizeLinear(weight, scale, axis=1),
+    }
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            model,
+            (images,),
+            dynamo=True,
+            dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1, max=65536)}},
+            input_names=["images"],
+            output_names=["logits"],
+            opset_version=OPSET,
+            external_data=False,
+            custom_translation_table=table,
+            verbose=False,
+        )
+    assert program is not None
+    buffer = io.BytesIO()
+    program.save(buffer)
+    return onnx.load_from_string(buffer.getvalue())
+
+
+def describe(proto: onnx.ModelProto, content: Checkpoint) -> None:
+    """Adds what a user of the file needs; removes the exporter's notes, which hold paths of this machine."""
+    del proto.graph.value_info[:]  # stale shapes; ONNX Runtime's own tools stumble over them
+    for node in proto.graph.node:
+        node.ClearField("doc_string")
+        del node.metadata_props[:]
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.initializer):
+        del value.metadata_props[:]
+    del proto.graph.metadata_props[:], proto.metadata_props[:], proto.functions[:]
+    facts = {
+        "classes": content.classes,
+        "mean": content.mean,
+        "std": content.std,
+        "dataset": content.dataset,
+        "methods": content.methods,
+        "image_size": content.config.image_size,
+    }
+    onnx.helper.set_model_props(proto, {name: json.dumps(value) for name, value in facts.items()})
+    proto.producer_name, proto.graph.name = "compress", "vit"
+
+
+def check_parity(model: VisionTransformer, serialised: bytes, images: Tensor, *, integer: bool) -> Parity:
+    """Runs graph and model on the same images.
+
+    Raises:
+        ParityError: they disagree.
+    """
+    session = onnxruntime.InferenceSession(serialised, providers=["CPUExecutionProvider"])
+    got, expected, start = [], [], 0
+    sizes = [*PARITY_BATCHES]
+    while sum(sizes) + PARITY_BATCHES[-1] <= len(images):
+        sizes.append(PARITY_BATCHES[-1])
+    with torch.inference_mode():
+        for size in sizes:
+            batch = images[start : start + size]
+            got.append(session.run(None, {"images": batch.numpy()})[0])
+            expected.append(model(batch).numpy())
+            start += size
+    a, b = np.concatenate(got), np.concatenate(expected)
+    parity = Parity(
+        n_images=len(a),
+        max_difference=float(np.abs(a - b).max() / np.abs(b).max()),
+        agreement=float((a.argmax(1) == b.argmax(1)).mean()),
+    )
+    good = parity.agreement >= INTEGER_AGREEMENT if integer else parity.max_difference <= FLOAT_TOLERANCE
+    if not (good and np.isfinite(a).all()):
+        raise ParityError(
+            f"the exported graph disagrees with the model on {len(a)} images (largest difference "
+            f"{parity.max_difference:.2%} of the largest logit, same class on {parity.agreement:.1%}); not written"
+        )
+    return parity
+
+
+def has_integers(proto: onnx.ModelProto) -> bool:
+    return any(node.op_type == "QuantizeLinear" for node in proto.graph.node)

@@ -1,0 +1,122 @@
+"""Files that appear complete or not at all."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from baselines.errors import InputError
+
+
+def write(path: Path, content: bytes | str) -> None:
+    """Writes beside the target, then renames; creates the folder where it is missing.
+
+    Raises:
+        InputError: the place cannot be written or is full. What was there before is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        _forget(temporary)
+
+
+def append(path: Path, line: str) -> None:
+    """Adds one line. A line that a kill or a full disk cut off before is cut away first.
+
+    Raises:
+        InputError: the place cannot be written or is full; the file is as it was.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+") as file:
+            file.seek(0)
+            whole = file.read().rfind(b"\n") + 1
+            file.truncate(whole)
+            try:
+                file.write(line.encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(whole)
+                raise
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def writable_folder(path: Path) -> Path:
+    """`path`, created if need be and known to take files.
+
+    Raises:
+        InputError: it does not.
+    """
+    probe = path / f".write-test.{os.getpid()}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+    except OSError as error:
+        raise InputError(f"--out {path} cannot be written ({error.strerror}); choose another folder") from error
+    finally:
+        _forget(probe)
+    return path
+
+
+def unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path} could not be written ({error.strerror or error}); free some space or choose another --out")
+
+
+def key(*parts: Any) -> str:
+    """Short hash of JSON-like values: the name under which work that depends on them is kept."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def explain(error: ValidationError, where: str) -> InputError:
+    """The first fault of a settings object as one sentence."""
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(error, first["loc"])
+        return InputError(f"{where}: {name!r} is not a known key{known}; correct or remove it")
+    message = first["msg"].removeprefix("Value error, ")
+    return InputError(f"{where}: {f'{name!r}: ' if name else ''}{message}")
+
+
+def _known_keys(error: ValidationError, location: tuple[int | str, ...]) -> str:
+    import difflib
+
+    names = sorted(_names_beside(error.title, location))
+    close = difflib.get_close_matches(str(location[-1]), names, n=1)
+    return f", did you mean {close[0]!r}" if close else (f" (known: {', '.join(names)})" if names else "")
+
+
+def _names_beside(title: str, location: tuple[int | str, ...]) -> list[str]:
+    from pydantic import BaseModel
+
+    def find(model: type[BaseModel]) -> type[BaseModel] | None:
+        if model.__name__ == title:
+            return model
+        return next((found for sub in model.__subclasses__() if (found := find(sub))), None)
+
+    model: Any = find(BaseModel)
+    for part in location[:-1]:
+        annotation = model.model_fields[part].annotation if model and part in model.model_fields else None
+        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    return list(model.model_fields) if model else []
+
+
+def _forget(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        pass

@@ -1,0 +1,1 @@
+"""How a model is measured: cost, accuracy, latency, memory, environment. Knows models, not methods."""

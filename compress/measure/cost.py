@@ -1,0 +1,131 @@
+"""Multiply-accumulates and parameters: closed form, fed with the tokens that really ran, and second opinions.
+
+Legend: n test images, L blocks.
+"""
+
+import copy
+import logging
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from baselines.data import Data
+from baselines.macs import dense_macs, ragged_macs
+from baselines.ragged import padded_widths
+from baselines.vit import Attention, VisionTransformer
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model computes for each test image."""
+
+    params: int  # logical weights
+    dense: int  # MACs per image of the same geometry with all tokens
+    model: VisionTransformer
+    tokens_nL: Tensor | None  # tokens of each image that ran in each block; None where all do
+
+    def executed(self, batch_size: int, group_size: int | None) -> float:
+        """Mean MACs per image in batches of `batch_size`, the padding of attention included.
+
+        Args:
+            group_size: images that are padded to a common length; None for the whole batch.
+        """
+        if self.tokens_nL is None:
+            return float(self.dense)
+        batches = self.tokens_nL.split(batch_size)
+        widths = torch.cat([padded_widths(batch, group_size or len(batch)) for batch in batches])
+        return ragged_macs(self.model.config, self.tokens_nL, widths).mean().item()
+
+    @property
+    def per_image(self) -> Tensor:
+        """MACs of each test image when it is alone, (n,) float64."""
+        if self.tokens_nL is None:
+            return torch.tensor([float(self.dense)], dtype=torch.float64)
+        return ragged_macs(self.model.config, self.tokens_nL, self.tokens_nL)
+
+
+@torch.inference_mode()
+def measure(model: VisionTransformer, data: Data) -> Cost:
+    """Runs all test images through `model` (on the CPU, not converted) and notes which tokens ran."""
+    counts = []
+    for images, _ in data.batches(data.test, 250, torch.device("cpu")):
+        aux = model.forward_aux(images)[1]
+        if "tokens" not in aux:
+            break
+        counts.append(aux["tokens"])
+    params = sum(parameter.numel() for parameter in model.parameters())
+    return Cost(params, dense_macs(model.config), model, torch.cat(counts) if counts else None)
+
+
+def count_otherwise(model: VisionTransformer) -> dict[str, float]:
+    """MACs of one image as closed form, fvcore, thop and torch's own counter see them, fused attention handled.
+
+    Each of them as it comes misses attention on a CPU, or counts normalisation as matrix products
+    (docs/architecture.md); with the handlers given here all four agree to the last digit on a dense model.
+    """
+    model = copy.deepcopy(model).cpu().eval()
+    config = model.config
+    image = torch.zeros(1, config.channels, *config.image_size)
+    return {
+        "closed form": float(dense_macs(config)),
+        "fvcore": _fvcore(model, image),
+        "thop": _thop(model, image),
+        "torch FlopCounterMode": _torch(model, image),
+    }
+
+
+def _attention_products(q: Any, k: Any, v: Any) -> int:
+    """MACs of both products from the shapes of q (B, H, N, K), k (B, H, M, K) and v (B, H, M, V)."""
+    batch, heads, queries, width = q
+    return batch * heads * queries * k[-2] * (width + v[-1])
+
+
+def _fvcore(model: VisionTransformer, image: Tensor) -> float:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations of its own
+        from fvcore.nn import FlopCountAnalysis
+        from fvcore.nn.jit_handles import get_shape
+
+    def attention(inputs: list[Any], _outputs: list[Any]) -> int:
+        return _attention_products(*(get_shape(value) for value in inputs[:3]))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its tracer's own
+        logging.getLogger("fvcore").setLevel(logging.ERROR)
+        analysis = FlopCountAnalysis(model, image)
+        analysis.set_op_handle("aten::scaled_dot_product_attention", attention)
+        analysis.set_op_handle("aten::layer_norm", lambda _inputs, _outputs: 0)
+        return float(analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total())
+
+
+def _thop(model: VisionTransformer, image: Tensor) -> float:
+    import thop
+
+    def attention(module: Any, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+        batch, tokens, dim = inputs[0].shape
+        shape = (batch, module.heads, tokens, dim // module.heads)
+        linear = batch * tokens * (module.qkv.weight.numel() + module.proj.weight.numel())
+        module.total_ops += torch.DoubleTensor([linear + _attention_products(shape, shape, shape)])
+
+    def nothing(module: Any, _inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+        module.total_ops += torch.DoubleTensor([0])
+
+    macs, _ = thop.profile(
+        model, (image,), custom_ops={Attention: attention, nn.LayerNorm: nothing}, verbose=False
+    )
+    return float(macs)
+
+
+def _torch(model: VisionTransformer, image: Tensor) -> float:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def attention(q: Any, k: Any, v: Any, *_args: Any, **_kwargs: Any) -> int:
+        return 2 * _attention_products(q, k, v)
+
+    fused_on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping={fused_on_cpu: attention}) as counter:
+        model(image)
+    return counter.get_total_flops() / 2

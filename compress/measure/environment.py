@@ -1,0 +1,88 @@
+"""The machine a row comes from. Needs no torch."""
+
+import ctypes
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from baselines.cpu import cpu_flags
+
+REPORTED_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+PACKAGES = ("compress", "torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "numpy")
+
+
+def capture(device: str, threads: int) -> dict[str, Any]:
+    """Versions, processor, instruction sets, load, commit and time of day."""
+    facts: dict[str, Any] = {
+        "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "os": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "cpu": cpu_name(),
+        "cpu_count": available_cpus(),
+        "cpu_flags": [flag for flag in REPORTED_FLAGS if flag in cpu_flags()],
+        "threads": threads,
+        "load_average_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "commit": commit(),
+    }
+    if device == "cuda":
+        import torch
+
+        facts["gpu"] = torch.cuda.get_device_name()
+        facts["cuda"] = torch.version.cuda
+    return facts
+
+
+def available_cpus() -> int:
+    """Processors this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    return named or platform.processor() or platform.machine()
+
+
+def commit() -> str | None:
+    """Commit of the source tree this package runs from, with `+` where it was changed since; None outside git."""
+    root = Path(__file__).resolve().parents[2]
+    try:
+        run = [
+            subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, timeout=10, check=True).stdout
+            for args in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        ]
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return run[0].strip() + ("+" if run[1].strip() else "")
+
+
+def settle_allocator() -> bool:
+    """Tells glibc to keep freed memory instead of handing it back after every operation.
+
+    Without it each large temporary is mapped afresh, and the page faults made one and the same ViT take 25 or 34 ms,
+    at random (docs/log.md). Returns whether there was a glibc to tell.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        mmap_threshold, trim_threshold = -3, -1
+        return bool(libc.mallopt(mmap_threshold, 1 << 30) and libc.mallopt(trim_threshold, 2**31 - 1))
+    except (OSError, AttributeError):
+        return False
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,66 @@
+"""PyTorch, eager. The artifact is a checkpoint of the converted model."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from baselines import ragged
+from baselines.vit import VisionTransformer
+from compress import checkpoint, variant
+from compress.checkpoint import Checkpoint
+from compress.measure.environment import cpu_name, settle_allocator
+from compress.runtimes.base import Runtime, Session
+from compress.variant import Variant
+
+
+class EagerSession(Session):
+    def __init__(self, model: VisionTransformer, device: torch.device):
+        self.model, self.device = model.to(device).eval(), device
+        self.device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+
+    def put(self, images: np.ndarray) -> Any:
+        return torch.from_numpy(images).to(self.device)
+
+    @torch.inference_mode()
+    def run(self, images: Any) -> Any:
+        logits = self.model(images)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return logits
+
+    def get(self, logits: Any) -> np.ndarray:
+        return logits.float().cpu().numpy()
+
+    def peak_memory_bytes(self) -> int | None:
+        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
+
+
+class Eager(Runtime):
+    name, suffix, simulates_integers, group_size = "torch", ".pth", True, ragged.GROUP_SIZE
+
+    def devices(self) -> tuple[str, ...]:
+        return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+
+    def build(self, model: VisionTransformer, variant_: Variant, content: Checkpoint, path: Path, images: Tensor) -> None:
+        shipped = variant.convert(model, variant_.methods)
+        checkpoint.save(path, replace(content, state=shipped.state_dict(), converted=True))
+
+    def load(self, path: Path, device: str, threads: int) -> Session:
+        torch.set_num_threads(threads)
+        settle_allocator()
+        model, variant_, content = variant.restore(path)
+        if not content.converted:
+            model = variant.convert(model, variant_.methods)
+        return EagerSession(model, torch.device(device))
+
+    def inspect(self, path: Path) -> tuple[str, tuple[str, ...]]:
+        if not variant.restore(path)[1].integer:
+            return "fp32", ()
+        return "int8-simulated", ("torch computes the quantised model in float: its accuracy is real, its speed is not int8's",)
+
+
+RUNTIME = Eager()

@@ -1,0 +1,45 @@
+"""Loads one artifact in a fresh process and says what that cost.
+
+    python -m compress.runtimes.probe RUNTIME ARTIFACT DEVICE THREADS BATCH_SIZE CHANNELS HEIGHT WIDTH
+
+Prints one line of JSON: `load_s` and `first_call_s` (imports excluded), `peak_memory_bytes`.
+"""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from compress import runtimes
+
+
+def main(argv: list[str]) -> None:
+    runtime, artifact, device = runtimes.get(argv[0]), Path(argv[1]), argv[2]
+    threads, *shape = (int(number) for number in argv[3:])
+    images = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    started = time.perf_counter()
+    session = runtime.load(artifact, device, threads)
+    loaded = time.perf_counter()
+    native = session.put(images)
+    session.run(native)
+    first = time.perf_counter()
+    for _ in range(3):
+        session.run(native)
+    peak = session.peak_memory_bytes()
+    unit = 1 if sys.platform == "darwin" else 1024
+    print(
+        json.dumps(
+            {
+                "load_s": loaded - started,
+                "first_call_s": first - loaded,
+                "peak_memory_bytes": peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,194 @@
+"""A name -> a baseline and an ordered list of methods -> a model that ships.
+
+`avit_int8` is `avit`, then `int8`. Methods stand in the order tokens, objective, numerics; what cannot be is refused
+when the name is read, before anything is trained.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from baselines.data import Data
+from baselines.errors import InputError
+from baselines.train import Snapshot, TrainConfig, fit
+from baselines.vit import VisionTransformer, ViTConfig
+from compress import checkpoint, files
+from compress.checkpoint import Checkpoint
+from compress.methods import METHODS, Floor, Method
+
+BASELINE = "vit"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The baseline with methods applied to it, in order."""
+
+    methods: tuple[Method, ...]
+
+    @property
+    def name(self) -> str:
+        return "_".join(method.name for method in self.methods) or BASELINE
+
+    @property
+    def float_part(self) -> "Variant":
+        """The variant without its numerics: what those start from."""
+        return Variant(tuple(method for method in self.methods if method.floor < Floor.NUMERICS))
+
+    @property
+    def integer(self) -> bool:
+        """Whether integer kernels are meant to run; torch only simulates them."""
+        return any(method.integer for method in self.methods)
+
+    def describe(self) -> list[dict[str, Any]]:
+        return [{"name": method.name, **method.model_dump()} for method in self.methods]
+
+
+def parse(name: str, settings: Mapping[str, Mapping[str, Any]] | None = None) -> Variant:
+    """Reads a variant's name.
+
+    Args:
+        settings: hyper-parameters by method name; defaults otherwise.
+
+    Raises:
+        InputError: unknown method, impossible order or combination, unknown or impossible setting.
+    """
+    parts = name.split("_")
+    parts = parts[1:] if parts[0] == BASELINE else parts
+    for part in parts:
+        if part not in METHODS:
+            raise InputError(
+                f"variant {name!r} is not known: {part!r} is no method; choose from "
+                f"{', '.join([BASELINE, *METHODS])}, or combine methods as in avit_int8"
+            )
+    return Variant(check_order(name, [make_method(part, (settings or {}).get(part, {})) for part in parts]))
+
+
+def make_method(name: str, settings: Mapping[str, Any]) -> Method:
+    """Raises InputError for settings the method does not have."""
+    if name not in METHODS:
+        raise InputError(f"method {name!r} is not known; choose from {', '.join(METHODS)}")
+    try:
+        return METHODS[name](**settings)
+    except ValidationError as error:
+        raise files.explain(error, f"[methods.{name}]") from error
+
+
+def check_order(name: str, methods: Sequence[Method]) -> tuple[Method, ...]:
+    """Raises InputError unless methods go tokens, objective, numerics, with at most one where they exclude each other."""
+    ordered = sorted(methods, key=lambda method: method.floor)
+    if list(methods) != ordered:
+        right = "_".join(method.name for method in ordered)
+        raise InputError(f"variant {name!r} has its methods in an impossible order; write {right!r}")
+    for first, second in zip(ordered[:-1], ordered[1:], strict=True):
+        if first.floor == second.floor and (first.name == second.name or first.exclusive or second.exclusive):
+            raise InputError(
+                f"variant {name!r} cannot hold both {first.name!r} and {second.name!r}: "
+                f"at most one method may decide on {first.floor.name.lower()}"
+            )
+    return tuple(methods)
+
+
+def prepare(model: VisionTransformer, methods: Sequence[Method]) -> VisionTransformer:
+    """A copy of `model` with the structure of all methods; `model` is untouched."""
+    model = copy.deepcopy(model)
+    for method in methods:
+        model = method.prepare(model)
+    return model
+
+
+def convert(model: VisionTransformer, methods: Sequence[Method]) -> VisionTransformer:
+    """A copy of `model` as it ships, in evaluation mode."""
+    model = copy.deepcopy(model)
+    for method in methods:
+        model = method.convert(model)
+    return model.eval()
+
+
+def apply(
+    start: VisionTransformer,
+    done: Sequence[Method],
+    new: Sequence[Method],
+    data: Data,
+    *,
+    teacher: VisionTransformer,
+    finetune: TrainConfig,
+    calibration: list[Tensor],
+    device: torch.device,
+    seed: int,
+    title: str,
+    snapshot: Snapshot | None = None,
+) -> tuple[VisionTransformer, list[dict[str, float]]]:
+    """Adds methods to a model that already holds others; `start` is untouched.
+
+    Args:
+        start: model with `done` applied and trained.
+        new: methods to add; the model is fine-tuned if one of them trains, with the loss terms of all methods.
+        teacher: the untouched baseline.
+        calibration: normalised training images, each (B, C, height, width).
+
+    Returns:
+        The model, not converted, in evaluation mode, and the record of its training, one entry an epoch.
+    """
+    model = prepare(start, new).to(device)
+    history: list[dict[str, float]] = []
+    if any(method.trains for method in new):
+        methods = [*done, *new]
+        history = fit(
+            model,
+            data,
+            finetune,
+            device=device,
+            seed=seed,
+            title=title,
+            terms=[method.loss_terms for method in methods],
+            teacher=teacher.to(device).eval() if any(method.needs_teacher for method in methods) else None,
+            lr_scale={prefix: scale for method in methods for prefix, scale in method.lr_scale().items()},
+            snapshot=snapshot,
+        )
+    for method in new:
+        method.calibrate(model, [images.to(device) for images in calibration])
+    return model.eval(), history
+
+
+def pack(
+    model: VisionTransformer, methods: Sequence[Method], data: Data, config: ViTConfig, *, converted: bool = False
+) -> Checkpoint:
+    """A model with all that is needed to rebuild and feed it."""
+    return Checkpoint(
+        config=config,
+        methods=tuple({"name": method.name, **method.model_dump()} for method in methods),
+        state=model.state_dict(),
+        dataset=data.name,
+        classes=data.classes,
+        mean=data.mean,
+        std=data.std,
+        converted=converted,
+    )
+
+
+def restore(path: Path) -> tuple[VisionTransformer, Variant, Checkpoint]:
+    """Reads a checkpoint and rebuilds its model on the CPU, in evaluation mode, converted if the file is.
+
+    Raises:
+        InputError: the file cannot be read, or its weights do not fit its own description.
+    """
+    content = checkpoint.load(path)
+    methods = []
+    for entry in content.methods:
+        settings = dict(entry)
+        methods.append(make_method(str(settings.pop("name", None)), settings))
+    variant = Variant(check_order(str(path), methods))
+    model = prepare(VisionTransformer(content.config), methods)
+    model = convert(model, methods) if content.converted else model
+    try:
+        model.load_state_dict(content.state)
+    except RuntimeError as error:
+        fault = str(error).split("\n\t")[1].rstrip(".") if "\n\t" in str(error) else str(error)
+        raise InputError(f"{path} does not hold the weights its own description asks for ({fault})") from error
+    return model.eval(), variant, content

@@ -1,0 +1,234 @@
+"""The comparison table, defined once in `COLUMNS`: as Markdown, on a terminal, and as CSV."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Literal
+
+from reports.row import Row
+from reports.text import clean, escape, figure, grid, interval, measured, percent, ratio
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+
+BASELINE = "vit"  # the variant that every other is compared with
+WIDE = 112  # characters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One quantity. Without a header it appears in CSV only."""
+
+    key: str  # its name in CSV: base units, as in Row
+    value: Callable[[Row], Any]
+    header: str | None = None  # with the display unit
+    show: Callable[[Row], str] = str  # for people: rounded, not escaped
+    meaning: str = ""
+    align: Literal["left", "right"] = "right"  # left: words, which may be foreign text
+    terminal: int | None = 0  # narrowest terminal that shows it, in characters; None: none does
+
+
+def column(key: str, header: str | None = None, show: Callable[[Row], str] | None = None, **more: Any) -> Column:
+    """A column that reads the attribute `key` of a row."""
+    value = attrgetter(key)
+    return Column(key=key, value=value, header=header, show=show or (lambda row: clean(value(row) or "")), **more)
+
+
+def no_clear_gain(row: Row) -> bool:
+    """Whether the interval of the speed-up contains 1: the difference in time may be noise."""
+    low, high = measured(row.speedup_low), measured(row.speedup_high)
+    return low is not None and high is not None and low < high and low <= 1 <= high
+
+
+def unsure(row: Row, text: str) -> str:
+    return f"~{text}" if text and no_clear_gain(row) else text
+
+
+def top1_text(row: Row) -> str:
+    return interval(*(percent(x, row.n_images) for x in (row.top1, row.top1_low, row.top1_high)))
+
+
+def speedup_text(row: Row) -> str:
+    if row.speedup is not None and row.speedup == row.speedup_low == row.speedup_high:  # measured against itself
+        return ratio(row.speedup)
+    return unsure(row, interval(*(ratio(x) for x in (row.speedup, row.speedup_low, row.speedup_high))))
+
+
+def realised_text(row: Row) -> str:
+    share = measured(row.realised)
+    if share is None or ratio(row.ceiling) == "1.00":  # a hair above 1 would blow any noise up to thousands of percent
+        return ""
+    return unsure(row, f"{100 * share:.0f}")
+
+
+COLUMNS = [
+    column("dataset"),
+    column("device"),
+    column("device_name"),
+    column("threads"),
+    column("variant", "variant", align="left", meaning="the baseline and the methods applied to it, in order"),
+    column("runtime", "runtime", align="left", meaning="the engine that ran it"),
+    column("executed", "executed", align="left", meaning="arithmetic that the kernels really did: `fp32`, `bf16`, "
+           "`int8`, or `int8-simulated` (rounded as int8 would, computed in floating point: no time is saved)"),
+    column("batch_size", "batch", lambda r: str(r.batch_size), terminal=None, meaning="images in one forward pass"),
+    column("seed"),
+    column("n_images"),
+    column("top1", "top-1 % [95 %]", top1_text,
+           meaning="share of the test images classified correctly, with its 95 % Wilson interval"),
+    column("top1_low"),
+    column("top1_high"),
+    column("agreement", "agreement %", lambda r: "" if r.variant == BASELINE else percent(r.agreement, r.n_images),
+           terminal=None, meaning=f"share of the test images given the same class as `{BASELINE}` gives, right or "
+           "wrong, in the same runtime"),
+    column("mcnemar_p"),
+    column("params", "params M", lambda r: figure(r.params, 1e6), terminal=None,
+           meaning="weights of the model in millions, counted before any packing"),
+    column("macs_per_image", "MMACs/image", lambda r: figure(r.macs_per_image, 1e6), terminal=WIDE,
+           meaning="millions of multiply-accumulates executed for one image, padding included, mean over the test "
+           "images. A MAC is one multiply-add; FLOPs are twice that"),
+    column("macs_promised"),
+    column("file_bytes", "file MB", lambda r: figure(r.file_bytes, 1e6), terminal=WIDE,
+           meaning="the file that is timed, in 10^6 bytes, external data included"),
+    Column(key="n_latency_samples", value=lambda r: len(r.latency_samples_s) or None),
+    column("latency_p10_s"),
+    column("latency_s", "latency ms", lambda r: figure(r.latency_s, 1e-3),
+           meaning="median wall time of one forward pass of the whole batch, input already in memory; "
+           "*Timing* says over how many"),
+    column("latency_p90_s", "p90 ms", lambda r: figure(r.latency_p90_s, 1e-3), terminal=None,
+           meaning="nine of ten forward passes were at most this long"),
+    column("images_per_s", "images/s", lambda r: figure(r.images_per_s), terminal=None,
+           meaning="batch divided by the median latency"),
+    column("load_s"),
+    column("first_call_s"),
+    column("peak_memory_bytes", "peak MB", lambda r: figure(r.peak_memory_bytes, 1e6), terminal=None,
+           meaning="most memory held, in 10^6 bytes: on a CPU the resident set of the whole process, on CUDA what was "
+           "allocated on the device"),
+    column("speedup", "speed-up [95 %]", speedup_text,
+           meaning=f"latency of `{BASELINE}` divided by latency of this variant, with a 95 % bootstrap interval: same "
+           "runtime, device, batch and threads, measured interleaved in the same session. `~`: the interval "
+           "contains 1, so there may be no difference"),
+    column("speedup_low"),
+    column("speedup_high"),
+    column("ceiling", "ceiling", lambda r: ratio(r.ceiling), terminal=None,
+           meaning=f"MACs of `{BASELINE}` divided by MACs of this variant: the most that removing work can give"),
+    column("realised", "realised %", realised_text, terminal=WIDE,
+           meaning="(speed-up - 1) / (ceiling - 1): 100 is all of the possible saving, 0 none, negative slower than "
+           "the baseline, above 100 helped by more than fewer MACs (int8, say); empty where the ceiling is 1"),
+    Column(key="warnings", value=lambda r: "; ".join(r.warnings) or None),
+    column("failed"),
+    column("artifact"),
+    column("command"),
+    column("key"),
+    column("schema"),
+]  # fmt: skip
+SHOWN = [c for c in COLUMNS if c.header is not None]
+
+
+def groups(rows: list[Row]) -> list[list[Row]]:
+    """Rows that may share a table, in order of first appearance: same dataset, device, threads and batch size."""
+    found: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row.dataset, row.device, row.device_name, row.threads, row.batch_size), []).append(row)
+    return list(found.values())
+
+
+def conditions(row: Row, dataset: bool = True, device_name: bool = True) -> str:
+    """What the rows of a group have in common, as plain text."""
+    parts = [row.dataset] if dataset else []
+    parts += [f"batch {row.batch_size}", row.device + (f" ({row.device_name})" if device_name else "")]
+    return clean(", ".join([*parts, f"{row.threads} thread{'' if row.threads == 1 else 's'}"]))
+
+
+def footnotes(rows: list[Row]) -> tuple[list[str], list[str]]:
+    """Failures and warnings of one table.
+
+    Returns:
+        For each row what stands behind its name, as ` [1]`; and the text of each note, in order, not escaped.
+    """
+    notes: dict[str, int] = {}
+    marks = []
+    for row in rows:
+        own = [f"failed: {clean(row.failed) or 'no reason was recorded'}"] if row.failed is not None else []
+        own += [clean(warning) for warning in row.warnings]
+        numbers = [notes.setdefault(note, len(notes) + 1) for note in dict.fromkeys(own)]
+        marks.append("".join([" (failed)" * (row.failed is not None), *(f" [{n}]" for n in numbers)]))
+    return marks, list(notes)
+
+
+def markdown_table(rows: list[Row]) -> str:
+    """One heading, table and list of notes for each dataset, device, thread count and batch size."""
+    parts = []
+    for group in groups(rows):
+        marks, notes = footnotes(group)
+        cells = []
+        for row, mark in zip(group, marks, strict=True):
+            line = [escape(c.show(row)) if c.align == "left" else c.show(row) for c in SHOWN]
+            line[0] += mark
+            cells.append(line)
+        parts.append(f"### {escape(conditions(group[0]))}")
+        parts.append(grid([c.header or "" for c in SHOWN], cells, [c.align == "right" for c in SHOWN]))
+        if notes:
+            parts.append("\n".join(f"- [{n}] {escape(note)}" for n, note in enumerate(notes, 1)))
+    return "\n\n".join(parts)
+
+
+def rich_table(rows: list[Row]) -> RenderableType:
+    """Something `rich` prints: the columns that fit the terminal, without those that are empty throughout."""
+    return Terminal(rows)
+
+
+@dataclass(frozen=True)
+class Terminal:
+    rows: list[Row]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text  # plain text: a variant named `[red]` is no markup
+
+        for group in groups(self.rows):
+            marks, notes = footnotes(group)
+            yield Text(conditions(group[0]), style="bold")
+            table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+            fits = [c for c in SHOWN if c.terminal is not None and c.terminal <= options.max_width]
+            fits = [c for c in fits if any(c.show(row) for row in group)]
+            for c in fits:
+                head = Text(re.sub("[ /]", "\n", c.header or "", count=1))
+                widest = max(len(c.show(row)) for row in group)
+                least = min(widest, 14) if c.align == "left" else None  # words are the last to be broken
+                table.add_column(head, justify=c.align, overflow="fold", min_width=least)
+            for row, mark in zip(group, marks, strict=True):
+                cells = (c.show(row) + (mark if c.key == "variant" else "") for c in fits)
+                table.add_row(*(Text(cell.replace(", ", ",")) for cell in cells))
+            yield table
+            yield Text("".join(f"[{n}] {note}\n" for n, note in enumerate(notes, 1)))
+
+
+def csv_text(rows: list[Row]) -> str:
+    """One line a row under one header line: unrounded values in base units, empty where not measured.
+
+    Of the environment only its plain strings appear, as `environment_<name>`.
+    """
+    import pandas as pd
+
+    names: dict[str, str] = {}
+    for row in rows:
+        for name, value in row.environment.items():
+            if isinstance(value, str):
+                names.setdefault("environment_" + re.sub(r"\W+", "_", name), name)
+
+    def raw(value: object) -> object:
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        return clean(value) if isinstance(value, str) else value
+
+    def words(value: object) -> object:
+        return clean(value) if isinstance(value, str) else None
+
+    records = [[raw(c.value(r)) for c in COLUMNS] + [words(r.environment.get(n)) for n in names.values()] for r in rows]
+    frame = pd.DataFrame(records, columns=pd.Index([c.key for c in COLUMNS] + list(names)), dtype=object)
+    return frame.to_csv(index=False, lineterminator="\n")
