@@ -31,7 +31,10 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".w
 class Split(Protocol):
     """Images that can be fetched by index, as uint8."""
 
-    labels: Tensor  # (n,) int64, on the CPU
+    @property
+    def labels(self) -> Tensor:
+        """(n,) int64, on the CPU."""
+        ...
 
     @property
     def fingerprint(self) -> str:
@@ -170,13 +173,11 @@ def _digits(image_size: tuple[int, int], channels: int) -> tuple[tuple[str, ...]
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    raw = load_digits()
+    raw: Any = load_digits()
     images = torch.from_numpy(raw.images).float()[:, None].expand(-1, channels, -1, -1) * (255 / 16)
     images = F.interpolate(images, image_size, mode="bilinear", align_corners=False).round().to(torch.uint8)
     labels = torch.from_numpy(raw.target).long()
-    train, test = train_test_split(
-        np.arange(len(labels)), test_size=TEST_FRACTION, stratify=raw.target, random_state=0
-    )
+    train, test = train_test_split(np.arange(len(labels)), test_size=TEST_FRACTION, stratify=raw.target, random_state=0)
     return (
         tuple(str(i) for i in range(10)),
         TensorSplit(images[train], labels[train]),
@@ -184,9 +185,7 @@ def _digits(image_size: tuple[int, int], channels: int) -> tuple[tuple[str, ...]
     )
 
 
-def _cifar(
-    name: str, image_size: tuple[int, int], channels: int, root: Path
-) -> tuple[tuple[str, ...], Split, Split]:
+def _cifar(name: str, image_size: tuple[int, int], channels: int, root: Path) -> tuple[tuple[str, ...], Split, Split]:
     import torchvision
 
     source = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
@@ -210,7 +209,9 @@ def _fit(images: Tensor, image_size: tuple[int, int], channels: int) -> Tensor:
         grey = images.float().mul(torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
         images = grey.round().to(torch.uint8)
     if tuple(images.shape[-2:]) != image_size:
-        resized = [F.interpolate(part.float(), image_size, mode="bilinear", antialias=True) for part in images.split(1024)]
+        resized = [
+            F.interpolate(part.float(), image_size, mode="bilinear", antialias=True) for part in images.split(1024)
+        ]
         images = torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in resized])
     return images.contiguous()
 

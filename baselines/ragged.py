@@ -76,7 +76,10 @@ class Ragged:
             lengths = counts_B.tolist()  # waits for the device
             if lengths[0] == lengths[-1]:
                 return
-            groups = [(len(part), max(part[0], 1)) for part in [lengths[i : i + GROUP_SIZE] for i in range(0, self.batch, GROUP_SIZE)]]
+            groups = [
+                (len(part), max(part[0], 1))
+                for part in [lengths[i : i + GROUP_SIZE] for i in range(0, self.batch, GROUP_SIZE)]
+            ]
         self.masks, sources, first_slots, image, slot = [], [], [], 0, 0
         for size, width in groups:
             column_M = torch.arange(width, device=device)

@@ -8,7 +8,7 @@ weights it would have had.
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,25 +29,29 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: int = Field(100, ge=0)
-    batch_size: int = Field(128, gt=0)
-    lr: float = Field(1e-3, gt=0)  # peak learning rate of AdamW
-    warmup_epochs: float = Field(5, ge=0)  # linear from 0 to lr, then cosine to 1 % of lr
-    weight_decay: float = Field(0.05, ge=0)  # of matrices only
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
-    clip_norm: float = Field(1.0, gt=0)  # of the gradient over all parameters
-    ema: float = Field(0.999, ge=0, lt=1)  # decay per step of the averaged weights that are kept; 0 keeps the last
-    crop_padding: int = Field(4, ge=0)  # pixels
+    epochs: int = Field(default=100, ge=0)
+    batch_size: int = Field(default=128, gt=0)
+    lr: float = Field(default=1e-3, gt=0)  # peak learning rate of AdamW
+    warmup_epochs: float = Field(default=5, ge=0)  # linear from 0 to lr, then cosine to 1 % of lr
+    weight_decay: float = Field(default=0.05, ge=0)  # of matrices only
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    clip_norm: float = Field(default=1.0, gt=0)  # of the gradient over all parameters
+    ema: float = Field(
+        default=0.999, ge=0, lt=1
+    )  # decay per step of the averaged weights that are kept; 0 keeps the last
+    crop_padding: int = Field(default=4, ge=0)  # pixels
     flip: bool = True  # left to right
     bf16: bool = True  # autocast, where the device multiplies bf16 in hardware
-    validation: float = Field(0.0, ge=0, lt=1)  # share of the training images that chooses the epoch; 0 keeps the last
+    validation: float = Field(
+        default=0.0, ge=0, lt=1
+    )  # share of the training images that chooses the epoch; 0 keeps the last
 
 
 @dataclass(frozen=True)
 class Step:
     """What a loss term may look at."""
 
-    model: nn.Module
+    model: VisionTransformer
     images: Tensor  # (B, C, height, width), normalised
     labels: Tensor  # (B,)
     logits: Tensor  # (B, classes)
@@ -107,7 +111,19 @@ def fit(
         for epoch in range(len(history), config.epochs):
             torch.manual_seed(_mix(seed, epoch))
             record = _epoch(
-                model, teacher, data, train_indices, config, optimizer, average, terms, device, seed, epoch, steps, advance
+                model,
+                teacher,
+                data,
+                train_indices,
+                config,
+                optimizer,
+                average,
+                terms,
+                device,
+                seed,
+                epoch,
+                steps,
+                advance,
             )
             if len(validation_indices):
                 record["validation_top1"] = top1(average.module, data, validation_indices, device)
@@ -159,7 +175,7 @@ def _epoch(
         flip=config.flip,
     )
     sums: dict[str, Tensor] = {}
-    seen = 0
+    seen, factor = 0, 0.0
     for index, (images, labels) in enumerate(batches, start=epoch * steps):
         factor = schedule(index, total_steps, config.warmup_epochs * steps)
         for group in optimizer.param_groups:

@@ -8,7 +8,8 @@ Legend: B images, C channels, N tokens incl. the class token, D width (`dim`), H
         L blocks (`depth`), T tokens of a packed batch (see `ragged.py`).
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -25,17 +26,17 @@ class ViTConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     image_size: tuple[int, int] = (32, 32)  # height, width in pixels; one number means square
-    channels: int = Field(3, gt=0)
-    patch_size: int = Field(4, gt=0)  # pixels
-    dim: int = Field(192, gt=0)
-    depth: int = Field(6, gt=0)
-    heads: int = Field(3, gt=0)
-    mlp_dim: int = Field(768, gt=0)
-    classes: int = Field(10, gt=1)
+    channels: int = Field(default=3, gt=0)
+    patch_size: int = Field(default=4, gt=0)  # pixels
+    dim: int = Field(default=192, gt=0)
+    depth: int = Field(default=6, gt=0)
+    heads: int = Field(default=3, gt=0)
+    mlp_dim: int = Field(default=768, gt=0)
+    classes: int = Field(default=10, gt=1)
     pool: Literal["cls", "mean"] = "cls"
     tokenizer: Literal["linear", "conv"] = "linear"  # conv: overlapping 3x3 convolutions of stride 2
-    dropout: float = Field(0.0, ge=0, lt=1)
-    drop_path: float = Field(0.0, ge=0, lt=1)  # rate of the last block; rises linearly from 0
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    drop_path: float = Field(default=0.0, ge=0, lt=1)  # rate of the last block; rises linearly from 0
 
     @field_validator("image_size", mode="before")
     @classmethod
@@ -51,9 +52,7 @@ class ViTConfig(BaseModel):
                 "choose a patch_size that divides both sides"
             )
         if self.dim % self.heads:
-            raise ValueError(
-                f"heads {self.heads} does not divide dim {self.dim}; choose heads that divides it"
-            )
+            raise ValueError(f"heads {self.heads} does not divide dim {self.dim}; choose heads that divides it")
         if self.tokenizer == "conv":
             stages = self.patch_size.bit_length() - 1
             if 2**stages != self.patch_size or self.dim % 2 ** max(stages - 1, 0):
@@ -82,7 +81,7 @@ class ViTConfig(BaseModel):
         """(in, out) channels of each convolution of the `conv` tokenizer."""
         stages = max(self.patch_size.bit_length() - 1, 1)
         widths = [self.channels, *(self.dim // 2**i for i in reversed(range(stages)))]
-        return list(zip(widths[:-1], widths[1:], strict=True))
+        return list(itertools.pairwise(widths))
 
 
 class Attention(nn.Module):
@@ -175,7 +174,7 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """The loop over blocks. Whatever replaces it keeps `blocks` and the signature of `forward`."""
 
-    def __init__(self, blocks: Sequence[nn.Module]):
+    def __init__(self, blocks: Iterable[nn.Module]):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
 
@@ -199,7 +198,7 @@ class VisionTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim)) if config.pool == "cls" else None
         self.pos_embed = nn.Parameter(torch.empty(1, config.tokens, config.dim))
         rates = [config.drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
-        self.encoder: nn.Module = Encoder([Block(config, rate) for rate in rates])
+        self.encoder = Encoder([Block(config, rate) for rate in rates])
         self.norm = nn.LayerNorm(config.dim)
         self.head = nn.Linear(config.dim, config.classes)
         self._init_weights()

@@ -1,10 +1,10 @@
 """The bench: configuration -> variants -> rows -> tables.
 
-    models      trained, or found in the run directory (`workshop.py`)
-    artifacts   one file a variant and runtime, checked against its model
-    accuracy    all test images through that artifact
-    latency     all artifacts of a device in turns, one group for each batch size
-    rows        appended to OUT/rows.jsonl as soon as a group is measured; the report is made from them
+models      trained, or found in the run directory (`workshop.py`)
+artifacts   one file a variant and runtime, checked against its model
+accuracy    all test images through that artifact
+latency     all artifacts of a device in turns, one group for each batch size
+rows        appended to OUT/rows.jsonl as soon as a group is measured; the report is made from them
 """
 
 import shlex
@@ -160,9 +160,7 @@ def _measure(
 
 def _load(request: Request, workshop: Workshop, candidate: Candidate, device: str) -> Loaded:
     session = candidate.runtime.load(candidate.artifact, device, request.threads)
-    predicted = accuracy.predict(
-        lambda images: session.get(session.run(session.put(images))), workshop.data
-    )
+    predicted = accuracy.predict(lambda images: session.get(session.run(session.put(images))), workshop.data)
     return Loaded(candidate, session, *candidate.runtime.inspect(candidate.artifact), predicted)
 
 

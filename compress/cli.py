@@ -27,7 +27,9 @@ def bench(
     variants: Annotated[str | None, typer.Option(help="Comma-separated, as in vit,avit,avit_int8.")] = None,
     config: Config = None,
     data: DataName = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cpu,cuda, or auto: cpu, and cuda where there is one.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cpu,cuda, or auto: cpu, and cuda where there is one.")
+    ] = "auto",
     runtime: Annotated[str, typer.Option(help="torch, onnxruntime, both with a comma, or auto.")] = "auto",
     batch_size: Annotated[str, typer.Option(help="Comma-separated batch sizes to time.")] = "1,32",
     threads: Threads = None,

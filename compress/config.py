@@ -23,7 +23,7 @@ class BenchConfig(BaseModel):
     data: str = "digits"
     seed: int = 0
     variants: tuple[str, ...] = ("vit", "avit", "avit_int8")
-    calibration_images: int = Field(256, gt=0)  # of the training split
+    calibration_images: int = Field(default=256, gt=0)  # of the training split
     model: ViTConfig = ViTConfig()
     train: TrainConfig = TrainConfig()  # the baseline
     finetune: TrainConfig = TrainConfig()  # variants whose methods train
@@ -44,9 +44,9 @@ DIGITS: dict[str, Any] = {
         "tokenizer": "conv",
     },
     "train": {
-        "epochs": 12,
+        "epochs": 14,
         "batch_size": 32,
-        "lr": 2e-3,
+        "lr": 1e-3,
         "warmup_epochs": 2,
         "ema": 0.98,
         "crop_padding": 1,
@@ -56,7 +56,7 @@ DIGITS: dict[str, Any] = {
     "finetune": {
         "epochs": 4,
         "batch_size": 32,
-        "lr": 1e-3,
+        "lr": 5e-4,
         "warmup_epochs": 1,
         "ema": 0.98,
         "crop_padding": 1,
@@ -93,7 +93,9 @@ def read(path: Path | None, data: str | None = None, seed: int | None = None) ->
         try:
             given = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise InputError(f"--config {path} cannot be read ({error.strerror}); give the path of a TOML file") from error
+            raise InputError(
+                f"--config {path} cannot be read ({error.strerror}); give the path of a TOML file"
+            ) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"--config {path} is not valid TOML ({error}); correct it") from error
     overrides = {name: value for name, value in (("data", data), ("seed", seed)) if value is not None}

@@ -1,12 +1,12 @@
 """A model -> one ONNX file, checked against its source on real images before it appears."""
 
 import copy
-import io
 import json
 import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -64,12 +64,9 @@ def trace(model: VisionTransformer, images: Tensor) -> onnx.ModelProto:
     for module in model.modules():
         if isinstance(module, Attention):
             module.fused = False
-    # custom_op needs the module that registers it, which the model's own methods have imported
     table = {
-        torch.ops.compress.quantize_dequantize.default: lambda x, scale, zero_point: op.DequantizeLinear(
-            op.QuantizeLinear(x, scale, zero_point), scale, zero_point
-        ),
-        torch.ops.compress.dequantize_columns.default: lambda weight, scale: op.DequantizeLinear(weight, scale, axis=1),
+        torch.ops.compress.quantize_dequantize.default: _quantize_dequantize,
+        torch.ops.compress.dequantize_columns.default: _dequantize_columns,
     }
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
@@ -87,9 +84,16 @@ def trace(model: VisionTransformer, images: Tensor) -> onnx.ModelProto:
             verbose=False,
         )
     assert program is not None
-    buffer = io.BytesIO()
-    program.save(buffer)
-    return onnx.load_from_string(buffer.getvalue())
+    return program.model_proto
+
+
+def _quantize_dequantize(x: Any, scale: Any, zero_point: Any) -> Any:
+    levels: Any = op.QuantizeLinear(x, scale, zero_point)
+    return op.DequantizeLinear(levels, scale, zero_point)
+
+
+def _dequantize_columns(weight: Any, scale: Any) -> Any:
+    return op.DequantizeLinear(weight, scale, axis=1)
 
 
 def describe(proto: onnx.ModelProto, content: Checkpoint) -> None:

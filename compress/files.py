@@ -1,5 +1,6 @@
 """Files that appear complete or not at all."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -72,7 +73,9 @@ def writable_folder(path: Path) -> Path:
 
 
 def unwritable(path: Path, error: OSError) -> InputError:
-    return InputError(f"{path} could not be written ({error.strerror or error}); free some space or choose another --out")
+    return InputError(
+        f"{path} could not be written ({error.strerror or error}); free some space or choose another --out"
+    )
 
 
 def key(*parts: Any) -> str:
@@ -116,7 +119,5 @@ def _names_beside(title: str, location: tuple[int | str, ...]) -> list[str]:
 
 
 def _forget(path: Path) -> None:
-    try:
+    with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
-    except OSError:
-        pass

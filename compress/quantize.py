@@ -1,6 +1,7 @@
 """`compress quantize CHECKPOINT`: one float model -> int8 beside it, compared with what it was."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from compress import runtimes, variant
 from compress.export import export_onnx
 from compress.measure import accuracy, environment, latency, statistics
 from compress.methods import Int8
+from compress.runtimes import Session
 from compress.workshop import PARITY_IMAGES, check_classes, load_data, sample_images
 
 
@@ -61,7 +63,7 @@ def quantize(
     predicted = [accuracy.predict(lambda x, s=session: s.get(s.run(s.put(x))), data) for session in sessions]
     batch = next(iter(data.batches(data.test, batch_size, torch.device("cpu"))))[0].numpy()
     timings = latency.interleave(
-        {str(i): (lambda _n, s=session, x=session.put(batch): s.run(x)) for i, session in enumerate(sessions)},
+        {str(i): partial(_run, session, session.put(batch)) for i, session in enumerate(sessions)},
         budget_s=4,
     )
     sides = [
@@ -78,6 +80,10 @@ def quantize(
     return int8_path
 
 
+def _run(session: Session, native: object, _number: int) -> None:
+    session.run(native)
+
+
 def comparison(before: Side, after: Side, batch_size: int) -> Table:
     """Accuracy, size and latency of two models, side by side."""
     table = Table(title=f"{before.name} -> {after.name}, ONNX Runtime")
@@ -87,7 +93,9 @@ def comparison(before: Side, after: Side, batch_size: int) -> Table:
     p = statistics.mcnemar(after.right, before.right)
     meaning = "no difference to be seen" if p >= 0.05 else "a real difference"
     table.add_row("kernels", before.executed, after.executed, "")
-    table.add_row("top-1", f"{top1[0]:.2f} %", f"{top1[1]:.2f} %", f"{top1[1] - top1[0]:+.2f} points, {meaning} (p = {p:.2g})")
+    table.add_row(
+        "top-1", f"{top1[0]:.2f} %", f"{top1[1]:.2f} %", f"{top1[1] - top1[0]:+.2f} points, {meaning} (p = {p:.2g})"
+    )
     table.add_row("same class", "", f"{(before.predicted == after.predicted).mean():.2%}", "of the test images")
     size = [side.path.stat().st_size for side in (before, after)]
     table.add_row("file", f"{size[0] / 1e6:.2f} MB", f"{size[1] / 1e6:.2f} MB", f"{size[1] / size[0]:.0%} of it")

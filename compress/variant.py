@@ -5,6 +5,7 @@ when the name is read, before anything is trained.
 """
 
 import copy
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,12 +81,12 @@ def make_method(name: str, settings: Mapping[str, Any]) -> Method:
 
 
 def check_order(name: str, methods: Sequence[Method]) -> tuple[Method, ...]:
-    """Raises InputError unless methods go tokens, objective, numerics, with at most one where they exclude each other."""
+    """The methods; raises InputError unless they go tokens, objective, numerics, and none excludes another."""
     ordered = sorted(methods, key=lambda method: method.floor)
     if list(methods) != ordered:
         right = "_".join(method.name for method in ordered)
         raise InputError(f"variant {name!r} has its methods in an impossible order; write {right!r}")
-    for first, second in zip(ordered[:-1], ordered[1:], strict=True):
+    for first, second in itertools.pairwise(ordered):
         if first.floor == second.floor and (first.name == second.name or first.exclusive or second.exclusive):
             raise InputError(
                 f"variant {name!r} cannot hold both {first.name!r} and {second.name!r}: "

@@ -53,7 +53,9 @@ class Workshop:
         self.out, self.device, self.say = out, device, say
         self.start = variant.restore(start) if start else None
         if self.start and self.start[1].methods:
-            raise InputError(f"--checkpoint {start} is already {self.start[1].name!r}; give the checkpoint of a baseline")
+            raise InputError(
+                f"--checkpoint {start} is already {self.start[1].name!r}; give the checkpoint of a baseline"
+            )
         model_config = self.start[2].config if self.start else config.model
         self.data = load_data(config.data, model_config.image_size, model_config.channels, out)
         if self.start:

@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from reports.row import Row
-from reports.table import conditions, groups
+from reports.table import BASELINE, conditions, groups
 from reports.text import clean, measured
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+BLACK = "#000000"  # the baseline
 # Okabe and Ito's palette, told apart with every common colour blindness; yellow is left out, it vanishes on white.
-PALETTE = ["#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"]
+PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"]
+FILLS: list[Any] = ["full", "none", "left"]  # the second and third time round the palette
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 GREY = "#777777"
 STYLE: dict[Any, Any] = {
@@ -27,12 +29,11 @@ STYLE: dict[Any, Any] = {
     "text.usetex": False,
     "axes.linewidth": 0.8,
 }
-COLUMNS = 3  # panels side by side
 
 
 def plotted(rows: list[Row]) -> list[Row]:
     """The rows that have both a latency and an accuracy, without which there is no point to draw."""
-    return [row for row in rows if row.latency_s and measured(row.latency_s) and measured(row.top1) is not None]
+    return [row for row in rows if measured(row.latency_s) and measured(row.top1) is not None]
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -50,16 +51,18 @@ def pareto_png_svg(rows: list[Row]) -> tuple[bytes, str]:
     Raises:
         ValueError: no row has both a latency and an accuracy.
     """
-    from matplotlib import rc_context
+    from matplotlib import rc_context, rcdefaults, rcParams
 
     rows = plotted(rows)
     if not rows:
         raise ValueError("no row has both a latency and an accuracy, so there is nothing to plot")
     png, svg = io.BytesIO(), io.BytesIO()
-    with rc_context(STYLE):
-        figure_ = draw(rows)
-        figure_.savefig(png, format="png", dpi=200, metadata={"Software": None})
-        figure_.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    with rc_context():  # whatever style the user has, comes back afterwards
+        rcdefaults()
+        rcParams.update(STYLE)
+        fig = draw(rows)
+        fig.savefig(png, format="png", dpi=200, metadata={"Software": None})
+        fig.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     return png.getvalue(), svg.getvalue().decode()
 
 
@@ -68,41 +71,41 @@ def draw(rows: list[Row]) -> Figure:
     from matplotlib.figure import Figure
 
     panels = groups(rows)
-    across = min(COLUMNS, len(panels))
+    across = 2 if len(panels) == 4 else min(3, len(panels))
     down = math.ceil(len(panels) / across)
-    variants = list(dict.fromkeys(row.variant for row in rows))
-    colours = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(variants)}
+    looks = appearance(list(dict.fromkeys(row.variant for row in rows)))
     markers = {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(dict.fromkeys(row.runtime for row in rows))}
     same_data = len({row.dataset for row in rows}) == 1
+    machines = len({row.device_name for row in rows}) > len({row.device for row in rows})
 
-    fig = Figure(figsize=(max(5.2, 4.3 * across), 3.7 * down + 0.5), layout="constrained")
+    fig = Figure(figsize=(max(5.2, 4.3 * across), 3.7 * down + 0.2), layout="constrained")
     FigureCanvasAgg(fig)
     grid = fig.subplots(down, across, squeeze=False, sharey=same_data)
     axes = list(grid.flat)
     for ax in axes[len(panels) :]:
         ax.remove()
     for ax, panel in zip(axes, panels, strict=False):
-        draw_panel(ax, panel, colours, markers, titled_by_dataset=not same_data)
+        draw_panel(ax, panel, looks, markers, machines)
     for line in grid:
         line[0].set_ylabel("top-1 accuracy, % (bars: 95 % interval)")
-    legend(fig, colours, markers)
+    legend(fig, looks, markers)
     fig.draw_without_rendering()  # settles the layout, which the labels need
     fig.set_layout_engine("none")
     for ax, panel in zip(axes, panels, strict=False):
-        label(ax, panel, colours)
+        label(ax, panel, looks)
     return fig
 
 
 def draw_panel(
-    ax: Axes, rows: list[Row], colours: dict[str, str], markers: dict[str, str], titled_by_dataset: bool
+    ax: Axes, rows: list[Row], looks: dict[str, dict[str, Any]], markers: dict[str, str], machines: bool
 ) -> None:
     points = [place(row) for row in rows]
     for row, (x, y) in zip(rows, points, strict=True):
         ((left, _), (right, _)), ((_, low), (_, high)) = spread(row)
         xerr, yerr = [[x - left], [right - x]], [[y - low], [high - y]]
-        colour = colours[row.variant]
-        ax.errorbar(x, y, yerr, xerr, fmt="none", ecolor=colour, elinewidth=1, alpha=0.45, capsize=2, zorder=2)
-        ax.plot(x, y, markers[row.runtime], color=colour, markersize=7, mec="white", mew=0.8, zorder=4)
+        look = looks[row.variant]
+        ax.errorbar(x, y, yerr, xerr, fmt="none", ecolor=look["color"], elinewidth=1, alpha=0.45, capsize=2, zorder=2)
+        ax.plot(x, y, markers[row.runtime], zorder=4, **look)
     xs = [x for x, _ in points]
     if max(xs) > 5 * min(xs):
         logarithmic(ax)
@@ -117,7 +120,7 @@ def draw_panel(
         drawstyle="steps-post", zorder=1, scalex=False, scaley=False,
     )  # fmt: skip
     ax.set_xlim(right=right)
-    title = conditions(rows[0], dataset=titled_by_dataset, device_name=False)
+    title = conditions(rows[0], device_name=machines)
     ax.set_title(short(title), parse_math=False, fontsize=10)
     ax.set_xlabel("latency of one batch, ms (median; bars: p10 to p90)")
     ax.grid(color="#e6e6e6", lw=0.6)
@@ -152,27 +155,40 @@ def short(text: str, most: int = 48) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
-def legend(fig: Figure, colours: dict[str, str], markers: dict[str, str]) -> None:
+def appearance(variants: list[str]) -> dict[str, dict[str, Any]]:
+    """How the markers of each variant are drawn: a colour, and a filling where the colours do not suffice."""
+    looks: dict[str, dict[str, Any]] = {}
+    for i, name in enumerate(name for name in variants if name != BASELINE):
+        fill = FILLS[i // len(PALETTE) % len(FILLS)]
+        looks[name] = {"color": PALETTE[i % len(PALETTE)], "fillstyle": fill}
+    looks |= {BASELINE: {"color": BLACK, "fillstyle": "full"}} if BASELINE in variants else {}
+    for look in looks.values():
+        edge = "white" if look["fillstyle"] == "full" else look["color"]
+        look |= {"markersize": 7, "markeredgecolor": edge, "markeredgewidth": 0.8 if edge == "white" else 1.4}
+    return {name: looks[name] for name in variants}
+
+
+def legend(fig: Figure, looks: dict[str, dict[str, Any]], markers: dict[str, str]) -> None:
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=c, marker="o", ls="", markersize=7, mec="white") for c in colours.values()]
+    handles = [Line2D([], [], marker="o", ls="", **look) for look in looks.values()]
     handles += [Line2D([], [], color=GREY, marker=m, ls="", markersize=7, mec="white") for m in markers.values()]
     handles.append(Line2D([], [], color=GREY, lw=1.2, ls=(0, (4, 2))))
-    names = [short(name) for name in [*colours, *markers]] + ["Pareto front"]
-    box = fig.legend(
-        handles,
-        [str(i) for i in range(len(names))],
-        loc="outside lower center",
-        ncols=min(6, len(names)),
-        frameon=False,
-    )
+    names = [short(name) for name in [*looks, *markers]] + ["Pareto front"]
+    room = 13 * fig.get_figwidth()  # in characters
+    one_row = sum(len(name) + 7 for name in names) <= room
+    ncols = len(names) if one_row else max(1, min(6, int(room / (max(map(len, names)) + 7))))
+    fig.set_figheight(fig.get_figheight() + 0.24 * math.ceil(len(names) / ncols))
+    numbers = [str(i) for i in range(len(names))]
+    box = fig.legend(handles, numbers, loc="outside lower center", ncols=ncols, frameon=False)
     for text, name in zip(box.get_texts(), names, strict=True):  # set late: a name that starts with _ would be dropped
         text.set_parse_math(False)  # and one with $ is no formula
         text.set_text(name)
 
 
-def label(ax: Axes, rows: list[Row], colours: dict[str, str]) -> None:
+def label(ax: Axes, rows: list[Row], looks: dict[str, dict[str, Any]]) -> None:
     """Writes each variant's name beside its point where there is room; the legend names those that find none."""
+    from matplotlib.colors import to_rgb
     from matplotlib.patheffects import withStroke
     from matplotlib.transforms import Bbox
 
@@ -185,7 +201,7 @@ def label(ax: Axes, rows: list[Row], colours: dict[str, str]) -> None:
     for row in rows:
         text = ax.annotate(
             short(row.variant, 24), place(row), textcoords="offset points", xytext=(0, 0), fontsize=8,
-            color=colours[row.variant], parse_math=False, zorder=5,
+            color=[0.75 * part for part in to_rgb(looks[row.variant]["color"])], parse_math=False, zorder=5,
             path_effects=[withStroke(linewidth=2, foreground="white")],
         )  # fmt: skip
 

@@ -34,7 +34,9 @@ class Row:
     top1: float | None = None
     top1_low: float | None = None  # 95 % Wilson interval
     top1_high: float | None = None
-    agreement: float | None = None  # share of test images given the same class as the dense baseline gives, same runtime
+    agreement: float | None = (
+        None  # share of test images given the same class as the dense baseline gives, same runtime
+    )
     mcnemar_p: float | None = None  # of the difference in right answers to the dense baseline, same images and runtime
 
     params: int | None = None  # logical weights, counted before packing
@@ -121,7 +123,9 @@ def parse_rows(text: str, source: str) -> list[Row]:
         try:
             record = json.loads(line)
             if record["schema"] > SCHEMA:
-                raise RowError(f"{source}:{number} was written by a newer version of compress; update compress to read it")
+                raise RowError(
+                    f"{source}:{number} was written by a newer version of compress; update compress to read it"
+                )
             rows.append(Row(**{name: value for name, value in record.items() if name in known}))
         except RowError:
             raise

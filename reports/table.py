@@ -197,13 +197,12 @@ class Terminal:
             fits = [c for c in SHOWN if c.terminal is not None and c.terminal <= options.max_width]
             fits = [c for c in fits if any(c.show(row) for row in group)]
             for c in fits:
-                head = Text(re.sub("[ /]", "\n", c.header or "", count=1))
-                widest = max(len(c.show(row)) for row in group)
-                least = min(widest, 14) if c.align == "left" else None  # words are the last to be broken
-                table.add_column(head, justify=c.align, overflow="fold", min_width=least)
+                table.add_column(Text(re.sub("[ /]", "\n", c.header or "", count=1)), justify=c.align, overflow="fold")
             for row, mark in zip(group, marks, strict=True):
-                cells = (c.show(row) + (mark if c.key == "variant" else "") for c in fits)
-                table.add_row(*(Text(cell.replace(", ", ",")) for cell in cells))
+                cells = [c.show(row).replace(", ", ",") + (mark if c.key == "variant" else "") for c in fits]
+                if options.max_width < WIDE:  # two lines, broken where it reads best
+                    cells = [re.sub(r" (?=\[\S+,|\(failed)", "\n", cell) for cell in cells]
+                table.add_row(*map(Text, cells))
             yield table
             yield Text("".join(f"[{n}] {note}\n" for n, note in enumerate(notes, 1)))
 

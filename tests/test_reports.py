@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from html import unescape
 from typing import Any
 
 import pandas as pd
@@ -18,7 +19,7 @@ from reports.markdown import finding, report_md
 from reports.plot import front
 from reports.row import quantile
 from reports.table import csv_text, markdown_table
-from reports.text import figure
+from reports.text import clean, figure
 
 BARE: dict[str, Any] = {
     "variant": "vit", "methods": [], "runtime": "torch", "device": "cpu", "device_name": "Test CPU", "batch_size": 1,
@@ -173,10 +174,11 @@ def test_hostile_text_changes_no_structure_and_reaches_no_terminal():
     evil = page_with(HOSTILE)
     assert tags(evil) == tags(page_with("plain"))
     assert len(tags(evil)) > 100
+    assert unescape(cells(evil)["runtime"]) == clean(HOSTILE)  # all of it is there to see, in its own cell
     assert csv_text([evil]).count("\n") == 2
     out = io.StringIO()
-    Console(file=out, width=300).print(rich_table([evil]))
-    assert "a|b ## `x` <script>" in out.getvalue()
+    Console(file=out, width=300).print(rich_table([evil, bare(variant="[red]x[/red]")]))
+    assert "[red]x[/red]" in out.getvalue()
     assert "\x1b" not in report_md([evil]) + csv_text([evil]) + out.getvalue()
     assert b"<script" not in render([evil])["pareto.svg"]
 

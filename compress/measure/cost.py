@@ -113,9 +113,7 @@ def _thop(model: VisionTransformer, image: Tensor) -> float:
     def nothing(module: Any, _inputs: tuple[Tensor, ...], _output: Tensor) -> None:
         module.total_ops += torch.DoubleTensor([0])
 
-    macs, _ = thop.profile(
-        model, (image,), custom_ops={Attention: attention, nn.LayerNorm: nothing}, verbose=False
-    )
+    macs = thop.profile(model, (image,), custom_ops={Attention: attention, nn.LayerNorm: nothing}, verbose=False)[0]
     return float(macs)
 
 

@@ -72,18 +72,19 @@ def warnings(timing: Timing) -> list[str]:
     middle = statistics.median(samples)
     quartiles = statistics.quantiles(samples, n=4)
     found = []
-    if middle and (quartiles[2] - quartiles[0]) / middle > 0.25:
-        found.append(f"noisy: the middle half of the latencies spans {(quartiles[2] - quartiles[0]) / middle:.0%} of the median")
-    halves = [statistics.median([s for turn in part for s in turn]) for part in _halves(timing.turns)]
-    if len(halves) == 2 and abs(halves[1] / halves[0] - 1) > 0.15:
-        found.append(f"drifting: the second half of the run was {abs(halves[1] / halves[0] - 1):.0%} "
-                     f"{'slower' if halves[1] > halves[0] else 'faster'} than the first")
+    spread = (quartiles[2] - quartiles[0]) / middle
+    if spread > 0.25:
+        found.append(f"noisy: the middle half of the latencies spans {spread:.0%} of the median")
+    first, second = (statistics.median([s for turn in part for s in turn]) for part in _halves(timing.turns))
+    drift = second / first - 1
+    if abs(drift) > 0.15:
+        found.append(f"drifting: the second half of the run was {abs(drift):.0%} {'slower' if drift > 0 else 'faster'}")
     return found
 
 
-def _halves(turns: list[list[float]]) -> list[list[list[float]]]:
-    middle = len(turns) // 2
-    return [turns[:middle], turns[middle:]] if middle else []
+def _halves(turns: list[list[float]]) -> tuple[list[list[float]], list[list[float]]]:
+    middle = max(len(turns) // 2, 1)
+    return turns[:middle], turns[-middle:]
 
 
 def _calls_per_turn(run: Callable[[int], object], clock: Callable[[], float]) -> int:

@@ -3,7 +3,7 @@
 Modifications to the baseline: `encoder` is replaced by `HaltingEncoder`, which holds the same blocks.
 Written from the paper; where the published code departs from it or cannot work, the choice taken is:
 
-- Halting score (eq. 3) `h = sigmoid(gate_scale * x[..., 0] + gate_shift)` of a block's output; the last block halts all.
+- Halting score (eq. 3) `h = sigmoid(gate_scale * x[..., 0] + gate_shift)` of a block's output; the last stops all.
 - A token stops when its scores add up to 1 - eps (eq. 4-6). Its weights over the blocks (eq. 8: the scores, then the
   remainder) are a distribution; the token handed to the head is the mean of its states under it (mean field, eq. 9).
 - The class token is not gated unless `cls_halts`: its state is then simply that of the last block.
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from baselines.macs import dense_macs, ragged_macs, stem_macs
 from baselines.ragged import Ragged
 from baselines.train import Step
-from baselines.vit import VisionTransformer
+from baselines.vit import Encoder, VisionTransformer
 from compress.methods.base import Floor, Method, tokens_per_block
 
 
@@ -38,14 +38,16 @@ class AViT(Method):
     floor: ClassVar[Floor] = Floor.TOKENS
     trains: ClassVar[bool] = True
 
-    target_macs: float = Field(0.7, gt=0, le=1)  # share of the dense model's MACs that an image may cost on average
-    ponder: float = Field(1.0, ge=0)  # weight of the ponder loss
-    prior: float = Field(0.1, ge=0)  # weight of the divergence from the prior
-    prior_std: float = Field(1.0, gt=0)  # blocks
+    target_macs: float = Field(
+        default=0.7, gt=0, le=1
+    )  # share of the dense model's MACs that an image may cost on average
+    ponder: float = Field(default=1.0, ge=0)  # weight of the ponder loss
+    prior: float = Field(default=0.1, ge=0)  # weight of the divergence from the prior
+    prior_std: float = Field(default=1.0, gt=0)  # blocks
     gate_scale: float = 5.0  # gamma of eq. 3, where training starts
     gate_shift: float = -5.0  # beta of eq. 3
-    gate_lr: float = Field(10.0, gt=0)  # factor on the learning rate of the gate
-    eps: float = Field(0.01, gt=0, lt=1)
+    gate_lr: float = Field(default=10.0, gt=0)  # factor on the learning rate of the gate
+    eps: float = Field(default=0.01, gt=0, lt=1)
     cls_halts: bool = False
 
     def prepare(self, model: VisionTransformer) -> VisionTransformer:
@@ -86,12 +88,11 @@ class AViT(Method):
         encoder.gate_shift.fill_(high)
 
 
-class HaltingEncoder(nn.Module):
+class HaltingEncoder(Encoder):
     """The blocks of a `VisionTransformer` with adaptive halting of tokens."""
 
     def __init__(self, model: VisionTransformer, method: AViT):
-        super().__init__()
-        self.blocks = model.encoder.blocks
+        super().__init__(model.encoder.blocks)
         self.gate_scale = nn.Parameter(torch.tensor(method.gate_scale))
         self.gate_shift = nn.Parameter(torch.tensor(method.gate_shift))
         self.threshold = 1 - method.eps
@@ -102,7 +103,7 @@ class HaltingEncoder(nn.Module):
         return self.masked(x_BND) if self.training else self.gathered(x_BND)
 
     def halting(self, x: Tensor, exempt: Tensor, last: bool) -> Tensor:
-        """Halting scores of block outputs (..., D) -> (...); `exempt` tokens (...) bool have 0 before the last block."""
+        """Halting scores of block outputs (..., D) -> (...); `exempt` tokens (bool) score 0 before the last block."""
         if last:
             return torch.ones_like(x[..., 0])
         scores = torch.sigmoid(self.gate_scale * x[..., 0].float() + self.gate_shift)

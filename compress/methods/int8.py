@@ -30,7 +30,7 @@ class Int8(Method):
     floor: ClassVar[Floor] = Floor.NUMERICS
     integer: ClassVar[bool] = True
 
-    percentile: float = Field(99.99, gt=50, le=100)  # of activations inside the range; the rest is clipped
+    percentile: float = Field(default=99.99, gt=50, le=100)  # of activations inside the range; the rest is clipped
 
     def prepare(self, model: VisionTransformer) -> VisionTransformer:
         for block in model.encoder.blocks:
@@ -44,10 +44,12 @@ class Int8(Method):
     def calibrate(self, model: VisionTransformer, batches: list[Tensor]) -> None:
         layers = [module for module in model.modules() if isinstance(module, QuantLinear)]
         seen: dict[QuantLinear, list[tuple[float, float]]] = {layer: [] for layer in layers}
-        hooks = [
-            layer.register_forward_pre_hook(lambda layer, args: seen[layer].append(value_range(args[0], self.percentile)))
-            for layer in layers
-        ]
+
+        def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            assert isinstance(layer, QuantLinear)
+            seen[layer].append(value_range(inputs[0], self.percentile))
+
+        hooks = [layer.register_forward_pre_hook(note) for layer in layers]
         model.eval()
         for layer in layers:
             layer.simulate = False  # ranges are those of the float model
@@ -155,7 +157,7 @@ def dequantize_columns(weight: Tensor, scale: Tensor) -> Tensor:
 
 
 @quantize_dequantize.register_fake
-def _(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+def _(x: Tensor, _scale: Tensor, _zero_point: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 

@@ -49,7 +49,7 @@ class Runtime(ABC):
         """Devices this engine can use here."""
 
     @abstractmethod
-    def build(self, model: VisionTransformer, variant: Variant, content: Checkpoint, path: Path, images: Tensor) -> None:
+    def build(self, model: VisionTransformer, which: Variant, content: Checkpoint, path: Path, images: Tensor) -> None:
         """Writes the artifact of a trained, not yet converted model.
 
         Args:

@@ -45,8 +45,8 @@ class Eager(Runtime):
     def devices(self) -> tuple[str, ...]:
         return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
-    def build(self, model: VisionTransformer, variant_: Variant, content: Checkpoint, path: Path, images: Tensor) -> None:
-        shipped = variant.convert(model, variant_.methods)
+    def build(self, model: VisionTransformer, which: Variant, content: Checkpoint, path: Path, images: Tensor) -> None:
+        shipped = variant.convert(model, which.methods)
         checkpoint.save(path, replace(content, state=shipped.state_dict(), converted=True))
 
     def load(self, path: Path, device: str, threads: int) -> Session:
@@ -60,7 +60,9 @@ class Eager(Runtime):
     def inspect(self, path: Path) -> tuple[str, tuple[str, ...]]:
         if not variant.restore(path)[1].integer:
             return "fp32", ()
-        return "int8-simulated", ("torch computes the quantised model in float: its accuracy is real, its speed is not int8's",)
+        return "int8-simulated", (
+            "torch computes the quantised model in float: its accuracy is real, its speed is not int8's",
+        )
 
 
 RUNTIME = Eager()

@@ -46,11 +46,11 @@ class Ort(Runtime):
         available = onnxruntime.get_available_providers()
         return tuple(device for device, provider in PROVIDERS.items() if provider in available)
 
-    def build(self, model: VisionTransformer, variant_: Variant, content: Checkpoint, path: Path, images: Tensor) -> None:
+    def build(self, model: VisionTransformer, which: Variant, content: Checkpoint, path: Path, images: Tensor) -> None:
         from compress import variant
         from compress.export import export_onnx
 
-        export_onnx(variant.convert(model, variant_.methods), path, images, content)
+        export_onnx(variant.convert(model, which.methods), path, images, content)
 
     def load(self, path: Path, device: str, threads: int) -> OrtSession:
         return OrtSession(path, device, threads)
