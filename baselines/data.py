@@ -67,7 +67,7 @@ class TensorSplit:
 
 
 @dataclass(frozen=True)
-class FileSplit:
+class FileSplit(torch.utils.data.Dataset[Tensor]):
     """A split whose images are decoded when they are asked for, by a DataLoader."""
 
     paths: list[Path]

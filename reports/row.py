@@ -140,5 +140,6 @@ def latest(rows: Iterable[Row]) -> list[Row]:
     """The newest row for each thing measured, in order of first appearance."""
     newest: dict[tuple[object, ...], Row] = {}
     for row in rows:
-        newest[row.variant, row.runtime, row.device, row.batch_size, row.threads, row.dataset] = row
+        where = (row.device, row.device_name, row.threads, row.batch_size)
+        newest[row.variant, row.runtime, *where, row.dataset, row.seed] = row
     return list(newest.values())

@@ -131,15 +131,26 @@ SHOWN = [c for c in COLUMNS if c.header is not None]
 def groups(rows: list[Row]) -> list[list[Row]]:
     """Rows that may share a table, in order of first appearance: same dataset, device, threads and batch size."""
     found: dict[tuple[object, ...], list[Row]] = {}
-    for row in rows:
-        found.setdefault((row.dataset, row.device, row.device_name, row.threads, row.batch_size), []).append(row)
+    for row in sorted(rows, key=nowhere):
+        key = (row.dataset, row.device, row.device_name, row.threads, row.batch_size)
+        if nowhere(row):
+            key = next((other for other in found if other[0] == row.dataset and other[-1] == row.batch_size), key)
+        found.setdefault(key, []).append(row)
     return list(found.values())
+
+
+def nowhere(row: Row) -> bool:
+    """Whether it failed before it reached any device; it then joins the first table of its dataset and batch size."""
+    return row.failed is not None and not row.device_name
 
 
 def conditions(row: Row, dataset: bool = True, device_name: bool = True) -> str:
     """What the rows of a group have in common, as plain text."""
     parts = [row.dataset] if dataset else []
-    parts += [f"batch {row.batch_size}", row.device + (f" ({row.device_name})" if device_name else "")]
+    parts += [
+        f"batch {row.batch_size}",
+        row.device + (f" ({row.device_name})" if device_name and row.device_name else ""),
+    ]
     return clean(", ".join([*parts, f"{row.threads} thread{'' if row.threads == 1 else 's'}"]))
 
 

@@ -18,7 +18,7 @@ from reports import Row, RowError, latest, parse_rows, render, rich_table
 from reports.markdown import finding, report_md
 from reports.plot import front
 from reports.row import quantile
-from reports.table import csv_text, markdown_table
+from reports.table import csv_text, groups, markdown_table
 from reports.text import clean, figure
 
 BARE: dict[str, Any] = {
@@ -156,6 +156,8 @@ def test_a_failed_row_appears_with_its_reason():
     assert "| tome_int8 (failed) [2] " in text
     assert "- [2] failed: the exported file differs from its source by 0.3" in text
     assert "- [1] int8 is simulated in this runtime" in text
+    early = bare(variant="tome", device_name="", device="", batch_size=32, failed="no such file")
+    assert [len(group) for group in groups([early, *example_rows()])] == [7, 7]  # not in a table of its own
 
 
 def page_with(text: str) -> Row:

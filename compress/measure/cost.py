@@ -102,7 +102,9 @@ def _fvcore(model: VisionTransformer, image: Tensor) -> float:
 
 
 def _thop(model: VisionTransformer, image: Tensor) -> float:
-    import thop
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations of its own
+        import thop
 
     def attention(module: Any, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
         batch, tokens, dim = inputs[0].shape
@@ -113,7 +115,9 @@ def _thop(model: VisionTransformer, image: Tensor) -> float:
     def nothing(module: Any, _inputs: tuple[Tensor, ...], _output: Tensor) -> None:
         module.total_ops += torch.DoubleTensor([0])
 
-    macs = thop.profile(model, (image,), custom_ops={Attention: attention, nn.LayerNorm: nothing}, verbose=False)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        macs = thop.profile(model, (image,), custom_ops={Attention: attention, nn.LayerNorm: nothing}, verbose=False)[0]
     return float(macs)
 
 

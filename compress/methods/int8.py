@@ -12,7 +12,7 @@ Rounding is half to even everywhere, as ONNX prescribes. Source: Jacob et al. 20
 Legend: B batch, N tokens, I inputs and O outputs of a layer.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -117,8 +117,9 @@ class QuantLinear(nn.Module):
             return nn.functional.linear(x, self.weight, self.bias)
         if self.weight.dtype == torch.int8:
             weight_IO = torch.ops.compress.dequantize_columns(self.weight, self.weight_scale)
-        else:
-            weight_IO = (quantize_weight(self.weight, self.weight_scale).float() * self.weight_scale[:, None]).t()
+        else:  # the gradient goes straight through the rounding (Bengio et al. 2013, arXiv 1308.3432)
+            rounded = quantize_weight(self.weight.detach(), self.weight_scale) * self.weight_scale[:, None]
+            weight_IO = (self.weight + (rounded - self.weight).detach()).t()
         x = torch.ops.compress.quantize_dequantize(x.float(), self.scale, self.zero_point)
         # A product of two matrices would be fused with the bias into a float Gemm before ONNX Runtime looks for
         # integer kernels; one of three dimensions is not.
@@ -154,6 +155,20 @@ def quantize_dequantize(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
 def dequantize_columns(weight: Tensor, scale: Tensor) -> Tensor:
     """DequantizeLinear of ONNX, int8 (I, O), one scale a column."""
     return weight.to(scale.dtype) * scale
+
+
+def _keep_range(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG001
+    ctx.save_for_backward(*inputs)
+
+
+def _straight_through(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    """Gradient of rounding taken as 1 inside the range and 0 where values are clipped."""
+    x, scale, zero_point = ctx.saved_tensors
+    level = x / scale + zero_point
+    return gradient * ((level >= -0.5) & (level <= LEVELS + 0.5)), None, None
+
+
+quantize_dequantize.register_autograd(_straight_through, setup_context=_keep_range)
 
 
 @quantize_dequantize.register_fake

@@ -1,0 +1,112 @@
+"""Adaptive halting: what is trained is what ships, and the budget is met."""
+
+import pytest
+import torch
+
+from baselines.macs import dense_macs, ragged_macs
+from baselines.vit import VisionTransformer, ViTConfig
+from compress import variant
+from compress.methods.avit import AViT, HaltingEncoder, gaussian_prior, target_depth
+
+
+def halting_model(pool: str = "cls", cls_halts: bool = False, *, shift: float = -2.0) -> VisionTransformer:
+    torch.manual_seed(0)
+    config = ViTConfig(
+        image_size=(16, 8),
+        channels=1,
+        patch_size=2,
+        dim=32,
+        depth=4,
+        heads=2,
+        mlp_dim=64,
+        pool=pool,  # type: ignore[arg-type]
+    )
+    method = AViT(cls_halts=cls_halts, gate_scale=6.0, gate_shift=shift)
+    return variant.prepare(VisionTransformer(config).eval(), [method])
+
+
+def encoder_of(model: VisionTransformer) -> HaltingEncoder:
+    assert isinstance(model.encoder, HaltingEncoder)
+    return model.encoder
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+@pytest.mark.parametrize("cls_halts", [False, True])
+@torch.inference_mode()
+def test_the_masked_path_that_trains_equals_the_gathered_path_that_ships(pool: str, cls_halts: bool) -> None:
+    model = halting_model(pool, cls_halts)
+    encoder = encoder_of(model)
+    x_BND = model.embed(torch.randn(37, 1, 16, 8))
+    masked, seen = encoder.masked(x_BND)
+    gathered, counts = encoder.gathered(x_BND)
+    torch.testing.assert_close(gathered, masked[:, : gathered.shape[1]], atol=1e-5, rtol=1e-5)
+    exempt = 4 * encoder.exempt
+    assert torch.equal(counts["tokens"].sum(1), seen["blocks_run"].sum(1).long() + exempt)
+    assert counts["tokens"].float().mean(0).diff().le(0).all()
+    assert counts["tokens"][:, -1].float().mean() < 0.9 * x_BND.shape[1]  # halting did happen
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+@torch.inference_mode()
+def test_an_image_gets_the_same_answer_in_any_batch(pool: str) -> None:
+    model = halting_model(pool).eval()
+    images = torch.randn(19, 1, 16, 8)
+    alone = torch.cat([model(image[None]) for image in images])
+    torch.testing.assert_close(model(images), alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+@pytest.mark.parametrize("cls_halts", [False, True])
+@torch.inference_mode()
+def test_never_and_at_once(pool: str, cls_halts: bool) -> None:
+    model = halting_model(pool, cls_halts).eval()
+    encoder, images = encoder_of(model), torch.randn(5, 1, 16, 8)
+    encoder.gate_scale.fill_(0.0)
+    encoder.gate_shift.fill_(1e4)
+    logits, aux = model.forward_aux(images)
+    assert logits.isfinite().all()
+    assert (aux["tokens"][:, 1:] == encoder.exempt).all()
+
+
+def test_weights_over_the_blocks_are_a_distribution() -> None:
+    model = halting_model(shift=-1.0).train()
+    aux = encoder_of(model).masked(model.embed(torch.randn(7, 1, 16, 8)))[1]
+    total = aux["halting_weights"].sum(-1)
+    torch.testing.assert_close(total, torch.ones_like(total))
+    assert (aux["halting_weights"] >= 0).all()
+    ran = (aux["halting_weights"] > 0).float().cumsum(-1).argmax(-1) + 1
+    assert torch.equal(ran, aux["blocks_run"].long())
+
+
+@pytest.mark.parametrize("mean", [1.2, 2.0, 3.5, 5.8])
+def test_the_prior_is_a_distribution_with_the_mean_that_was_asked_for(mean: float) -> None:
+    prior = gaussian_prior(6, mean, 1.0)
+    assert prior.sum().item() == pytest.approx(1)
+    assert (prior * torch.arange(1, 7)).sum().item() == pytest.approx(mean, abs=1e-3)
+
+
+def test_target_depth_is_the_depth_that_costs_the_target() -> None:
+    model = halting_model()
+    config = model.config
+    depth = target_depth(0.7, model)
+    gated, dense = config.tokens - 1, dense_macs(config)
+    # linear share of a block only: the depth formula takes attention to shrink in proportion too, a little too little
+    tokens = torch.full((1, 1), 1 + gated * depth / config.depth).expand(1, config.depth)
+    full = torch.full((1, config.depth), config.tokens)
+    linear = ragged_macs(config, tokens, full * 0) - ragged_macs(config, full * 0, full * 0)
+    linear_full = ragged_macs(config, full, full * 0) - ragged_macs(config, full * 0, full * 0)
+    attention = dense - ragged_macs(config, full, full * 0)
+    stem = ragged_macs(config, full * 0, full * 0)
+    assert ((linear + linear / linear_full * attention + stem) / dense).item() == pytest.approx(0.7, abs=1e-6)
+
+
+@pytest.mark.parametrize("target", [0.5, 0.7, 0.9])
+def test_calibration_meets_the_budget(target: float) -> None:
+    model = halting_model()
+    images = torch.randn(200, 1, 16, 8)
+    AViT(target_macs=target).calibrate(model, [images])
+    with torch.inference_mode():
+        tokens = model.eval().forward_aux(images)[1]["tokens"]
+    share = ragged_macs(model.config, tokens, tokens).mean().item() / dense_macs(model.config)
+    assert share == pytest.approx(target, rel=0.02)
+    assert share <= target

@@ -1,0 +1,106 @@
+"""Quantisation: few enough levels, small enough errors, and integer kernels that really run."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from baselines.vit import VisionTransformer, ViTConfig
+from compress import variant
+from compress.checkpoint import Checkpoint
+from compress.export import ParityError, check_parity, export_onnx
+from compress.methods import AViT, Int8
+from compress.methods.int8 import LEVELS, QuantLinear, channel_scale, quantize_weight, value_range
+from compress.runtimes.ort import integer_products
+
+CONFIG = ViTConfig(image_size=8, channels=1, patch_size=2, dim=32, depth=2, heads=2, mlp_dim=48, tokenizer="conv")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    low=st.floats(-50, 50),
+    span=st.floats(1e-3, 100),
+    outlier=st.sampled_from([0.0, 1e4]),
+)
+def test_at_most_256_levels_and_half_a_step(seed: int, low: float, span: float, outlier: float) -> None:
+    x = torch.rand(400, generator=torch.Generator().manual_seed(seed)) * span + low
+    layer = QuantLinear(nn.Linear(4, 4))
+    layer.set_range(x.min().item(), x.max().item())
+    x = torch.cat([x, torch.tensor([outlier])])
+    got = torch.ops.compress.quantize_dequantize(x, layer.scale, layer.zero_point)
+    scale, zero = layer.scale.item(), int(layer.zero_point)
+    assert len(got.unique()) <= LEVELS + 1
+    inside = (x >= -zero * scale) & (x <= (LEVELS - zero) * scale)
+    assert ((got - x).abs()[inside] <= scale / 2 * (1 + 1e-3) + 1e-6).all()
+    assert torch.ops.compress.quantize_dequantize(torch.zeros(1), layer.scale, layer.zero_point).item() == 0
+
+
+def test_weights_channel_by_channel_with_dead_and_huge_channels() -> None:
+    weight = torch.randn(5, 64)
+    weight[1] = 0
+    weight[2] *= 1e4
+    scale = channel_scale(weight)
+    levels = quantize_weight(weight, scale)
+    assert levels.dtype == torch.int8
+    assert levels.abs().max() == 127
+    assert ((levels.float() * scale[:, None] - weight).abs() <= scale[:, None] / 2 * (1 + 1e-4)).all()
+    assert (levels[1] == 0).all()
+
+
+def test_percentile_leaves_out_the_outermost_values() -> None:
+    x = torch.arange(1000.0)
+    assert value_range(x, 100) == (0, 999)
+    assert value_range(x, 99) == (5, 994)
+
+
+def test_constant_and_infinite_activations() -> None:
+    layer = QuantLinear(nn.Linear(4, 4))
+    layer.set_range(0.0, 0.0)
+    assert layer(torch.zeros(2, 4)).isfinite().all()
+    with pytest.raises(ValueError, match="not finite"):
+        layer.set_range(0.0, float("inf"))
+
+
+@pytest.mark.parametrize("methods", [(Int8(),), (AViT(), Int8())], ids=["int8", "avit_int8"])
+def test_every_linear_of_the_blocks_runs_in_integers(methods: tuple, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    images = torch.randn(40, 1, 8, 8)
+    model = variant.prepare(VisionTransformer(CONFIG), methods).eval()
+    for method in methods:
+        method.calibrate(model, [images])
+    shipped = variant.convert(model, methods)
+    assert sum(isinstance(module, QuantLinear) for module in shipped.modules()) == 4 * CONFIG.depth
+    content = Checkpoint(CONFIG, (), shipped.state_dict(), "digits", tuple("0123456789"), (0.3,), (0.4,))
+    path = tmp_path / "int8.onnx"
+    parity = export_onnx(shipped, path, images, content)
+    assert parity.agreement >= 0.95
+    assert integer_products(path) == (4 * CONFIG.depth, 0)
+    assert list(tmp_path.iterdir()) == [path]  # weights are inside, nothing else was left
+    session = onnxruntime.InferenceSession(path)
+    assert session.get_modelmeta().custom_metadata_map["mean"] == "[0.3]"
+    for n in (1, 2, 7):
+        assert session.run(None, {"images": images[:n].numpy()})[0].shape == (n, 10)
+    for proto in (onnx.load(path),):
+        assert not any(node.metadata_props or node.doc_string for node in proto.graph.node)
+
+
+def test_a_graph_that_computes_something_else_is_refused() -> None:
+    torch.manual_seed(0)
+    x = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, ["b", 1, 8, 8])
+    y = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["b", 10])
+    weight = onnx.numpy_helper.from_array(np.ones((64, 10), np.float32), "w")
+    nodes = [
+        onnx.helper.make_node("Flatten", ["images"], ["f"]),
+        onnx.helper.make_node("MatMul", ["f", "w"], ["logits"]),
+    ]
+    graph = onnx.helper.make_graph(nodes, "wrong", [x], [y], [weight])
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    with pytest.raises(ParityError, match="disagrees"):
+        check_parity(
+            VisionTransformer(CONFIG).eval(), proto.SerializeToString(), torch.randn(10, 1, 8, 8), integer=False
+        )

@@ -1,0 +1,135 @@
+"""One contract for every method, and the invariants of composing them."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from baselines.errors import InputError
+from baselines.train import Step
+from baselines.vit import VisionTransformer, ViTConfig
+from compress import variant
+from compress.methods import METHODS, AViT, Floor, Int8, Method
+
+METHOD_TYPES = list(METHODS.values())
+POOLS = ["cls", "mean"]
+
+# The setting of each method at which it changes nothing, and what that takes: bit for bit, or to a tolerance.
+IDENTITY: dict[str, tuple[Method, dict[str, Any]]] = {
+    "avit": (AViT(gate_scale=0.0, gate_shift=-1e4), {"rtol": 0, "atol": 0}),
+    "int8": (Int8(percentile=100), {"rtol": 0, "atol": 1e-5}),  # on weights and activations that are levels already
+}
+
+
+def small(pool: str = "cls", **changes: Any) -> VisionTransformer:
+    torch.manual_seed(0)
+    geometry: dict[str, Any] = {"image_size": (16, 12), "channels": 1, "patch_size": 4, "dim": 24, "depth": 4}
+    return VisionTransformer(
+        ViTConfig(**(geometry | {"heads": 2, "mlp_dim": 32, "classes": 5, "pool": pool} | changes))
+    ).eval()
+
+
+def images(n: int = 9) -> torch.Tensor:
+    return torch.randn(n, 1, 16, 12, generator=torch.Generator().manual_seed(1))
+
+
+def ready(model: VisionTransformer, method: Method) -> VisionTransformer:
+    """Prepared and calibrated, not converted."""
+    prepared = variant.prepare(model, [method])
+    method.calibrate(prepared, [images(32)])
+    return prepared.eval()
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("kind", METHOD_TYPES, ids=lambda kind: kind.name)
+class TestContract:
+    def test_the_baseline_is_untouched(self, kind: type[Method], pool: str) -> None:
+        model = small(pool)
+        state, logits = copy.deepcopy(model.state_dict()), model(images())
+        variant.convert(ready(model, kind()), [kind()])
+        assert model.state_dict().keys() == state.keys()
+        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+        assert torch.equal(model(images()), logits)
+
+    def test_logits_in_training_and_evaluation(self, kind: type[Method], pool: str) -> None:
+        model = ready(small(pool), kind())
+        for n in (1, 3):
+            assert model.eval()(images(n)).shape == (n, 5)
+            assert model.train()(images(n)).shape == (n, 5)
+
+    def test_losses_reach_the_weights(self, kind: type[Method], pool: str) -> None:
+        method = kind()
+        model = variant.prepare(small(pool), [method]).train()
+        logits, aux = model.forward_aux(images())
+        labels = torch.zeros(9, dtype=torch.long)
+        terms = method.loss_terms(Step(model, images(), labels, logits, aux, logits.detach(), 0.5))
+        loss = torch.stack([logits.square().mean(), *terms.values()]).sum()
+        loss.backward()
+        gradients = [p.grad for name, p in model.named_parameters() if "blocks" in name and name.endswith("weight")]
+        assert gradients
+        assert all(g is not None and g.isfinite().all() and g.any() for g in gradients)
+
+    def test_a_saved_state_gives_the_same_logits(self, kind: type[Method], pool: str, tmp_path: Any) -> None:
+        method = kind()
+        model = ready(small(pool), method)
+        state = tmp_path / "state.pt"
+        for source, converted in ((model, False), (variant.convert(model, [method]), True)):
+            torch.save(source.state_dict(), state)
+            again = variant.prepare(small(pool, classes=5), [method])
+            again = variant.convert(again, [method]) if converted else again
+            again.load_state_dict(torch.load(state, weights_only=True))
+            assert torch.equal(again.eval()(images()), source(images()))
+
+    def test_converting_keeps_the_answer_and_does_no_more_work(self, kind: type[Method], pool: str) -> None:
+        method = kind()
+        model = ready(small(pool), method)
+        shipped = variant.convert(model, [method])
+        torch.testing.assert_close(shipped(images()), model(images()), rtol=0, atol=1e-5)
+        tokens = shipped.forward_aux(images())[1].get("tokens")
+        assert tokens is None or bool((tokens <= model.config.tokens).all())
+
+    def test_same_seed_same_result(self, kind: type[Method], pool: str) -> None:
+        first, second = (ready(small(pool), kind()) for _ in range(2))
+        assert torch.equal(first(images()), second(images()))
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("name", METHODS)
+def test_the_identity_setting_reproduces_the_baseline(name: str, pool: str) -> None:
+    method, tolerance = IDENTITY[name]
+    model = small(pool)
+    if method.floor == Floor.NUMERICS:
+        prepared = ready(model, method)
+        shipped = variant.convert(prepared, [method])
+        # Already on the grid: quantising the quantised model again must change nothing.
+        again = variant.convert(prepared, [method])
+        torch.testing.assert_close(again(images()), shipped(images()), **tolerance)
+    else:
+        shipped = variant.convert(variant.prepare(model, [method]), [method])
+        torch.testing.assert_close(shipped(images()), model(images()), **tolerance)
+
+
+class TestNames:
+    def test_a_name_is_an_ordered_list(self) -> None:
+        assert variant.parse("vit").methods == ()
+        assert [type(m) for m in variant.parse("avit_int8").methods] == [AViT, Int8]
+        assert variant.parse("vit_int8").name == "int8"
+        assert variant.parse("avit", {"avit": {"target_macs": 0.5}}).methods == (AViT(target_macs=0.5),)
+
+    @pytest.mark.parametrize(
+        ("name", "says"),
+        [
+            ("int8_avit", "write 'avit_int8'"),
+            ("fastvit", "choose from vit, avit, int8"),
+            ("avit_avit", "at most one method"),
+            ("", "is no method"),
+        ],
+    )
+    def test_what_cannot_be_is_refused(self, name: str, says: str) -> None:
+        with pytest.raises(InputError, match=says):
+            variant.parse(name)
+
+    def test_settings_are_checked(self) -> None:
+        with pytest.raises(InputError, match="did you mean 'target_macs'"):
+            variant.parse("avit", {"avit": {"target_mac": 0.5}})

@@ -1,0 +1,87 @@
+"""The Vision Transformer, its counting, and ragged batches."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from baselines.macs import dense_macs, params, ragged_macs
+from baselines.ragged import GROUP_SIZE, Ragged, padded_widths
+from baselines.vit import Attention, VisionTransformer, ViTConfig
+from compress.measure.cost import count_otherwise
+
+GEOMETRIES = [
+    ViTConfig(dim=48, depth=2, heads=3, mlp_dim=96),
+    ViTConfig(dim=48, depth=3, heads=4, mlp_dim=80, pool="mean", tokenizer="conv", classes=7),
+    ViTConfig(image_size=(16, 8), channels=1, patch_size=1, dim=32, depth=1, heads=2, mlp_dim=40, tokenizer="conv"),
+    ViTConfig(image_size=(12, 20), channels=1, patch_size=4, dim=36, depth=2, heads=2, mlp_dim=50, pool="mean"),
+]
+
+
+@pytest.mark.parametrize("config", GEOMETRIES, ids=lambda c: f"{c.tokenizer}-{c.pool}-{c.image_size[0]}")
+def test_four_counters_agree_and_weights_are_as_many_as_the_formula_says(config: ViTConfig) -> None:
+    model = VisionTransformer(config).eval()
+    counted = count_otherwise(model)
+    assert len(counted) == 4
+    assert set(counted.values()) == {float(dense_macs(config))}
+    assert sum(p.numel() for p in model.parameters()) == params(config)
+
+
+def test_macs_of_a_small_model_by_hand() -> None:
+    config = ViTConfig(image_size=8, patch_size=4, channels=3, dim=8, depth=2, heads=2, mlp_dim=16, classes=5)
+    tokenizer, tokens = 4 * (4 * 4 * 3) * 8, 5
+    block = tokens * (8 * 24 + 8 * 8 + 8 * 16 + 16 * 8) + 2 * tokens * tokens * 8
+    assert dense_macs(config) == tokenizer + 2 * block + 8 * 5
+    full = torch.full((1, 2), tokens)
+    assert ragged_macs(config, full, full).item() == dense_macs(config)
+    assert ragged_macs(config, full * 0, full * 0).item() == tokenizer + 8 * 5
+
+
+def test_deit_tiny_is_the_published_1254_mmacs() -> None:
+    deit = ViTConfig(image_size=224, patch_size=16, dim=192, depth=12, heads=3, mlp_dim=768, classes=1000)
+    assert dense_macs(deit) / 1e6 == pytest.approx(1253.7, abs=0.05)
+    assert params(deit) == 5_717_416
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"image_size": 30}, "patch_size"),
+        ({"heads": 5}, "heads"),
+        ({"patch_size": 3, "image_size": 30, "tokenizer": "conv"}, "power of two"),
+        ({"dimm": 64}, "Extra inputs"),
+    ],
+)
+def test_impossible_geometry_is_refused(wrong: dict[str, object], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        ViTConfig.model_validate(wrong)
+
+
+def test_explicit_attention_equals_the_fused_kernel() -> None:
+    torch.manual_seed(0)
+    model = VisionTransformer(GEOMETRIES[0]).eval()
+    images = torch.randn(3, 3, 32, 32)
+    with torch.inference_mode():
+        fused = model(images)
+        for module in model.modules():
+            if isinstance(module, Attention):
+                module.fused = False
+        torch.testing.assert_close(model(images), fused, atol=1e-5, rtol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(counts=st.lists(st.integers(0, 9), min_size=1, max_size=2 * GROUP_SIZE + 3).filter(any))
+def test_packed_attention_equals_one_image_at_a_time(counts: list[int]) -> None:
+    torch.manual_seed(len(counts))
+    attention = Attention(GEOMETRIES[0]).eval()
+    layout = Ragged.full(len(counts), 9, torch.device("cpu"))
+    kept = torch.tensor([image * 9 + token for image, n in enumerate(counts) for token in range(n)])
+    layout = layout.select(kept)
+    x_TD = torch.randn(len(kept), 48)
+    with torch.inference_mode():
+        packed = attention(x_TD, layout=layout)
+        alone = torch.cat([attention(part[None])[0] for part in x_TD.split(counts) if len(part)])
+    torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-5)
+    widths = [part.shape[1] for part, _ in layout.split(x_TD) for _ in range(len(part))]
+    assert sorted(widths) == sorted(padded_widths(torch.tensor(counts)[:, None])[:, 0].clamp(min=min(widths)).tolist())
