@@ -26,6 +26,7 @@ from baselines.errors import InputError
 MEMORY_LIMIT = 4 * 2**30  # bytes of one split held as a tensor
 TEST_FRACTION = 0.2  # of data sets that come without a test split
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff"})
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP", "TIFF")  # whatever the suffix; PostScript would be executed
 
 
 class Split(Protocol):
@@ -90,8 +91,11 @@ class FileSplit(torch.utils.data.Dataset[Tensor]):
         loader = torch.utils.data.DataLoader(
             self, batch_sampler=[chunk.tolist() for chunk in chunks], num_workers=torch.get_num_threads()
         )
-        for images in loader:
-            yield images.to(device, non_blocking=True)
+        try:
+            for images in loader:
+                yield images.to(device, non_blocking=True)
+        except InputError as error:  # of a worker process, with its traceback in front of the sentence
+            raise InputError(str(error).rsplit("InputError: ", 1)[-1].strip()) from error
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,12 @@ def load(name: str, image_size: tuple[int, int], channels: int, root: Path = Pat
     elif name in ("cifar10", "cifar100"):
         classes, train, test = _cifar(name, image_size, channels, root)
     elif name.startswith("folder:"):
-        classes, train, test = _folder(Path(name.removeprefix("folder:")), image_size, channels)
+        if name == "folder:":
+            raise InputError("--data folder: names no folder; write folder:PATH")
+        try:
+            classes, train, test = _folder(Path(name.removeprefix("folder:")), image_size, channels)
+        except OSError as error:
+            raise InputError(f"--data {name} cannot be read ({error}); give a folder that can") from error
     else:
         raise InputError(f"--data {name!r} is not known; choose digits, cifar10, cifar100 or folder:PATH")
     mean, std = _statistics(train)
@@ -219,7 +228,7 @@ def _fit(images: Tensor, image_size: tuple[int, int], channels: int) -> Tensor:
 def _folder(root: Path, image_size: tuple[int, int], channels: int) -> tuple[tuple[str, ...], Split, Split]:
     """A tree of class folders; `root/train` and `root/test` where present, else a fixed split of `root`."""
     if not root.is_dir():
-        raise InputError(f"--data folder:{root}: there is no such folder")
+        raise InputError(f"--data folder:{root}: there is no such folder; give one that holds a folder for each class")
     if (root / "train").is_dir() != (root / "test").is_dir():
         raise InputError(f"--data folder:{root} holds only one of train/ and test/; give both, or neither")
     if (root / "train").is_dir():
@@ -233,13 +242,13 @@ def _folder(root: Path, image_size: tuple[int, int], channels: int) -> tuple[tup
         chosen = torch.zeros(len(paths), dtype=torch.bool)
         for label in range(len(classes)):
             of_class = (labels == label).nonzero().flatten()
+            if len(of_class) < 2:
+                raise InputError(f"{root / classes[label]} holds one image; give at least two, to train and to test")
             order = torch.randperm(len(of_class), generator=torch.Generator().manual_seed(0))
             chosen[of_class[order[: max(1, round(len(of_class) * TEST_FRACTION))]]] = True
         train_paths = [path for path, test in zip(paths, chosen, strict=True) if not test]
         test_paths = [path for path, test in zip(paths, chosen, strict=True) if test]
         train_labels, test_labels = labels[~chosen], labels[chosen]
-        if len(train_paths) == 0:
-            raise InputError(f"--data folder:{root} holds too few images to split; give at least two a class")
     return (
         classes,
         _split(train_paths, train_labels, image_size, channels),
@@ -278,7 +287,7 @@ def decode(path: Path, image_size: tuple[int, int], channels: int) -> Tensor:
     """
     height, width = image_size
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
             converted = image.convert("RGB" if channels == 3 else "L")
             if converted.size != (width, height):
                 converted = converted.resize((width, height), Image.Resampling.BILINEAR)

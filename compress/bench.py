@@ -7,10 +7,7 @@ latency     all artifacts of a device in turns, one group for each batch size
 rows        appended to OUT/rows.jsonl as soon as a group is measured; the report is made from them
 """
 
-import shlex
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -22,54 +19,16 @@ import reports
 from baselines import device as devices
 from baselines.errors import InputError
 from compress import files, runtimes, variant
-from compress.config import BenchConfig
 from compress.export import ParityError
-from compress.measure import accuracy, cost, environment, latency, memory, statistics
-from compress.measure.cost import Cost
+from compress.measure import accuracy, cost, environment, latency
 from compress.measure.latency import Timing
+from compress.rows import Candidate, Group, Loaded, Request, failed_row
 from compress.runtimes import Runtime, Session
 from compress.variant import BASELINE, Variant
-from compress.workshop import Built, Workshop
+from compress.workshop import Workshop
 from reports import Row
 
 TIMED_BATCHES = 8  # different batches of test images that latency goes through
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a person asked for, resolved."""
-
-    config: BenchConfig
-    out: Path
-    devices: tuple[str, ...]
-    runtimes: tuple[str, ...]  # empty: all that run a variant as it is meant
-    batch_sizes: tuple[int, ...]
-    threads: int
-    checkpoint: Path | None = None
-    seconds: float = 8.0  # of latency measurement for each device and batch size
-    remeasure: bool = False
-    command: str = field(default_factory=lambda: shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One artifact, and what its model costs."""
-
-    built: Built
-    runtime: Runtime
-    artifact: Path
-    cost: Cost
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A candidate on a device, its answers known."""
-
-    candidate: Candidate
-    session: Session
-    executed: str
-    notes: tuple[str, ...]
-    predicted: np.ndarray  # class of each test image
 
 
 def bench(request: Request, console: Console) -> list[Row]:
@@ -99,7 +58,7 @@ def bench(request: Request, console: Console) -> list[Row]:
             if each.name == BASELINE:
                 raise
             console.print(f"{each.name} failed: {error}")
-            rows.append(_failed_row(request, workshop, each, str(error)))
+            rows.append(failed_row(request, workshop, each, str(error)))
     for device in request.devices:
         rows += _measure(request, workshop, candidates, device, console)
     for row in rows:
@@ -151,9 +110,8 @@ def _measure(
     loaded = [_load(request, workshop, candidate, device) for candidate in usable]
     for batch_size, key in pending.items():
         console.print(f"timing batches of {batch_size} on {device}, in turns")
-        timings = _time(request, workshop, loaded, batch_size)
-        for each, timing in zip(loaded, timings, strict=True):
-            row = _row(request, workshop, loaded, timings, each, timing, device, batch_size, key)
+        group = Group(request, workshop, device, batch_size, key, loaded, _time(request, workshop, loaded, batch_size))
+        for row in group.rows():
             files.append(request.out / "rows.jsonl", row.to_json())
             yield row
 
@@ -186,94 +144,6 @@ def _test_batches(workshop: Workshop, batch_size: int) -> list[np.ndarray]:
     chosen = order[: max(len(order) // batch_size, 1) * batch_size][: batch_size * TIMED_BATCHES]
     batches = workshop.data.batches(workshop.data.test, batch_size, torch.device("cpu"), indices=chosen)
     return [images.numpy() for images, _ in batches]
-
-
-def _row(
-    request: Request,
-    workshop: Workshop,
-    loaded: list[Loaded],
-    timings: list[Timing],
-    each: Loaded,
-    timing: Timing,
-    device: str,
-    batch_size: int,
-    key: str,
-) -> Row:
-    candidate, data = each.candidate, workshop.data
-    reference = next(
-        index
-        for index, other in enumerate(loaded)
-        if other.candidate.runtime is candidate.runtime and not other.candidate.built.variant.methods
-    )
-    baseline, is_baseline = loaded[reference], loaded[reference] is each
-    labels = data.test.labels.numpy()
-    right, baseline_right = each.predicted == labels, baseline.predicted == labels
-    low, high = statistics.wilson(int(right.sum()), len(right))
-    per_image = candidate.cost.per_image
-    macs = candidate.cost.executed(batch_size, candidate.runtime.group_size)
-    dense = baseline.candidate.cost.executed(batch_size, candidate.runtime.group_size)
-    ratio = (1.0, 1.0, 1.0) if is_baseline else latency.speedup(timings[reference], timing)
-    geometry = workshop.config.model
-    shape = (batch_size, geometry.channels, *geometry.image_size)
-    start = memory.cold_start(candidate.runtime.name, candidate.artifact, device, request.threads, shape)
-    adaptive = candidate.cost.tokens_nL
-    return Row(
-        variant=candidate.built.variant.name,
-        methods=candidate.built.variant.describe(),
-        runtime=candidate.runtime.name,
-        device=device,
-        device_name=each.session.device_name,
-        executed=each.executed,
-        batch_size=batch_size,
-        threads=request.threads,
-        dataset=data.name,
-        seed=request.config.seed,
-        n_images=len(labels),
-        top1=float(right.mean()),
-        top1_low=low,
-        top1_high=high,
-        agreement=None if is_baseline else float((each.predicted == baseline.predicted).mean()),
-        mcnemar_p=None if is_baseline else statistics.mcnemar(right, baseline_right),
-        params=candidate.cost.params,
-        file_bytes=candidate.artifact.stat().st_size,
-        macs_per_image=macs,
-        macs_promised=per_image.mean().item(),
-        macs_quantiles=None if adaptive is None else np.quantile(per_image, [0, 0.1, 0.5, 0.9, 1]).tolist(),
-        tokens_per_block=None if adaptive is None else adaptive.double().mean(0).tolist(),
-        macs_counters=cost.count_otherwise(candidate.cost.model) if is_baseline else None,
-        latency_samples_s=timing.samples,
-        load_s=start.load_s,
-        first_call_s=start.first_call_s,
-        peak_memory_bytes=start.peak_memory_bytes,
-        speedup=ratio[0],
-        speedup_low=ratio[1],
-        speedup_high=ratio[2],
-        ceiling=dense / macs,
-        warnings=[*each.notes, *latency.warnings(timing)],
-        artifact=str(candidate.artifact.relative_to(request.out)),
-        config=workshop.config.model_dump(mode="json"),
-        environment=environment.capture(device, request.threads),
-        command=request.command,
-        key=key,
-    )
-
-
-def _failed_row(request: Request, workshop: Workshop, each: Variant, reason: str) -> Row:
-    return Row(
-        variant=each.name,
-        methods=each.describe(),
-        runtime=", ".join(request.runtimes) or "auto",
-        device=", ".join(request.devices),
-        device_name="",
-        batch_size=request.batch_sizes[0],
-        threads=request.threads,
-        dataset=workshop.data.name,
-        seed=request.config.seed,
-        failed=reason,
-        config=workshop.config.model_dump(mode="json"),
-        environment=environment.capture("cpu", request.threads),
-        command=request.command,
-    )
 
 
 def _group_key(request: Request, workshop: Workshop, usable: list[Candidate], device: str, batch_size: int) -> str:

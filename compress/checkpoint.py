@@ -19,6 +19,7 @@ from baselines.vit import ViTConfig
 from compress import files
 
 FORMAT = "compress-checkpoint-1"
+ANEW = "fetch it again, or remove it and train anew"
 
 
 @dataclass(frozen=True)
@@ -67,20 +68,38 @@ def load(path: Path) -> Checkpoint:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path} is not a checkpoint that compress wrote; make one with: compress train")
     try:
-        return Checkpoint(
+        checkpoint = Checkpoint(
             config=ViTConfig(**content["config"]),
-            methods=tuple(content["methods"]),
+            methods=tuple({str(name): value for name, value in entry.items()} for entry in content["methods"]),
             state=dict(content["state"]),
             dataset=str(content["dataset"]),
-            classes=tuple(content["classes"]),
-            mean=tuple(content["mean"]),
-            std=tuple(content["std"]),
+            classes=tuple(str(name) for name in content["classes"]),
+            mean=tuple(float(value) for value in content["mean"]),
+            std=tuple(float(value) for value in content["std"]),
             converted=bool(content["converted"]),
         )
+        _check_sizes(checkpoint)
     except ValidationError as error:
         raise files.explain(error, f"{path} (config)") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is a damaged compress checkpoint ({error!r}); train or fetch it again") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        fault = f"no {error}" if isinstance(error, KeyError) else error
+        raise InputError(f"{path} is a damaged compress checkpoint ({fault}); {ANEW}") from error
+    return checkpoint
+
+
+def _check_sizes(checkpoint: Checkpoint) -> None:
+    """Raises ValueError where a file contradicts itself, before memory is set aside for what it claims."""
+    config = checkpoint.config
+    if len(checkpoint.classes) != config.classes:
+        raise ValueError(f"{len(checkpoint.classes)} names for {config.classes} classes")
+    if not len(checkpoint.mean) == len(checkpoint.std) == config.channels:
+        raise ValueError(f"mean {checkpoint.mean} and std {checkpoint.std} for {config.channels} channels")
+    least = config.dim * (config.tokens + config.classes + config.depth * (4 * config.dim + 2 * config.mlp_dim))
+    if config.tokenizer == "linear":
+        least += config.dim * config.channels * config.patch_size**2
+    held = sum(value.numel() for value in checkpoint.state.values())
+    if held < least:
+        raise ValueError(f"{held} weights, where its config asks for {least} and more")
 
 
 @dataclass(frozen=True)
@@ -90,7 +109,12 @@ class StateFile:
     path: Path
 
     def load(self) -> dict[str, Any] | None:
-        return _read(self.path) if self.path.exists() else None
+        if not self.path.exists():
+            return None
+        try:
+            return _read(self.path)
+        except InputError as error:
+            raise InputError(f"{self.path} is damaged; remove it, and the training begins anew") from error
 
     def save(self, state: dict[str, Any]) -> None:
         _write(self.path, state)
@@ -109,18 +133,18 @@ def _read(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"{path}: there is no such file; give the path of a checkpoint, such as best_vit_model.pth")
     try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}); give another file") from error
+    try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if _is_zip(path) or path.read_bytes()[:1] == b"\x80":
+        if start == b"PK\x03\x04" or start[:1] == b"\x80":
             raise InputError(
-                f"{path} holds more than weights and could run code when loaded; it is refused, "
-                "save it again as a plain state dict"
+                f"{path} holds more than weights and could run code when loaded, so it is refused; "
+                "give a checkpoint that compress wrote"
             ) from error
-        raise InputError(f"{path} is not a checkpoint, or is damaged; train or fetch it again") from error
+        raise InputError(f"{path} is not a checkpoint, or is damaged; {ANEW}") from error
     except Exception as error:  # torch raises many kinds for damaged files
-        raise InputError(f"{path} is cut short or damaged; train or fetch it again") from error
-
-
-def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
+        raise InputError(f"{path} is cut short or damaged; {ANEW}") from error

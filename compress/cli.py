@@ -9,7 +9,6 @@ from rich.console import Console
 
 app = typer.Typer(
     help="Vision Transformers made smaller and faster, every variant measured for real on this machine.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -43,12 +42,13 @@ def bench(
     from compress import bench as bench_
     from compress import config as config_
     from compress.measure.environment import available_cpus
+    from compress.rows import Request
 
     console = _console()
     settings = config_.read(config, data, seed)
     if variants is not None:
         settings = settings.model_copy(update={"variants": tuple(_names(variants, "--variants"))})
-    request = bench_.Request(
+    request = Request(
         config=settings,
         out=out,
         devices=_devices(device),
@@ -128,19 +128,16 @@ def export(
     out: Annotated[Path | None, typer.Option(help="The ONNX file; default: beside the checkpoint.")] = None,
 ) -> None:
     """Write a checkpoint as ONNX, checked against it on real images."""
-    import torch
-
     from compress import variant
     from compress.export import export_onnx
-    from compress.workshop import PARITY_IMAGES, check_classes, load_data, sample_images
+    from compress.workshop import check_classes, load_data, parity_images
 
     model, which, content = variant.restore(checkpoint)
     model = model if content.converted else variant.convert(model, which.methods)
     images = load_data(data or content.dataset, content.config.image_size, content.config.channels, checkpoint.parent)
     check_classes(checkpoint, content.classes, images)
     target = out or checkpoint.with_suffix(".onnx")
-    sample = torch.cat(sample_images(images.normalised(content.mean, content.std), PARITY_IMAGES))
-    parity = export_onnx(model, target, sample, content)
+    parity = export_onnx(model, target, parity_images(images.normalised(content.mean, content.std)), content)
     _console().print(
         f"wrote {target} ({target.stat().st_size / 1e6:.2f} MB); against {checkpoint.name} on {parity.n_images} images "
         f"in batches of 1, 2 and 7: same class on {parity.agreement:.1%}, "
@@ -163,14 +160,17 @@ def main(argv: list[str] | None = None) -> int:
     """Runs a command line.
 
     Returns:
-        0 when all went well, 1 when a variant failed, 2 for what the person can put right.
+        0 when all went well, 1 when a variant failed or an export was not exact, 2 for what the person can put right.
     """
     from baselines.errors import InputError
+    from compress.measure.environment import share_processors
     from reports.row import RowError
 
+    share_processors()
+    args = sys.argv[1:] if argv is None else argv
     try:
-        result = app(args=argv, prog_name="compress", standalone_mode=False)
-    except (InputError, RowError) as error:
+        result = app(args=args or ["--help"], prog_name="compress", standalone_mode=False)
+    except (InputError, RowError, FloatingPointError) as error:
         return _refuse(str(error))
     except typer.Exit as error:
         return error.exit_code
@@ -178,18 +178,23 @@ def main(argv: list[str] | None = None) -> int:
         Console(stderr=True).print("stopped; run the same command again to go on")
         return 130
     except Exception as error:
-        import click
+        usage = getattr(error, "format_message", None)  # of click, or of the click that newer versions of typer carry
+        if usage is not None:
+            command = getattr(getattr(error, "ctx", None), "command_path", "compress")
+            return _refuse(f"{usage().rstrip('.')}; see {command} --help")
+        from compress.export import ParityError
 
-        if isinstance(error, click.ClickException):
-            error.show()
-            return error.exit_code
+        if isinstance(error, ParityError):
+            return _refuse(str(error), 1)
         raise
     return result if isinstance(result, int) else 0
 
 
-def _refuse(message: str) -> int:
-    Console(stderr=True, soft_wrap=True, highlight=False).print("error:", message, markup=False)
-    return 2
+def _refuse(message: str, code: int = 2) -> int:
+    from reports.text import clean
+
+    Console(stderr=True, soft_wrap=True, highlight=False).print("error:", clean(message), markup=False)
+    return code
 
 
 def _console() -> Console:

@@ -13,6 +13,7 @@ from baselines.errors import InputError
 from baselines.train import TrainConfig
 from baselines.vit import ViTConfig
 from compress import files
+from compress.methods import METHODS
 
 
 class BenchConfig(BaseModel):
@@ -21,7 +22,7 @@ class BenchConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: str = "digits"
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**31)
     variants: tuple[str, ...] = ("vit", "avit", "avit_int8")
     calibration_images: int = Field(default=256, gt=0)  # of the training split
     model: ViTConfig = ViTConfig()
@@ -100,10 +101,19 @@ def read(path: Path | None, data: str | None = None, seed: int | None = None) ->
             raise InputError(f"--config {path} is not valid TOML ({error}); correct it") from error
     overrides = {name: value for name, value in (("data", data), ("seed", seed)) if value is not None}
     merged = _merge(preset(str(overrides.get("data", given.get("data", "digits")))), {**given, **overrides})
+    where = f"--config {path}" if path else "settings"
     try:
-        return BenchConfig(**merged)
+        config = BenchConfig(**merged)
     except ValidationError as error:
-        raise files.explain(error, f"--config {path}" if path else "settings") from error
+        raise files.explain(error, where) from error
+    for name, values in config.methods.items():  # also of methods that no variant asks for: it may be misspelt
+        if name not in METHODS:
+            raise InputError(f"{where}: [methods.{name}] is no method; choose from {', '.join(METHODS)}")
+        try:
+            METHODS[name](**values)
+        except ValidationError as error:
+            raise files.explain(error, f"{where} [methods.{name}]") from error
+    return config
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

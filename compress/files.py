@@ -40,13 +40,14 @@ def append(path: Path, line: str) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab+") as file:
+        with path.open("ab+", buffering=0) as file:  # a buffer would be written after all when the file is closed
             file.seek(0)
             whole = file.read().rfind(b"\n") + 1
             file.truncate(whole)
+            rest = memoryview(line.encode() + b"\n")
             try:
-                file.write(line.encode() + b"\n")
-                file.flush()
+                while rest:
+                    rest = rest[file.write(rest) :]
                 os.fsync(file.fileno())
             except OSError:
                 file.truncate(whole)
@@ -74,7 +75,7 @@ def writable_folder(path: Path) -> Path:
 
 def unwritable(path: Path, error: OSError) -> InputError:
     return InputError(
-        f"{path} could not be written ({error.strerror or error}); free some space or choose another --out"
+        f"{path} could not be written ({error.strerror or error}); free some space or choose another place"
     )
 
 

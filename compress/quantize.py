@@ -15,7 +15,7 @@ from compress.export import export_onnx
 from compress.measure import accuracy, environment, latency, statistics
 from compress.methods import Int8
 from compress.runtimes import Session
-from compress.workshop import PARITY_IMAGES, check_classes, load_data, sample_images
+from compress.workshop import check_classes, load_data, parity_images, sample_images
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def quantize(
     quantised = variant.prepare(model, [method])
     method.calibrate(quantised, sample_images(data, calibration_images))
     after = variant.Variant(variant.check_order(path.name, [*before.methods, method]))
-    images = torch.cat(sample_images(data, PARITY_IMAGES))
+    images = parity_images(data)
     float_path, int8_path = path.with_suffix(".onnx"), path.with_suffix(".int8.onnx")
     export_onnx(variant.convert(model, before.methods), float_path, images, content)
     packed = variant.pack(quantised, after.methods, data, config)

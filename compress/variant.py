@@ -183,13 +183,18 @@ def restore(path: Path) -> tuple[VisionTransformer, Variant, Checkpoint]:
     methods = []
     for entry in content.methods:
         settings = dict(entry)
-        methods.append(make_method(str(settings.pop("name", None)), settings))
+        try:
+            methods.append(make_method(str(settings.pop("name", None)), settings))
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
     variant = Variant(check_order(str(path), methods))
     model = prepare(VisionTransformer(content.config), methods)
     model = convert(model, methods) if content.converted else model
     try:
         model.load_state_dict(content.state)
     except RuntimeError as error:
-        fault = str(error).split("\n\t")[1].rstrip(".") if "\n\t" in str(error) else str(error)
-        raise InputError(f"{path} does not hold the weights its own description asks for ({fault})") from error
+        fault = str(error).split("\n\t")[1].rstrip(". ") if "\n\t" in str(error) else str(error)
+        raise InputError(
+            f"{path} does not hold the weights its own description asks for ({fault}); {checkpoint.ANEW}"
+        ) from error
     return model.eval(), variant, content

@@ -27,6 +27,7 @@ def capture(device: str, threads: int) -> dict[str, Any]:
         "cpu_count": available_cpus(),
         "cpu_flags": [flag for flag in REPORTED_FLAGS if flag in cpu_flags()],
         "threads": threads,
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "load_average_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "commit": commit(),
     }
@@ -65,6 +66,15 @@ def commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return run[0].strip() + ("+" if run[1].strip() else "")
+
+
+def share_processors() -> None:
+    """Lets waiting OpenMP threads sleep instead of spin. To be called before torch is loaded.
+
+    Spinning threads hold the processors that other work needs: beside two busy jobs it made one and the same ViT up
+    to 200 times slower (docs/log.md).
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def settle_allocator() -> bool:

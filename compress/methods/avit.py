@@ -20,7 +20,7 @@ Legend: B images, N tokens, D width, T tokens left in a packed batch, L blocks.
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -37,6 +37,7 @@ class AViT(Method):
     name: ClassVar[str] = "avit"
     floor: ClassVar[Floor] = Floor.TOKENS
     trains: ClassVar[bool] = True
+    identity: ClassVar[Mapping[str, Any]] = {"gate_scale": 0.0, "gate_shift": -1e4, "target_macs": 1.0}
 
     target_macs: float = Field(
         default=0.7, gt=0, le=1

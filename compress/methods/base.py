@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from enum import IntEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
@@ -33,6 +33,7 @@ class Method(BaseModel):
     exclusive: ClassVar[bool] = True  # at most one method of this floor in a variant
     trains: ClassVar[bool] = False  # whether the model is fine-tuned after `prepare`
     needs_teacher: ClassVar[bool] = False  # whether loss terms look at the logits of the untouched baseline
+    identity: ClassVar[Mapping[str, Any]] = {}  # settings at which it changes nothing (tests/test_methods.py)
     integer: ClassVar[bool] = False  # whether what ships runs integer kernels, which torch only simulates
 
     def prepare(self, model: VisionTransformer) -> VisionTransformer:

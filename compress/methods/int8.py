@@ -12,6 +12,7 @@ Rounding is half to even everywhere, as ONNX prescribes. Source: Jacob et al. 20
 Legend: B batch, N tokens, I inputs and O outputs of a layer.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -29,6 +30,7 @@ class Int8(Method):
     name: ClassVar[str] = "int8"
     floor: ClassVar[Floor] = Floor.NUMERICS
     integer: ClassVar[bool] = True
+    identity: ClassVar[Mapping[str, Any]] = {"percentile": 100.0}  # on numbers that are levels already
 
     percentile: float = Field(default=99.99, gt=50, le=100)  # of activations inside the range; the rest is clipped
 

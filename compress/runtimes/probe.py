@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from compress import runtimes
+from compress.measure.environment import share_processors
 
 
 def main(argv: list[str]) -> None:
+    share_processors()
     runtime, artifact, device = runtimes.get(argv[0]), Path(argv[1]), argv[2]
     threads, *shape = (int(number) for number in argv[3:])
     images = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)

@@ -1,0 +1,83 @@
+"""What tests share: a tiny configuration, and one run directory that the real command line made from it."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+TINY = """\
+variants = ["vit", "avit", "avit_int8"]
+calibration_images = 64
+
+[model]
+image_size = 8
+patch_size = 2
+dim = 32
+depth = 2
+heads = 2
+mlp_dim = 64
+tokenizer = "conv"
+
+[train]
+epochs = 8
+batch_size = 64
+lr = 4e-3
+warmup_epochs = 1
+ema = 0.9
+
+[finetune]
+epochs = 2
+batch_size = 64
+lr = 2e-3
+warmup_epochs = 0.2
+ema = 0.9
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished bench."""
+
+    out: Path
+    args: list[str]  # of `compress bench`; the same again repeats it
+    stdout: str
+
+    def checkpoint(self, variant: str = "vit") -> Path:
+        return next(self.out.glob(f"models/{variant}-*/best_{variant}_model.pth"))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A configuration whose bench takes seconds."""
+    path = tmp_path_factory.mktemp("config") / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="session")
+def script() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs `python run_bench.py ...` in a process of its own."""
+
+    def start(*args: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "run_bench.py", *args]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def run(
+    tiny: Path, script: Callable[..., subprocess.CompletedProcess[str]], tmp_path_factory: pytest.TempPathFactory
+) -> Run:
+    """vit, avit and avit_int8, trained, compressed and measured on the CPU; not to be changed."""
+    out = tmp_path_factory.mktemp("bench") / "run"
+    args = ["--config", str(tiny), "--device", "cpu", "--batch-size", "4", "--threads", "1", "--seconds", "0.1"]
+    args += ["--out", str(out)]
+    done = script(*args)
+    assert (done.returncode, done.stderr) == (0, "")
+    return Run(out, args, done.stdout)

@@ -1,0 +1,271 @@
+"""The command lines as a person types them, from nothing to a table, on a model that trains in seconds."""
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from conftest import ROOT, TINY, Run
+from PIL import Image
+
+from baselines.data import load
+from compress import variant
+from compress.cli import main
+from compress.runtimes.ort import integer_products
+from reports import Row, parse_rows
+
+CPU = torch.device("cpu")
+REPORT = ("report.md", "rows.csv", "pareto.png", "pareto.svg")
+
+
+def rows_of(out: Path) -> list[Row]:
+    return parse_rows((out / "rows.jsonl").read_text(), "rows.jsonl")
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys; from compress.cli import main; "
+        "assert main(['--help']) == main([]) == main(['bench', '--help']) == 0; "
+        "assert not {'torch', 'onnxruntime', 'matplotlib'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    for command in ("bench", "train", "quantize", "export", "report"):
+        assert f" {command} " in done.stdout
+
+
+# --- bench
+
+
+def test_a_bench_writes_the_model_the_rows_and_the_report(run: Run) -> None:
+    rows = rows_of(run.out)
+    made = [(row.variant, row.runtime, row.executed) for row in rows]
+    assert made == [
+        ("vit", "torch", "fp32"),
+        ("vit", "onnxruntime", "fp32"),
+        ("avit", "torch", "fp32"),
+        ("avit", "onnxruntime", "fp32"),
+        ("avit_int8", "onnxruntime", "int8"),
+    ]
+    assert (run.out / "best_vit_model.pth").read_bytes() == run.checkpoint().read_bytes()
+    assert (run.out / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    assert (run.out / "pareto.svg").read_text().rstrip().endswith("</svg>")
+    assert len(list(csv.DictReader((run.out / "rows.csv").read_text().splitlines()))) == len(rows)
+    report = (run.out / "report.md").read_text()
+    for row in rows:
+        assert row.variant in report
+        assert row.variant in run.stdout
+    known = {*REPORT, "rows.jsonl", "best_vit_model.pth", "models"}
+    assert {path.name for path in run.out.iterdir()} == known
+    assert not [path for path in run.out.rglob("*") if path.suffix == ".tmp" or path.name == "state.pt"]
+
+
+def test_every_row_is_whole_and_true(run: Run) -> None:
+    rows = rows_of(run.out)
+    dense = {row.runtime: row for row in rows if row.variant == "vit"}
+    for row in rows:
+        base = dense[row.runtime]
+        assert row.failed is None
+        assert len(row.latency_samples_s) >= 15
+        assert min(row.latency_samples_s) > 0
+        assert row.n_images == 360
+        assert 0 <= row.top1_low <= row.top1 <= row.top1_high <= 1
+        assert row.top1_low < row.top1_high
+        assert row.speedup_low <= row.speedup <= row.speedup_high
+        assert row.macs_per_image <= base.macs_per_image
+        assert row.ceiling == pytest.approx(base.macs_per_image / row.macs_per_image)
+        assert row.ceiling >= 1
+        assert row.file_bytes == (run.out / row.artifact).stat().st_size
+        assert row.peak_memory_bytes > 10e6
+        assert (row.batch_size, row.threads, row.device, row.seed) == (4, 1, "cpu", 0)
+    for row in dense.values():
+        assert (row.speedup, row.speedup_low, row.speedup_high, row.ceiling) == (1, 1, 1, 1)
+        assert len(set(row.macs_counters.values())) == 1
+        assert row.macs_counters["closed form"] == row.macs_per_image
+    avit, int8 = rows[3], rows[4]
+    assert avit.macs_promised <= avit.macs_per_image < 0.8 * dense["torch"].macs_per_image
+    assert int8.macs_per_image == pytest.approx(avit.macs_per_image, rel=0.05)  # rounding moves a halt now and then
+    assert int8.params == avit.params == dense["torch"].params + 2
+    assert int8.file_bytes < avit.file_bytes
+    assert int8.agreement > 0.5
+    for torch_row, ort_row in (rows[:2], rows[2:4]):  # one model, two engines: at most a tie falls differently
+        assert abs(torch_row.top1 - ort_row.top1) < 1.5 / 360
+    assert rows[0].top1 > 0.5
+
+
+def test_a_second_run_does_nothing_again_and_another_measurement_is_added(
+    run: Run, script: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(run.out, out)
+    args = [*run.args[:-1], str(out)]
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    done = script(*args)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not any(word in done.stdout for word in ("training", "calibrating", "building", "scoring", "timing"))
+    assert "measured before" in done.stdout
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+    again = script(*args, "--variants", "vit", "--runtime", "onnxruntime")
+    assert again.returncode == 0
+    assert "training" not in again.stdout
+    measured = rows_of(out)
+    assert len(measured) == 6  # the group is another one: who ran in turns with whom belongs to a measurement
+    assert script(*args, "--variants", "vit", "--runtime", "onnxruntime", "--remeasure").returncode == 0
+    assert (out / "rows.jsonl").read_bytes().startswith(before[out / "rows.jsonl"])
+    assert len(rows_of(out)) == 7
+    assert rows_of(out)[:6] == measured
+
+
+def test_a_report_is_made_again_from_its_rows(run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(run.out / "rows.jsonl", tmp_path)
+    assert main(["report", str(tmp_path)]) == 0
+    assert "avit_int8" in capfd.readouterr().out
+    for name in REPORT:
+        assert (tmp_path / name).read_bytes() == (run.out / name).read_bytes(), name
+
+
+def test_a_deleted_copy_of_the_baseline_comes_back(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(run.out, out)
+    (out / "best_vit_model.pth").unlink()
+    assert main(["train", *run.args[:2], "--threads", "1", "--out", str(out)]) == 0
+    assert (out / "best_vit_model.pth").read_bytes() == run.checkpoint().read_bytes()
+
+
+def test_a_baseline_of_ones_own(run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    own = tmp_path / "mine.pth"
+    shutil.copy(run.checkpoint(), own)
+    args = ["--checkpoint", str(own), "--variants", "vit", "--runtime", "torch", "--device", "cpu", "--threads", "1"]
+    assert main(["bench", *args, "--batch-size", "2", "--seconds", "0.1", "--out", str(tmp_path / "out")]) == 0
+    assert "training" not in capfd.readouterr().out
+    (row,) = rows_of(tmp_path / "out")
+    assert row.top1 == rows_of(run.out)[0].top1
+    assert row.config["model"]["dim"] == 32  # of the checkpoint, not of the default settings
+
+
+# --- export and quantize
+
+
+def real_images(checkpoint: Path) -> tuple[torch.nn.Module, np.ndarray]:
+    model, which, content = variant.restore(checkpoint)
+    data = load(content.dataset, content.config.image_size, content.config.channels)
+    data = data.normalised(content.mean, content.std)
+    images = next(iter(data.batches(data.test, 10, CPU)))[0]
+    return variant.convert(model, which.methods), images.numpy()
+
+
+@pytest.mark.parametrize("name", ["vit", "avit"])
+def test_export(name: str, run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "deep" / f"{name}.onnx"
+    assert main(["export", str(run.checkpoint(name)), "--out", str(path)]) == 0
+    assert "same class on 100.0%" in capfd.readouterr().out
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+    model, images = real_images(run.checkpoint(name))
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    start = 0
+    for size in (1, 2, 7):
+        batch = images[start : start + size]
+        start += size
+        with torch.inference_mode():
+            expected = model(torch.from_numpy(batch)).numpy()
+        np.testing.assert_allclose(session.run(None, {"images": batch})[0], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_quantize(run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    checkpoint = tmp_path / "best_vit_model.pth"
+    shutil.copy(run.out / "best_vit_model.pth", checkpoint)
+    assert main(["quantize", str(checkpoint), "--threads", "1"]) == 0
+    shown = capfd.readouterr().out
+    small, full = tmp_path / "best_vit_model.int8.onnx", tmp_path / "best_vit_model.onnx"
+    assert {path.name for path in tmp_path.iterdir()} == {checkpoint.name, small.name, full.name}
+    assert small.stat().st_size < full.stat().st_size
+    before = rows_of(run.out)[1].top1 * 100
+    accuracy, size, latency = (
+        next(line for line in shown.splitlines() if label in line) for label in ("top-1", "file", "latency, batch 1")
+    )
+    assert f"{before:.2f} %" in accuracy
+    assert size.count("MB") == 2
+    assert latency.count(" ms") == 2
+    assert integer_products(small) == (8, 0)  # 4 Linear layers in each of 2 blocks, all in integer kernels
+    _, images = real_images(checkpoint)
+    session = onnxruntime.InferenceSession(small, providers=["CPUExecutionProvider"])
+    reference = onnxruntime.InferenceSession(full, providers=["CPUExecutionProvider"])
+    for size in (1, 2, 5):
+        logits, exact = (each.run(None, {"images": images[:size]})[0] for each in (session, reference))
+        assert logits.shape == (size, 10)
+        assert 0 < np.abs(logits - exact).max() < 0.2 * np.abs(exact).max()
+
+
+# --- a kill in the middle of training
+
+
+def test_a_killed_training_ends_with_the_same_weights(tmp_path: Path) -> None:
+    epochs = 40
+    config = tmp_path / "long.toml"
+    config.write_text(TINY.replace("epochs = 8", f"epochs = {epochs}"))
+    args = ["train", "--config", str(config), "--device", "cpu", "--threads", "1", "--out"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "compress", *args, str(tmp_path / "killed")], cwd=ROOT, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not (found := list((tmp_path / "killed").rglob("state.pt"))):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    history = torch.load(found[0], weights_only=True)["history"]
+    assert 0 < len(history) < epochs
+    assert not (tmp_path / "killed" / "best_vit_model.pth").exists()
+
+    assert main([*args, str(tmp_path / "killed")]) == 0
+    assert main([*args, str(tmp_path / "whole")]) == 0
+    killed, whole = (variant.restore(tmp_path / name / "best_vit_model.pth")[2].state for name in ("killed", "whole"))
+    assert killed.keys() == whole.keys()
+    assert all(torch.equal(killed[name], whole[name]) for name in whole)
+    assert not found[0].exists()
+    record = [json.loads(line) for line in found[0].with_name("training.jsonl").read_text().splitlines()]
+    assert len(record) == epochs
+    assert record[: len(history)] == history  # seconds and all: what was done was not done again
+
+
+# --- images of one's own
+
+
+def test_a_folder_of_images(tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """One image a class to learn from, and classes told apart by their colour: every test image is got right."""
+    chance = np.random.default_rng(0)
+    colours = {"blue": (30, 40, 220), "green": (20, 200, 60), "red": (210, 30, 20)}
+    for part, count in (("train", 1), ("test", 4)):
+        for name, colour in colours.items():
+            folder = tmp_path / "images" / part / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = np.clip(np.array(colour) + chance.normal(0, 10, (12, 10, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+    config = tmp_path / "colours.toml"
+    config.write_text(
+        tiny.read_text().replace("epochs = 8", "epochs = 60").replace("batch_size = 64", "batch_size = 3")
+    )
+    out = tmp_path / "out"
+    args = ["--config", str(config), "--data", f"folder:{tmp_path / 'images'}", "--device", "cpu", "--threads", "1"]
+    args += ["--variants", "vit", "--runtime", "onnxruntime", "--batch-size", "3", "--seconds", "0.1"]
+    assert main(["bench", *args, "--out", str(out)]) == 0
+    assert "training vit on folder:" in capfd.readouterr().out
+    (row,) = rows_of(out)
+    assert (row.n_images, row.top1) == (12, 1)
+    content = variant.restore(out / "best_vit_model.pth")[2]
+    assert content.classes == ("blue", "green", "red")
+    assert content.config.channels == 3
+    assert content.mean == pytest.approx((0.34, 0.35, 0.39), abs=0.02)
+    assert content.config.classes == 3

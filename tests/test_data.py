@@ -1,0 +1,93 @@
+"""Data sets on disk and in memory."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from baselines import data
+from baselines.data import Data, FileSplit, TensorSplit, load
+
+CPU = torch.device("cpu")
+
+
+def paint(path: Path, value: int, size: tuple[int, int] = (10, 8)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((*size, 3), value, np.uint8)).save(path)
+
+
+def test_digits_are_all_there_and_the_split_is_fixed() -> None:
+    digits = load("digits", (8, 8), 1)
+    assert (len(digits.train.labels), len(digits.test.labels)) == (1437, 360)
+    assert torch.bincount(digits.test.labels).min() >= 33
+    assert load("digits", (8, 8), 1).fingerprint == digits.fingerprint
+    assert load("digits", (16, 16), 1).fingerprint != digits.fingerprint
+    images = torch.cat([batch for batch, _ in digits.batches(digits.train, 500, CPU)])
+    assert images.shape == (1437, 1, 8, 8)
+    assert images.mean().item() == pytest.approx(0, abs=1e-4)
+    assert images.std().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_a_folder_is_split_once_and_for_all(tmp_path: Path) -> None:
+    for name, value in (("cat", 10), ("dog", 200)):
+        for index in range(10):
+            paint(tmp_path / name / f"{index}.png", value)
+    first, second = (load(f"folder:{tmp_path}", (4, 4), 3) for _ in range(2))
+    assert first.classes == ("cat", "dog")
+    assert (len(first.train.labels), len(first.test.labels)) == (16, 4)
+    assert torch.bincount(first.test.labels).tolist() == [2, 2]
+    assert first.fingerprint == second.fingerprint
+
+
+def test_train_and_test_folders_and_both_ways_of_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for part, count in (("train", 4), ("test", 2)):
+        for label, name in enumerate(("a", "b")):
+            for index in range(count):
+                paint(tmp_path / part / name / f"{index}.jpg", 100 * label + 10 * index + 5)
+    in_memory = load(f"folder:{tmp_path}", (4, 4), 3)
+    monkeypatch.setattr(data, "MEMORY_LIMIT", 0)
+    streamed = load(f"folder:{tmp_path}", (4, 4), 3)
+    assert isinstance(in_memory.train, TensorSplit)
+    assert isinstance(streamed.train, FileSplit)
+    assert in_memory.mean == pytest.approx(streamed.mean)
+    chunks = [torch.tensor([3, 1]), torch.tensor([6])]
+    for kept, read in zip(in_memory.train.fetch(chunks, CPU), streamed.train.fetch(chunks, CPU), strict=True):
+        assert torch.equal(kept, read)
+
+
+def test_shuffled_batches_are_full_and_every_image_comes_once() -> None:
+    labels = torch.arange(23)
+    images = labels.to(torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2).contiguous()
+    split = TensorSplit(images, labels)
+    set_ = Data("n", ("a", "b"), split, split, (0.0,), (1.0,))
+    batches = list(set_.batches(split, 5, CPU, shuffle=torch.Generator().manual_seed(3)))
+    assert [len(y) for _, y in batches] == [5, 5, 5, 5]
+    seen = torch.cat([y for _, y in batches])
+    assert len(seen.unique()) == 20
+    assert not torch.equal(seen, seen.sort().values)
+    for x, y in batches:
+        torch.testing.assert_close(x[:, 0, 0, 0] * 255, y.float())
+    assert [len(y) for _, y in set_.batches(split, 5, CPU)] == [5, 5, 5, 5, 3]
+
+
+def test_cifar_arrays_are_read_as_torchvision_hands_them_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The download itself is torchvision's; what comes out of it is ours to read."""
+    import torchvision
+
+    class Stored:
+        def __init__(self, root: Path, train: bool, download: bool):
+            assert download
+            self.data = np.full((6 if train else 2, 32, 32, 3), [50, 100, 150], np.uint8)
+            self.targets = [0, 1, 2, 0, 1, 2] if train else [0, 1]
+            self.classes = ["x", "y", "z"]
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", Stored)
+    cifar = load("cifar10", (16, 16), 3, tmp_path)
+    assert cifar.classes == ("x", "y", "z")
+    assert cifar.mean == pytest.approx((50 / 255, 100 / 255, 150 / 255), abs=1e-4)
+    images = next(cifar.train.fetch([torch.tensor([0])], CPU))
+    assert images.shape == (1, 3, 16, 16)
+    grey = load("cifar10", (32, 32), 1, tmp_path)
+    assert next(grey.train.fetch([torch.tensor([0])], CPU)).unique().tolist() == [round(0.299 * 50 + 58.7 + 17.1)]
