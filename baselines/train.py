@@ -21,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from baselines.data import Data, Split
 from baselines.device import fast_bf16
+from baselines.optimizer import make_optimizer, schedule
 from baselines.vit import VisionTransformer
 
 
@@ -95,7 +96,7 @@ def fit(
         One record an epoch: `loss`, its terms, `train_top1`, `validation_top1`, `lr`, `images_per_s`, `seconds`.
     """
     model.to(device)
-    optimizer = make_optimizer(model, config, lr_scale or {})
+    optimizer = make_optimizer(model, config.lr, config.weight_decay, lr_scale or {})
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
     train_indices, validation_indices = _hold_out(data.train, config.validation)
     steps = max(len(train_indices) // config.batch_size, 1)
@@ -205,28 +206,6 @@ def _epoch(
     if not math.isfinite(means["loss"]):
         raise FloatingPointError(f"the loss became {means['loss']} in epoch {epoch + 1}; lower lr in [train]")
     return {"epoch": epoch + 1, **means, "lr": config.lr * factor, "images_per_s": seen / seconds, "seconds": seconds}
-
-
-def make_optimizer(model: nn.Module, config: TrainConfig, lr_scale: Mapping[str, float]) -> torch.optim.AdamW:
-    """AdamW; biases, norms, embeddings and scalars are not decayed."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        decay = 0.0 if parameter.ndim < 2 or name.endswith(("pos_embed", "cls_token")) else config.weight_decay
-        scale = next((value for prefix, value in lr_scale.items() if name.startswith(prefix)), 1.0)
-        groups.setdefault((decay, scale), []).append(parameter)
-    return torch.optim.AdamW(
-        [{"params": params, "weight_decay": decay, "lr_scale": scale} for (decay, scale), params in groups.items()],
-        lr=config.lr,
-        fused=True,
-    )
-
-
-def schedule(step: int, total: int, warmup: float) -> float:
-    """Factor on the learning rate: linear warm-up, then cosine from 1 to 0.01."""
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    done = (step - warmup) / max(total - warmup, 1)
-    return 0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2
 
 
 @torch.inference_mode()

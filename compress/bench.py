@@ -43,7 +43,11 @@ def bench(request: Request, console: Console) -> list[Row]:
     wanted = [variant.parse(name, request.config.methods) for name in (BASELINE, *request.config.variants)]
     wanted = list({each.name: each for each in wanted}.values())
     known = [runtimes.get(name) for name in request.runtimes]
+    for runtime in known:
+        if not set(runtime.devices()) & set(request.devices):
+            raise InputError(f"--runtime {runtime.name} cannot use --device {','.join(request.devices)} here")
     files.writable_folder(request.out)
+    _old_rows(request.out)  # what is broken there is better known now than after the training
     torch.set_num_threads(request.threads)
     environment.settle_allocator()
     training_device = devices.resolve("cuda" if "cuda" in request.devices else "cpu")
@@ -107,7 +111,15 @@ def _measure(
     if not pending:
         return
     console.print(f"scoring {len(workshop.data.test.labels)} test images on {device}")
-    loaded = [_load(request, workshop, candidate, device) for candidate in usable]
+    loaded: list[Loaded] = []
+    for candidate in usable:
+        try:
+            loaded.append(_load(request, workshop, candidate, device))
+        except RuntimeError as error:
+            if not candidate.built.variant.methods:
+                raise
+            console.print(f"{candidate.built.variant.name} failed in {candidate.runtime.name}: {error}")
+            yield failed_row(request, workshop, candidate.built.variant, str(error))
     for batch_size, key in pending.items():
         console.print(f"timing batches of {batch_size} on {device}, in turns")
         group = Group(request, workshop, device, batch_size, key, loaded, _time(request, workshop, loaded, batch_size))
@@ -158,4 +170,8 @@ def _group_key(request: Request, workshop: Workshop, usable: list[Candidate], de
 
 def _old_rows(out: Path) -> list[Row]:
     found = sorted(out.rglob("rows.jsonl")) if out.is_dir() else []
-    return [row for path in found for row in reports.parse_rows(path.read_text(encoding="utf-8"), str(path))]
+    return [
+        row
+        for path in found
+        for row in reports.parse_rows(path.read_text(encoding="utf-8", errors="replace"), str(path))
+    ]

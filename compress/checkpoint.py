@@ -121,6 +121,7 @@ class StateFile:
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
+        files.forget_halves(self.path)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+STOPPED = 130  # exit code after Ctrl-C
+
 app = typer.Typer(
     help="Vision Transformers made smaller and faster, every variant measured for real on this machine.",
     add_completion=False,
@@ -160,7 +162,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs a command line.
 
     Returns:
-        0 when all went well, 1 when a variant failed or an export was not exact, 2 for what the person can put right.
+        0 when all went well, 1 when a variant failed or an export was not exact, 2 for what the person can put right,
+        130 after Ctrl-C.
     """
     from baselines.errors import InputError
     from compress.measure.environment import share_processors
@@ -175,8 +178,7 @@ def main(argv: list[str] | None = None) -> int:
     except typer.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        Console(stderr=True).print("stopped; run the same command again to go on")
-        return 130
+        result = STOPPED
     except Exception as error:
         usage = getattr(error, "format_message", None)  # of click, or of the click that newer versions of typer carry
         if usage is not None:
@@ -187,6 +189,8 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(error, ParityError):
             return _refuse(str(error), 1)
         raise
+    if result == STOPPED:  # newer versions of typer turn Ctrl-C into this themselves
+        Console(stderr=True).print("stopped; run the same command again to go on")
     return result if isinstance(result, int) else 0
 
 

@@ -55,16 +55,15 @@ DIGITS: dict[str, Any] = {
         "bf16": False,
     },
     "finetune": {
-        "epochs": 4,
+        "epochs": 5,
         "batch_size": 32,
-        "lr": 5e-4,
+        "lr": 1e-3,
         "warmup_epochs": 1,
         "ema": 0.98,
         "crop_padding": 1,
         "flip": False,
         "bf16": False,
     },
-    "methods": {"avit": {"target_macs": 0.6}},
 }
 
 # Photographs of about 32 pixels, for a CPU and some patience.

@@ -93,6 +93,10 @@ def explain(error: ValidationError, where: str) -> InputError:
         known = _known_keys(error, first["loc"])
         return InputError(f"{where}: {name!r} is not a known key{known}; correct or remove it")
     message = first["msg"].removeprefix("Value error, ")
+    if message.startswith("Input should"):
+        given = repr(first["input"])
+        given = given if len(given) <= 60 else f"{given[:60]}..."
+        return InputError(f"{where}: {name!r} {message.removeprefix('Input ')}, not {given}; correct it")
     return InputError(f"{where}: {f'{name!r}: ' if name else ''}{message}")
 
 
@@ -117,6 +121,12 @@ def _names_beside(title: str, location: tuple[int | str, ...]) -> list[str]:
         annotation = model.model_fields[part].annotation if model and part in model.model_fields else None
         model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
     return list(model.model_fields) if model else []
+
+
+def forget_halves(path: Path) -> None:
+    """Removes what killed processes left of a file they were writing."""
+    for half in path.parent.glob(f".{path.name}.*.tmp"):
+        _forget(half)
 
 
 def _forget(path: Path) -> None:

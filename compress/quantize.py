@@ -75,7 +75,8 @@ def quantize(
     console.print(comparison(sides[0], sides[1], batch_size))
     for note in runtime.inspect(int8_path)[1]:
         console.print(f"note: {note}")
-    console.print(f"measured on {environment.cpu_name()}, {threads} threads, {len(labels)} test images of {data.name}")
+    machine = f"{environment.cpu_name()}, threads {threads}"
+    console.print(f"measured on {machine}, {len(labels)} test images of {data.name}")
     console.print(f"wrote {float_path} and {int8_path}")
     return int8_path
 

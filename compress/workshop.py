@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from baselines import data as datasets
+from baselines import sources
 from baselines.data import Data
 from baselines.errors import InputError
 from baselines.train import fit
@@ -63,6 +63,10 @@ class Workshop:
             check_classes(start, self.start[2].classes, self.data)
             self.data = self.data.normalised(self.start[2].mean, self.start[2].std)
         classes = len(self.data.classes)
+        if "classes" in config.model.model_fields_set and config.model.classes != classes:
+            raise InputError(
+                f"[model] classes = {config.model.classes}, but {config.data} has {classes}; remove the key"
+            )
         self.config = config.model_copy(update={"model": model_config.model_copy(update={"classes": classes})})
 
     @property
@@ -73,7 +77,7 @@ class Workshop:
     def baseline(self) -> Built:
         """The dense model: loaded, found or trained."""
         if self.start:
-            weights = [value.double().sum().item() for value in self.start[2].state.values()]
+            weights = [files.key(value.tolist()) for value in self.start[2].state.values()]
             built = self._place(Variant(()), [self.start[2].config.model_dump(), weights])
             if not built.path.exists():
                 checkpoint.save(built.path, self.start[2])
@@ -170,7 +174,7 @@ class Workshop:
 
 
 def load_data(name: str, image_size: tuple[int, int], channels: int, out: Path) -> Data:
-    return datasets.load(name, image_size, channels, root=out / "data")
+    return sources.load(name, image_size, channels, root=out / "data")
 
 
 def check_classes(path: Path | None, classes: tuple[str, ...], data: Data) -> None:

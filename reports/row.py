@@ -126,7 +126,9 @@ def parse_rows(text: str, source: str) -> list[Row]:
                 raise RowError(
                     f"{source}:{number} was written by a newer version of compress; update compress to read it"
                 )
-            rows.append(Row(**{name: value for name, value in record.items() if name in known}))
+            row = Row(**{name: value for name, value in record.items() if name in known})
+            _check_types(row)
+            rows.append(row)
         except RowError:
             raise
         except (ValueError, KeyError, TypeError) as error:
@@ -134,6 +136,17 @@ def parse_rows(text: str, source: str) -> list[Row]:
                 break
             raise RowError(f"{source}:{number} is not a row of measurements ({error}); remove the line") from error
     return rows
+
+
+def _check_types(row: Row) -> None:
+    """Raises TypeError where a figure is no number, before a table stumbles over it."""
+    for name, value in vars(row).items():
+        kind = Row.__annotations__[name]
+        numbers = (value if isinstance(value, list) else [value]) if "float" in str(kind) or "int" in str(kind) else []
+        if isinstance(value, dict):
+            numbers = list(value.values())
+        if "Any" not in str(kind) and not all(number is None or isinstance(number, int | float) for number in numbers):
+            raise TypeError(f"{name} is {value!r}")
 
 
 def latest(rows: Iterable[Row]) -> list[Row]:

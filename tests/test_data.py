@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from baselines import data
-from baselines.data import Data, FileSplit, TensorSplit, load
+from baselines import sources
+from baselines.data import Data, FileSplit, TensorSplit
+from baselines.sources import load
 
 CPU = torch.device("cpu")
 
@@ -47,7 +48,7 @@ def test_train_and_test_folders_and_both_ways_of_reading(tmp_path: Path, monkeyp
             for index in range(count):
                 paint(tmp_path / part / name / f"{index}.jpg", 100 * label + 10 * index + 5)
     in_memory = load(f"folder:{tmp_path}", (4, 4), 3)
-    monkeypatch.setattr(data, "MEMORY_LIMIT", 0)
+    monkeypatch.setattr(sources, "MEMORY_LIMIT", 0)
     streamed = load(f"folder:{tmp_path}", (4, 4), 3)
     assert isinstance(in_memory.train, TensorSplit)
     assert isinstance(streamed.train, FileSplit)

@@ -8,7 +8,8 @@ import torch
 
 from baselines import augment
 from baselines.data import Data, TensorSplit
-from baselines.train import Step, TrainConfig, fit, make_optimizer, schedule
+from baselines.optimizer import make_optimizer, schedule
+from baselines.train import Step, TrainConfig, fit
 from baselines.vit import VisionTransformer, ViTConfig
 
 CPU = torch.device("cpu")
@@ -114,10 +115,10 @@ def test_schedule() -> None:
 
 def test_what_is_decayed_and_what_learns_faster() -> None:
     model = new_model()
-    groups = make_optimizer(model, TRAIN, {"head": 7.0}).param_groups
+    groups = make_optimizer(model, 1e-3, 0.05, {"head": 7.0}).param_groups
     where = {id(p): (g["weight_decay"], g["lr_scale"]) for g in groups for p in g["params"]}
     assert len(where) == len(list(model.parameters()))
-    assert where[id(model.head.weight)] == (TRAIN.weight_decay, 7.0)
+    assert where[id(model.head.weight)] == (0.05, 7.0)
     assert where[id(model.pos_embed)] == (0, 1)
     assert where[id(model.norm.weight)] == (0, 1)
 
