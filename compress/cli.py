@@ -42,11 +42,14 @@ def bench(
 ) -> None:
     """Train or load the baseline, compress it, measure all variants, write the comparison."""
     from compress import bench as bench_
+    from compress import checkpoint as checkpoint_
     from compress import config as config_
     from compress.measure.environment import available_cpus
     from compress.rows import Request
 
     console = _console()
+    if checkpoint is not None and data is None and config is None:
+        data = checkpoint_.load(checkpoint).dataset
     settings = config_.read(config, data, seed)
     if variants is not None:
         settings = settings.model_copy(update={"variants": tuple(_names(variants, "--variants"))})

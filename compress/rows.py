@@ -32,7 +32,7 @@ class Request:
     checkpoint: Path | None = None
     seconds: float = 8.0  # of latency measurement for each device and batch size
     remeasure: bool = False
-    command: str = field(default_factory=lambda: shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+    command: str = field(default_factory=lambda: typed_command(sys.argv))
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,13 @@ class Group:
         shape = (self.batch_size, geometry.channels, *geometry.image_size)
         start = memory.cold_start(candidate.runtime.name, candidate.artifact, self.device, self.request.threads, shape)
         return vars(start)
+
+
+def typed_command(argv: list[str]) -> str:
+    """What a person types to have the same again."""
+    name = Path(argv[0]).name
+    start = ["python", "-m", "compress"] if name == "__main__.py" else ["python", name]
+    return shlex.join([*(start if name.endswith(".py") else [name]), *argv[1:]])
 
 
 def failed_row(request: Request, workshop: Workshop, which: Variant, reason: str) -> Row:

@@ -7,6 +7,7 @@ import torch
 from baselines.ragged import GROUP_SIZE, Ragged, padded_widths
 from compress.measure import latency, statistics
 from compress.measure.memory import cold_start
+from compress.rows import typed_command
 
 
 class FakeMachine:
@@ -84,6 +85,12 @@ def test_padding_is_counted_as_it_happens() -> None:
     really = sum(part.shape[0] * part.shape[1] ** 2 for part, _ in layout.split(torch.zeros(len(rows), 1)))
     assert padded_widths(counts[:, None]).square().sum() == really
     assert padded_widths(counts[:, None], len(counts)).unique().tolist() == [counts.max()]
+
+
+def test_the_command_in_a_report_can_be_typed_again() -> None:
+    assert typed_command(["/x/run_bench.py", "--out", "a b"]) == "python run_bench.py --out 'a b'"
+    assert typed_command(["/x/bin/compress", "bench"]) == "compress bench"
+    assert typed_command(["/x/compress/__main__.py", "bench"]) == "python -m compress bench"
 
 
 def test_a_process_that_fails_says_why(tmp_path) -> None:  # type: ignore[no-untyped-def]
