@@ -150,9 +150,14 @@ def _check_types(row: Row) -> None:
 
 
 def latest(rows: Iterable[Row]) -> list[Row]:
-    """The newest row for each thing measured, in order of first appearance."""
+    """The newest row for each thing measured, in order of first appearance; a failure counts until the next success."""
     newest: dict[tuple[object, ...], Row] = {}
     for row in rows:
+        if not row.failed:
+            same = (row.variant, row.dataset, row.seed)
+            repaired = [k for k, old in newest.items() if old.failed and (old.variant, old.dataset, old.seed) == same]
+            for place in repaired:
+                del newest[place]
         where = (row.device, row.device_name, row.threads, row.batch_size)
         newest[row.variant, row.runtime, *where, row.dataset, row.seed] = row
     return list(newest.values())

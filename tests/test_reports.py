@@ -215,6 +215,9 @@ def test_the_latest_row_counts():
     old, new = bare(top1=0.5), bare(top1=0.6)
     other = bare(batch_size=2)
     assert latest([old, other, new]) == [new, other]
+    failed = bare(runtime="auto", failed="out of memory")
+    assert latest([failed, old]) == [old]
+    assert latest([old, failed]) == [old, failed]
 
 
 def test_the_front_holds_what_no_other_point_beats():
