@@ -49,7 +49,7 @@ DIGITS: dict[str, Any] = {
         "batch_size": 32,
         "lr": 1e-3,
         "warmup_epochs": 2,
-        "ema": 0.98,
+        "ema": 0.99,
         "crop_padding": 1,
         "flip": False,
         "bf16": False,

@@ -13,6 +13,7 @@ from typing import Any
 from baselines.cpu import cpu_flags
 
 REPORTED_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # how OpenMP threads wait
 PACKAGES = ("compress", "torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "numpy")
 
 
@@ -27,7 +28,7 @@ def capture(device: str, threads: int) -> dict[str, Any]:
         "cpu_count": available_cpus(),
         "cpu_flags": [flag for flag in REPORTED_FLAGS if flag in cpu_flags()],
         "threads": threads,
-        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
+        "openmp_waiting": {name: os.environ[name] for name in WAITING if name in os.environ},
         "load_average_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "commit": commit(),
     }
@@ -69,12 +70,13 @@ def commit() -> str | None:
 
 
 def share_processors() -> None:
-    """Lets waiting OpenMP threads sleep instead of spin. To be called before torch is loaded.
+    """Lets waiting OpenMP threads spin for microseconds only, then sleep. To be called before torch is loaded.
 
-    Spinning threads hold the processors that other work needs: beside two busy jobs it made one and the same ViT up
-    to 200 times slower (docs/log.md).
+    Threads that spin hold the processors that other work needs: beside two busy jobs they made one and the same ViT
+    100 times slower. Threads that sleep at once cost half as much again at batch 1 (docs/log.md).
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if not any(name in os.environ for name in WAITING):
+        os.environ["GOMP_SPINCOUNT"] = "10000"
 
 
 def settle_allocator() -> bool:
