@@ -9,6 +9,8 @@ from rich.console import Console
 
 STOPPED = 130  # exit code after Ctrl-C
 
+OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")  # as torch says it
+
 app = typer.Typer(
     help="Vision Transformers made smaller and faster, every variant measured for real on this machine.",
     add_completion=False,
@@ -191,6 +193,8 @@ def main(argv: list[str] | None = None) -> int:
 
         if isinstance(error, ParityError):
             return _refuse(str(error), 1)
+        if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+            return _refuse("there is not enough memory for this; make [model] or --batch-size smaller")
         raise
     if result == STOPPED:  # newer versions of typer turn Ctrl-C into this themselves
         Console(stderr=True).print("stopped; run the same command again to go on")

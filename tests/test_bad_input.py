@@ -145,6 +145,13 @@ def test_a_settings_file_that_is_missing_or_no_text(refused: Refused, tmp_path: 
     assert "photo.toml" in refused("train", "--config", tmp_path / "photo.toml")
 
 
+def test_a_model_that_no_memory_holds(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "huge.toml").write_text("[model]\ndim = 2000000\nheads = 2\n")
+    sentence = refused("train", "--config", tmp_path / "huge.toml", "--threads", 1, "--out", tmp_path / "out")
+    assert "not enough memory" in sentence
+    assert "[model]" in sentence
+
+
 def test_a_training_that_explodes_says_what_to_lower(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "hot.toml").write_text(TINY.replace("lr = 4e-3", "lr = 1e30"))
     sentence = refused("train", "--config", tmp_path / "hot.toml", "--threads", 1, "--out", tmp_path / "out")
