@@ -85,8 +85,7 @@ def test_every_linear_of_the_blocks_runs_in_integers(methods: tuple, tmp_path) -
     assert session.get_modelmeta().custom_metadata_map["mean"] == "[0.3]"
     for n in (1, 2, 7):
         assert session.run(None, {"images": images[:n].numpy()})[0].shape == (n, 10)
-    for proto in (onnx.load(path),):
-        assert not any(node.metadata_props or node.doc_string for node in proto.graph.node)
+    assert not any(node.metadata_props or node.doc_string for node in onnx.load(path).graph.node)
 
 
 def test_a_graph_that_computes_something_else_is_refused() -> None:

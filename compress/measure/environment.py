@@ -72,8 +72,8 @@ def commit() -> str | None:
 def share_processors() -> None:
     """Lets waiting OpenMP threads spin for microseconds only, then sleep. To be called before torch is loaded.
 
-    Threads that spin hold the processors that other work needs: beside two busy jobs they made one and the same ViT
-    100 times slower. Threads that sleep at once cost half as much again at batch 1 (docs/log.md).
+    Threads that spin hold the processors that other work needs, and made one and the same ViT 100 times slower on a
+    busy machine. Threads that sleep at once cost half as much again at batch 1 on a quiet one (docs/log.md).
     """
     if not any(name in os.environ for name in WAITING):
         os.environ["GOMP_SPINCOUNT"] = "10000"
