@@ -6,11 +6,11 @@ Base units in the names: seconds, bytes, MACs (multiply-accumulates; FLOPs are t
 
 import json
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-SCHEMA = 1  # raised when old rows could be misread
+SCHEMA = 2  # raised when older versions of this program would misread new rows; older rows stay readable
 
 
 class RowError(ValueError):
@@ -38,6 +38,9 @@ class Row:
         None  # share of test images given the same class as the dense baseline gives, same runtime
     )
     mcnemar_p: float | None = None  # of the difference in right answers to the dense baseline, same images and runtime
+    classes: list[str] | None = None  # names, in the order of the model's outputs
+    class_recall: list[float | None] | None = None  # share of each class's test images got right; None: it has none
+    confusion: list[list[int]] | None = None  # test images by true class (outer) and predicted class; up to 100 classes
 
     params: int | None = None  # logical weights, counted before packing
     file_bytes: int | None = None  # of the artifact that is timed
@@ -45,20 +48,30 @@ class Row:
     macs_promised: float | None = None  # if every dropped token cost nothing
     macs_quantiles: list[float] | None = None  # min, p10, median, p90, max over the test images, without padding
     tokens_per_block: list[float] | None = None  # that ran, mean over the test images
-    macs_counters: dict[str, float] | None = None  # the dense model as other counters see it
+    macs_counters: dict[str, float] | None = None  # a model of fixed shapes as several counters see it
+    integer_share: float | None = None  # of the MACs, in integer kernels; read from the runtime's own graph
 
     latency_samples_s: list[float] = field(default_factory=list)  # one forward pass of batch_size images each
+    calls_per_round: int | None = None  # samples that were taken in a row, before the others had their turn
+    easy_samples_s: list[float] = field(default_factory=list)  # batch 1, the tenth of the images with the fewest MACs
+    hard_samples_s: list[float] = field(default_factory=list)  # ... with the most; both empty where all cost the same
     load_s: float | None = None  # artifact on disk -> ready, in a fresh process, imports excluded
     first_call_s: float | None = None
     peak_memory_bytes: int | None = None  # cpu: resident set of that process; cuda: allocated on the device
     speedup: float | None = None  # against the dense baseline: same session, runtime, device, batch size and threads
     speedup_low: float | None = None  # 95 % bootstrap interval
     speedup_high: float | None = None
+    overall: float | None = None  # speed-up against the dense fp32 baseline in torch, whatever the runtime of this row
+    overall_low: float | None = None
+    overall_high: float | None = None
     ceiling: float | None = None  # MACs of the dense baseline / MACs of this variant
 
     warnings: list[str] = field(default_factory=list)
     failed: str | None = None  # why there are no figures
     artifact: str | None = None  # file name, relative to the run directory
+    # In one row of each variant only:
+    training: list[dict[str, float]] | None = None  # one record an epoch: loss, its terms, train_top1, ...
+    examples: list[dict[str, Any]] | None = None  # test images and what the model did with them (measure/examples.py)
     config: dict[str, Any] = field(default_factory=dict)  # resolved
     environment: dict[str, Any] = field(default_factory=dict)
     command: str | None = None
@@ -77,6 +90,17 @@ class Row:
     @property
     def latency_p90_s(self) -> float | None:
         return quantile(self.latency_samples_s, 0.9)
+
+    @property
+    def latency_iqr_s(self) -> float | None:
+        """Width of the middle half of the samples."""
+        low, high = quantile(self.latency_samples_s, 0.25), quantile(self.latency_samples_s, 0.75)
+        return None if low is None or high is None else high - low
+
+    @property
+    def latency_p99_s(self) -> float | None:
+        """None below 1,000 samples: it would be little more than their largest."""
+        return quantile(self.latency_samples_s, 0.99) if len(self.latency_samples_s) >= 1000 else None
 
     @property
     def images_per_s(self) -> float | None:
@@ -142,11 +166,18 @@ def _check_types(row: Row) -> None:
     """Raises TypeError where a figure is no number, before a table stumbles over it."""
     for name, value in vars(row).items():
         kind = Row.__annotations__[name]
-        numbers = (value if isinstance(value, list) else [value]) if "float" in str(kind) or "int" in str(kind) else []
-        if isinstance(value, dict):
-            numbers = list(value.values())
+        numbers = list(_leaves(value)) if "float" in str(kind) or "int" in str(kind) else []
         if "Any" not in str(kind) and not all(number is None or isinstance(number, int | float) for number in numbers):
             raise TypeError(f"{name} is {value!r}")
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """What stands inside nested lists and tables."""
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(part)
+    else:
+        yield value
 
 
 def latest(rows: Iterable[Row]) -> list[Row]:

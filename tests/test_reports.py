@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from html import unescape
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,7 +18,7 @@ from rich.console import Console
 from reports import Row, RowError, latest, parse_rows, render, rich_table
 from reports.markdown import finding, report_md
 from reports.plot import front
-from reports.row import quantile
+from reports.row import SCHEMA, quantile
 from reports.table import csv_text, groups, markdown_table
 from reports.text import clean, figure
 
@@ -204,11 +205,22 @@ def test_rows_survive_json_and_a_cut_off_last_line():
     assert parse_rows(text[:-20], "rows.jsonl") == rows[:-1]
     with pytest.raises(RowError, match=r"rows\.jsonl:1 is not a row"):
         parse_rows(text[20:], "rows.jsonl")
-    newer = json.loads(rows[0].to_json()) | {"schema": 2}
+    newer = json.loads(rows[0].to_json()) | {"schema": SCHEMA + 1}
     with pytest.raises(RowError, match=r"rows\.jsonl:1 .*newer version"):
         parse_rows(json.dumps(newer) + "\n", "rows.jsonl")
     unknown = json.loads(rows[0].to_json()) | {"added_later": 1}
     assert parse_rows(json.dumps(unknown), "rows.jsonl") == rows[:1]
+
+
+def test_rows_of_the_first_version_are_read_and_reported():
+    path = Path(__file__).parent / "files" / "rows_of_version_0.1.0.jsonl"
+    rows = parse_rows(path.read_text(), path.name)
+    assert [row.schema for row in rows] == [1] * 10
+    assert {row.variant for row in rows} == {"vit", "avit", "avit_int8"}
+    assert rows[0].latency_s == sorted(rows[0].latency_samples_s)[14] / 2 + sorted(rows[0].latency_samples_s)[15] / 2
+    assert (rows[0].overall, rows[0].examples, rows[0].calls_per_round) == (None, None, None)
+    page = render(rows)["report.md"].decode()
+    assert "98.6 [96.8, 99.4]" in page
 
 
 def test_the_latest_row_counts():
