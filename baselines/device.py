@@ -22,7 +22,7 @@ def resolve(name: str) -> torch.device:
 
 
 def fast_bf16(device: torch.device) -> bool:
-    """Whether bf16 matrix products run in hardware: CUDA from Ampere on, CPUs with AMX."""
+    """Whether bf16 matrix products run in hardware: CUDA from Ampere on, CPUs with AMX or AVX-512 BF16."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return "amx_bf16" in cpu_flags()
+    return bool({"amx_bf16", "avx512_bf16"} & set(cpu_flags()))

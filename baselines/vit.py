@@ -9,7 +9,7 @@ Legend: B images, C channels, N tokens incl. the class token, D width (`dim`), H
 """
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
@@ -172,7 +172,13 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The loop over blocks. Whatever replaces it keeps `blocks` and the signature of `forward`."""
+    """The loop over blocks. Whatever replaces it keeps `blocks` and the signature of `forward`.
+
+    `watch` is set while one image is observed. An encoder that drops tokens calls it, where it is set, before the next
+    block, with the position in its image, 0 to N - 1, of each row that goes on.
+    """
+
+    watch: Callable[[Tensor], None] | None = None
 
     def __init__(self, blocks: Iterable[nn.Module]):
         super().__init__()

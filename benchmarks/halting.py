@@ -71,12 +71,12 @@ def measure(
     ceiling = dense_macs(dense.config) / macs
     timings = latency.interleave(
         {
-            "dense": lambda number: dense(batches[number % len(batches)]),
-            "avit": lambda number: halting(batches[number % len(batches)]),
+            "dense": latency.here(lambda number: dense(batches[number % len(batches)])),
+            "avit": latency.here(lambda number: halting(batches[number % len(batches)])),
         },
         budget_s=seconds,
     )
-    middle, low, high = latency.speedup(timings["dense"], timings["avit"])
+    middle, low, high = latency.speedup(timings["dense"], timings["avit"]) or (1.0, 1.0, 1.0)
     times = [sorted(timings[name].samples)[len(timings[name].samples) // 2] * 1e3 for name in ("dense", "avit")]
     return [
         str(batch_size),

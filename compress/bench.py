@@ -1,34 +1,32 @@
 """The bench: configuration -> variants -> rows -> tables.
 
-models      trained, or found in the run directory (`workshop.py`)
+models      trained, or found in the run directory (`workshop.py`); the plain alternatives among them (`plain.py`)
 artifacts   one file a variant and runtime, checked against its model
-accuracy    all test images through that artifact
+accuracy    all test images through that artifact, in a process of its own (`contest.py`)
 latency     all artifacts of a device in turns, one group for each batch size
 rows        appended to OUT/rows.jsonl as soon as a group is measured; the report is made from them
 """
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.console import Console
 
 import reports
 from baselines import device as devices
 from baselines.errors import InputError
-from compress import files, runtimes, variant
-from compress.export import ParityError
-from compress.measure import accuracy, cost, environment, latency
-from compress.measure.latency import Timing
-from compress.rows import Candidate, Group, Loaded, Request, failed_row
-from compress.runtimes import Runtime, Session
+from compress import files, plain, runtimes, variant
+from compress.contest import Contest
+from compress.measure import cost, environment
+from compress.rows import Candidate, Request, failed_row
+from compress.runtimes import Runtime
 from compress.variant import BASELINE, Variant
 from compress.workshop import Workshop
 from reports import Row
 
-TIMED_BATCHES = 8  # different batches of test images that latency goes through
+AUTO = ("torch", plain.COMPILED, "onnxruntime")
+LARGEST_BATCH = 256  # that a break-even is looked for with
 
 
 def bench(request: Request, console: Console) -> list[Row]:
@@ -42,10 +40,7 @@ def bench(request: Request, console: Console) -> list[Row]:
     """
     wanted = [variant.parse(name, request.config.methods) for name in (BASELINE, *request.config.variants)]
     wanted = list({each.name: each for each in wanted}.values())
-    known = [runtimes.get(name) for name in request.runtimes]
-    for runtime in known:
-        if not set(runtime.devices()) & set(request.devices):
-            raise InputError(f"--runtime {runtime.name} cannot use --device {','.join(request.devices)} here")
+    engines, missing = _engines(request, console)
     files.writable_folder(request.out)
     _old_rows(request.out)  # what is broken there is better known now than after the training
     torch.set_num_threads(request.threads)
@@ -53,27 +48,23 @@ def bench(request: Request, console: Console) -> list[Row]:
     training_device = devices.resolve("cuda" if "cuda" in request.devices else "cpu")
     workshop = Workshop(request.config, request.out, training_device, console.print, request.checkpoint)
 
-    candidates: list[Candidate] = []
+    made: list[Candidate] = []
     rows: list[Row] = []
-    for each in wanted:
-        try:
-            candidates += _build(workshop, each, known)
-        except (ParityError, RuntimeError, FloatingPointError) as error:
-            if each.name == BASELINE:
-                raise
-            console.print(f"{each.name} failed: {error}")
-            rows.append(failed_row(request, workshop, each, str(error)))
+    for part in (wanted, plain.variants(request, wanted, made)):
+        for each in part:
+            for result in _build(request, workshop, each, engines, missing):
+                if isinstance(result, Candidate):
+                    made.append(result)
+                else:
+                    rows.append(_failure(request, console, result))
     for device in request.devices:
-        rows += _measure(request, workshop, candidates, device, console)
-    for row in rows:
-        if row.failed:
-            files.append(request.out / "rows.jsonl", row.to_json())
+        rows += _measure(request, workshop, made, device, console)
     write_report(request.out)
     return rows
 
 
 def write_report(out: Path) -> list[Row]:
-    """Makes tables, plot and page again from the newest rows of a run.
+    """Makes tables, plots and pages again from the newest rows of a run.
 
     Raises:
         InputError: there are no rows, or the place cannot be written.
@@ -86,84 +77,140 @@ def write_report(out: Path) -> list[Row]:
     return rows
 
 
-def _build(workshop: Workshop, each: Variant, known: list[Runtime]) -> Iterator[Candidate]:
-    built = workshop.make(each)
-    spent = cost.measure(variant.restore(built.path)[0], workshop.data)
-    fitting = [runtimes.get(name) for name in runtimes.RUNTIMES]
-    for runtime in known or [each_ for each_ in fitting if not (each.integer and each_.simulates_integers)]:
-        yield Candidate(built, runtime, workshop.artifact(built, runtime), spent)
+def read_runs(folders: Sequence[Path]) -> dict[str, list[Row]]:
+    """The newest rows of several runs, under the names of their folders.
+
+    Raises:
+        InputError: one has no rows, or is named twice.
+    """
+    if len(set(folders)) < len(folders):
+        raise InputError("a run was named twice; give each run directory once")
+    found = {str(folder): reports.latest(_old_rows(folder)) for folder in folders}
+    for folder, rows in found.items():
+        if not rows:
+            raise InputError(f"{folder} holds no rows.jsonl with measurements; give a run directory of compress bench")
+    return found
+
+
+def write_comparison(found: dict[str, list[Row]], out: Path) -> Path:
+    """Writes what `compress report` says of several runs; the path of its page."""
+    for name, content in reports.render_comparison(found).items():
+        files.write(out / name, content)
+    return out / "comparison.md"
+
+
+def _engines(request: Request, console: Console) -> tuple[list[Runtime], dict[str, str]]:
+    """The runtimes that may take part, and why others that should cannot.
+
+    Raises:
+        InputError: one that was asked for cannot be used here.
+    """
+    found, missing = [], {}
+    for name in request.runtimes or AUTO:
+        try:
+            runtime = runtimes.get(name)
+        except InputError as error:
+            if request.runtimes:
+                raise
+            missing[name] = str(error)
+            continue
+        if set(runtime.devices()) & set(request.devices):
+            found.append(runtime)
+        elif request.runtimes:
+            raise InputError(
+                f"--runtime {name} cannot use --device {','.join(request.devices)} here; compress doctor says why"
+            )
+        elif request.plain:
+            console.print(f"left out: {name} cannot be used here; compress doctor says why")
+    return found, missing
+
+
+def _build(
+    request: Request, workshop: Workshop, each: Variant, engines: Sequence[Runtime], missing: dict[str, str]
+) -> Iterator[Candidate | Row]:
+    """The artifacts of a variant, one for each runtime that runs it, or rows that say why there is none."""
+    try:
+        built = workshop.make(each)
+        spent = cost.measure(variant.restore(built.path)[0], workshop.data)
+    except (RuntimeError, FloatingPointError) as error:
+        if each.name == BASELINE:
+            raise
+        yield failed_row(request, workshop, each, str(error))
+        return
+    chosen = [runtime for runtime in engines if _fits(runtime, each, request)]
+    for runtime in chosen:
+        try:
+            yield Candidate(built, runtime, workshop.artifact(built, runtime), spent)
+        except RuntimeError as error:
+            yield failed_row(request, workshop, each, str(error), runtime.name)
+    for name, reason in missing.items():
+        yield failed_row(request, workshop, each, reason, name)
+    if not chosen and not missing:
+        names = " and ".join(runtime.name for runtime in engines)
+        yield failed_row(request, workshop, each, f"its products are {each.numbers}, which {names} cannot compute")
+
+
+def _fits(runtime: Runtime, each: Variant, request: Request) -> bool:
+    """Whether a runtime runs a variant: as it is meant, or, where it was asked for, at least its arithmetic."""
+    if request.runtimes:
+        return each.numbers in runtime.numbers | runtime.simulates
+    return each.numbers in runtime.numbers and (runtime.name != plain.COMPILED or plain.compiled(request, each))
 
 
 def _measure(
-    request: Request, workshop: Workshop, candidates: list[Candidate], device: str, console: Console
+    request: Request, workshop: Workshop, made: Sequence[Candidate], device: str, console: Console
 ) -> Iterator[Row]:
     """Accuracy once, then latency for each batch size; rows are on disk before the next group starts."""
-    usable = [candidate for candidate in candidates if device in candidate.runtime.devices()]
-    pending: dict[int, str] = {}
-    for batch_size in request.batch_sizes:
-        key = _group_key(request, workshop, usable, device, batch_size)
-        found = [row for row in reports.latest(_old_rows(request.out)) if row.key == key]
-        if len(found) == len(usable) and not request.remeasure:
-            console.print(f"batch {batch_size} on {device}: measured before, taken from {request.out}/rows.jsonl")
-            yield from found
-        else:
-            pending[batch_size] = key
-    if not pending:
-        return
-    console.print(f"scoring {len(workshop.data.test.labels)} test images on {device}")
-    loaded: list[Loaded] = []
-    for candidate in usable:
-        try:
-            loaded.append(_load(request, workshop, candidate, device))
-        except RuntimeError as error:
-            if not candidate.built.variant.methods:
-                raise
-            console.print(f"{candidate.built.variant.name} failed in {candidate.runtime.name}: {error}")
-            yield failed_row(request, workshop, candidate.built.variant, str(error))
-    for batch_size, key in pending.items():
-        console.print(f"timing batches of {batch_size} on {device}, in turns")
-        group = Group(request, workshop, device, batch_size, key, loaded, _time(request, workshop, loaded, batch_size))
-        for row in group.rows():
-            files.append(request.out / "rows.jsonl", row.to_json())
-            yield row
+    usable = [candidate for candidate in made if device in candidate.runtime.devices()]
+    known = reports.latest(_old_rows(request.out))
+    sizes = sorted({*request.batch_sizes, *_doubling(request)})
+    with Contest(request, workshop, device, request.batch_sizes, console.print) as contest:
+        for batch_size in sizes:
+            key = _group_key(request, workshop, usable, device, batch_size)
+            rows = [row for row in known if row.key == key and not row.failed]
+            if len(rows) == len(usable) and not request.remeasure:
+                console.print(f"batch {batch_size} on {device}: measured before, taken from {request.out}/rows.jsonl")
+            else:
+                if not contest.loaded:
+                    console.print(f"starting {len(usable)} artifacts and scoring all test images on {device}")
+                    for candidate, reason in contest.load(usable):
+                        row = failed_row(
+                            request, workshop, candidate.built.variant, reason, candidate.runtime.name, device
+                        )
+                        yield _failure(request, console, row)
+                console.print(f"timing batches of {batch_size} on {device}, in turns")
+                rows = list(contest.group(batch_size, key, first=batch_size == sizes[0]).rows())
+                files.append(request.out / "rows.jsonl", "\n".join(row.to_json() for row in rows))
+            yield from rows
+            if request.break_even and batch_size >= max(request.batch_sizes) and all(map(_wins, rows)):
+                return
 
 
-def _load(request: Request, workshop: Workshop, candidate: Candidate, device: str) -> Loaded:
-    session = candidate.runtime.load(candidate.artifact, device, request.threads)
-    predicted = accuracy.predict(lambda images: session.get(session.run(session.put(images))), workshop.data)
-    return Loaded(candidate, session, *candidate.runtime.inspect(candidate.artifact), predicted)
+def _doubling(request: Request) -> Iterable[int]:
+    """Batch sizes that a break-even is looked for with."""
+    size = 1
+    while request.break_even and size <= LARGEST_BATCH:
+        yield size
+        size *= 2
 
 
-def _time(request: Request, workshop: Workshop, loaded: list[Loaded], batch_size: int) -> list[Timing]:
-    batches = _test_batches(workshop, batch_size)
-    contestants = {}
-    for index, each in enumerate(loaded):
-        native = [each.session.put(images) for images in batches]
-        contestants[str(index)] = partial(_run_batch, each.session, native)
-    timings = latency.interleave(contestants, budget_s=request.seconds)
-    return [timings[str(index)] for index in range(len(loaded))]
+def _wins(row: Row) -> bool:
+    """Whether a row is faster than the dense model beyond doubt, or is not compared with it."""
+    return row.speedup_low is None or row.speedup_low > 1 or row.variant == BASELINE
 
 
-def _run_batch(session: Session, native: list[object], number: int) -> None:
-    session.run(native[number % len(native)])
+def _failure(request: Request, console: Console, row: Row) -> Row:
+    console.print(f"{row.variant} in {row.runtime} failed: {row.failed}")
+    files.append(request.out / "rows.jsonl", row.to_json())
+    return row
 
 
-def _test_batches(workshop: Workshop, batch_size: int) -> list[np.ndarray]:
-    """Batches of test images, spread over the test set; images come again where it is smaller than a batch."""
-    n = len(workshop.data.test.labels)
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
-    order = order.repeat(-(-batch_size // n))
-    chosen = order[: max(len(order) // batch_size, 1) * batch_size][: batch_size * TIMED_BATCHES]
-    batches = workshop.data.batches(workshop.data.test, batch_size, torch.device("cpu"), indices=chosen)
-    return [images.numpy() for images, _ in batches]
-
-
-def _group_key(request: Request, workshop: Workshop, usable: list[Candidate], device: str, batch_size: int) -> str:
+def _group_key(request: Request, workshop: Workshop, usable: Sequence[Candidate], device: str, batch_size: int) -> str:
     machine = environment.capture(device, request.threads)
     return files.key(
         [(candidate.built.key, candidate.runtime.name) for candidate in usable],
         workshop.data.fingerprint,
-        [device, batch_size, request.seconds],
+        [device, batch_size, request.seconds, request.precision],
         [machine[name] for name in ("versions", "cpu", "cpu_count", "threads")],
     )
 

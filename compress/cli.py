@@ -2,14 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
-STOPPED = 130  # exit code after Ctrl-C
-
-OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")  # as torch says it
+from compress import terminal
 
 app = typer.Typer(
     help="Vision Transformers made smaller and faster, every variant measured for real on this machine.",
@@ -33,13 +30,29 @@ def bench(
     device: Annotated[
         str, typer.Option(help="cpu, cuda, cpu,cuda, or auto: cpu, and cuda where there is one.")
     ] = "auto",
-    runtime: Annotated[str, typer.Option(help="torch, onnxruntime, both with a comma, or auto.")] = "auto",
+    runtime: Annotated[
+        str, typer.Option(help="torch, torch.compile, onnxruntime, openvino, several with commas, or auto.")
+    ] = "auto",
     batch_size: Annotated[str, typer.Option(help="Comma-separated batch sizes to time.")] = "1,32",
     threads: Threads = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Baseline to compress, instead of training one.")] = None,
     seed: Seed = None,
-    out: Out = Path("runs"),
-    seconds: Annotated[float, typer.Option(min=0, help="Latency measurement for each device and batch size.")] = 8.0,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory: models, artifacts, rows, report. [default: runs]")
+    ] = None,
+    plain: Annotated[
+        bool, typer.Option(help="Add what has to be beaten: bf16, torch.compile, a narrower ViT of equal MACs.")
+    ] = True,
+    precision: Annotated[str, typer.Option(help="Stop timing when speed-ups are known to within this share.")] = "3%",
+    seconds: Annotated[
+        float, typer.Option(min=0, help="Longest latency measurement for each device and batch size.")
+    ] = 20.0,
+    break_even: Annotated[
+        bool, typer.Option("--break-even", help="Find the smallest batch at which each variant wins, up to 256.")
+    ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A look in under a minute: short training, no plain alternatives.")
+    ] = False,
     remeasure: Annotated[bool, typer.Option(help="Measure again what was measured before.")] = False,
 ) -> None:
     """Train or load the baseline, compress it, measure all variants, write the comparison."""
@@ -49,28 +62,36 @@ def bench(
     from compress.measure.environment import available_cpus
     from compress.rows import Request
 
-    console = _console()
+    console = terminal.make_console()
     if checkpoint is not None and data is None and config is None:
         data = checkpoint_.load(checkpoint).dataset
     settings = config_.read(config, data, seed)
     if variants is not None:
-        settings = settings.model_copy(update={"variants": tuple(_names(variants, "--variants"))})
+        settings = settings.model_copy(update={"variants": tuple(terminal.names(variants, "--variants"))})
+    notes: tuple[str, ...] = ()
+    if quick:
+        settings, notes, plain, seconds = *config_.quick(settings), False, min(seconds, 4.0)
+    folder = out or Path("runs_quick" if quick else "runs")  # apart, so that a look is never taken for the figures
     request = Request(
         config=settings,
-        out=out,
-        devices=_devices(device),
-        runtimes=() if runtime == "auto" else tuple(_names(runtime, "--runtime")),
-        batch_sizes=_numbers(batch_size, "--batch-size"),
+        out=folder,
+        devices=terminal.devices(device),
+        runtimes=() if runtime == "auto" else tuple(terminal.names(runtime, "--runtime")),
+        batch_sizes=terminal.numbers(batch_size, "--batch-size"),
         threads=threads or available_cpus(),
         checkpoint=checkpoint,
+        plain=plain,
+        precision=terminal.share(precision, "--precision"),
         seconds=seconds,
+        break_even=break_even,
         remeasure=remeasure,
+        notes=notes,
     )
     rows = bench_.bench(request, console)
     import reports
 
     console.print(reports.rich_table(rows))
-    console.print(f"wrote {out / 'report.md'}, rows.jsonl, rows.csv, pareto.png and pareto.svg")
+    console.print(f"wrote {folder / 'report.md'}, report.html, rows.jsonl, rows.csv, tables and plots")
     if any(row.failed for row in rows):
         raise typer.Exit(1)
 
@@ -95,7 +116,7 @@ def train(
     from compress.measure.environment import available_cpus, settle_allocator
     from compress.workshop import Workshop
 
-    console = _console()
+    console = terminal.make_console()
     settings = config_.read(config, data, seed)
     wanted = variants.parse(variant, settings.methods)
     chosen = devices.resolve(device)
@@ -124,7 +145,7 @@ def quantize(
         calibration_images=calibration_images,
         batch_size=batch_size,
         threads=threads or available_cpus(),
-        console=_console(),
+        console=terminal.make_console(),
     )
 
 
@@ -145,7 +166,7 @@ def export(
     check_classes(checkpoint, content.classes, images)
     target = out or checkpoint.with_suffix(".onnx")
     parity = export_onnx(model, target, parity_images(images.normalised(content.mean, content.std)), content)
-    _console().print(
+    terminal.make_console().print(
         f"wrote {target} ({target.stat().st_size / 1e6:.2f} MB); against {checkpoint.name} on {parity.n_images} images "
         f"in batches of 1, 2 and 7: same class on {parity.agreement:.1%}, "
         f"largest difference {parity.max_difference:.2g} of the largest logit"
@@ -153,93 +174,60 @@ def export(
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="Run directory with rows.jsonl in it.")]) -> None:
-    """Make report.md, rows.csv and the plots again from the rows of a run."""
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories with rows.jsonl in them; the first is compared.")],
+    out: Annotated[Path | None, typer.Option(help="Where a comparison goes; default: into the last run.")] = None,
+    fail_if_slower: Annotated[
+        str | None, typer.Option(help="Exit with 1 if the last run is slower than the first by more than this, as 5%.")
+    ] = None,
+) -> None:
+    """Make tables, plots and pages again from the rows of a run; compare several runs, side by side."""
     import reports
-    from compress.bench import write_report
+    from baselines.errors import InputError
+    from compress.bench import read_runs, write_comparison, write_report
 
-    console = _console()
-    console.print(reports.rich_table(write_report(run)))
-    console.print(f"wrote {run / 'report.md'}")
+    console = terminal.make_console()
+    limit = terminal.share(fail_if_slower, "--fail-if-slower") if fail_if_slower else None
+    if len(runs) == 1:
+        if limit is not None:
+            raise InputError("--fail-if-slower compares runs; give the run to compare with first, then this one")
+        console.print(reports.rich_table(write_report(runs[0])))
+        console.print(f"wrote {runs[0] / 'report.md'}, report.html, tables, plots and pictures")
+        return
+    found = read_runs(runs)
+    console.print(reports.rich_comparison(found))
+    console.print(f"wrote {write_comparison(found, out or runs[-1])}")
+    faults = reports.slower(found, limit) if limit is not None else []
+    for fault in faults:
+        console.print(f"too slow: {fault}")
+    if faults:
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(
+    artifact: Annotated[Path | None, typer.Argument(help="An .onnx file or a checkpoint to examine.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Of the runs that are timed.")] = 1,
+    threads: Threads = None,
+) -> None:
+    """Say what this machine can do, what works on it, and why a file is as fast as it is."""
+    from compress.doctor import doctor as doctor_
+
+    raise typer.Exit(doctor_(artifact, threads, terminal.make_console(), batch_size))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command line.
 
     Returns:
-        0 when all went well, 1 when a variant failed or an export was not exact, 2 for what the person can put right,
-        130 after Ctrl-C.
+        0 when all went well, 1 when a variant failed, an export was not exact or a run is too slow, 2 for what the
+        person can put right, 130 after Ctrl-C.
     """
-    from baselines.errors import InputError
     from compress.measure.environment import share_processors
-    from reports.row import RowError
 
     share_processors()
     args = sys.argv[1:] if argv is None else argv
-    try:
-        result = app(args=args or ["--help"], prog_name="compress", standalone_mode=False)
-    except (InputError, RowError, FloatingPointError) as error:
-        return _refuse(str(error))
-    except typer.Exit as error:
-        return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        result = STOPPED
-    except Exception as error:
-        usage = getattr(error, "format_message", None)  # of click, or of the click that newer versions of typer carry
-        if usage is not None:
-            command = getattr(getattr(error, "ctx", None), "command_path", "compress")
-            return _refuse(f"{usage().rstrip('.')}; see {command} --help")
-        from compress.export import ParityError
-
-        if isinstance(error, ParityError):
-            return _refuse(str(error), 1)
-        if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
-            return _refuse("there is not enough memory for this; make [model] or --batch-size smaller")
-        raise
-    if result == STOPPED:  # newer versions of typer turn Ctrl-C into this themselves
-        Console(stderr=True).print("stopped; run the same command again to go on")
-    return result if isinstance(result, int) else 0
-
-
-def _refuse(message: str, code: int = 2) -> int:
-    from reports.text import clean
-
-    Console(stderr=True, soft_wrap=True, highlight=False).print("error:", clean(message), markup=False)
-    return code
-
-
-def _console() -> Console:
-    console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 240  # tables in a file or a pipe are not cut
-    return console
-
-
-def _names(text: str, option: str) -> list[str]:
-    from baselines.errors import InputError
-
-    names = [part.strip() for part in text.split(",") if part.strip()]
-    if not names:
-        raise InputError(f"{option} {text!r} names nothing; give names with commas between them")
-    return names
-
-
-def _numbers(text: str, option: str) -> tuple[int, ...]:
-    from baselines.errors import InputError
-
-    parts = _names(text, option)
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise InputError(f"{option} {text!r} is not a list of whole numbers above 0, such as 1,32")
-    return tuple(dict.fromkeys(int(part) for part in parts))
-
-
-def _devices(text: str) -> tuple[str, ...]:
-    from baselines import device as devices
-
-    if text == "auto":
-        return tuple(dict.fromkeys(("cpu", devices.resolve("auto").type)))
-    names: list[Any] = [devices.resolve(name).type for name in _names(text, "--device")]
-    return tuple(dict.fromkeys(names))
+    return terminal.guarded(lambda: app(args=args or ["--help"], prog_name="compress", standalone_mode=False))
 
 
 if __name__ == "__main__":

@@ -115,6 +115,18 @@ def read(path: Path | None, data: str | None = None, seed: int | None = None) ->
     return config
 
 
+def quick(config: BenchConfig) -> tuple[BenchConfig, tuple[str, ...]]:
+    """Settings for a look at what the product does, and the warning that belongs to every figure of it."""
+    train, finetune = config.train, config.finetune
+    short = {
+        "train": train.model_copy(update={"epochs": -(-train.epochs // 5), "warmup_epochs": train.warmup_epochs / 5}),
+        "finetune": finetune.model_copy(update={"epochs": 1, "warmup_epochs": min(finetune.warmup_epochs, 0.2)}),
+    }
+    done, whole = short["train"].epochs, train.epochs
+    note = f"quick: trained for {done} of {whole} epochs, so the accuracy is not that of a finished model"
+    return config.model_copy(update=short), (note,)
+
+
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """`over` wins, key by key, in tables too."""
     merged = dict(base)

@@ -1,5 +1,6 @@
 """`compress quantize CHECKPOINT`: one float model -> int8 beside it, compared with what it was."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,13 +10,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from baselines.data import Data
 from baselines.errors import InputError
-from compress import runtimes, variant
+from compress import variant
 from compress.export import export_onnx
 from compress.measure import accuracy, environment, latency, statistics
 from compress.methods import Int8
-from compress.runtimes import Session
+from compress.runtimes import Inspection
+from compress.runtimes.workers import Worker
 from compress.workshop import check_classes, load_data, parity_images, sample_images
+
+PRECISION = 0.03  # half the width of the speed-up's interval, as a share of it
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class Side:
 
     name: str
     path: Path
-    executed: str
+    inspection: Inspection
     right: np.ndarray  # (n,) bool
     predicted: np.ndarray
     timing: latency.Timing
@@ -40,7 +45,7 @@ def quantize(
     """
     torch.set_num_threads(threads)
     model, before, content = variant.restore(path)
-    if before.integer:
+    if before.numbers != "fp32":
         raise InputError(f"{path} is already {before.name!r}; give the checkpoint of a float model")
     config = content.config
     data = load_data(data_name or content.dataset, config.image_size, config.channels, path.parent)
@@ -57,23 +62,10 @@ def quantize(
     packed = variant.pack(quantised, after.methods, data, config)
     export_onnx(variant.convert(quantised, after.methods), int8_path, images, packed)
 
-    runtime = runtimes.get("onnxruntime")
-    sessions = [runtime.load(each, "cpu", threads) for each in (float_path, int8_path)]
-    labels = data.test.labels.numpy()
-    predicted = [accuracy.predict(lambda x, s=session: s.get(s.run(s.put(x))), data) for session in sessions]
-    batch = next(iter(data.batches(data.test, batch_size, torch.device("cpu"))))[0].numpy()
-    timings = latency.interleave(
-        {str(i): partial(_run, session, session.put(batch)) for i, session in enumerate(sessions)},
-        budget_s=4,
-    )
-    sides = [
-        Side(name, each, runtime.inspect(each)[0], guess == labels, guess, timings[str(i)])
-        for i, (name, each, guess) in enumerate(
-            zip((before.name, after.name), (float_path, int8_path), predicted, strict=True)
-        )
-    ]
+    sides = _measure({before.name: float_path, after.name: int8_path}, data, batch_size, threads)
+    labels = data.test.labels
     console.print(comparison(sides[0], sides[1], batch_size))
-    for note in runtime.inspect(int8_path)[1]:
+    for note in sides[1].inspection.notes:
         console.print(f"note: {note}")
     machine = f"{environment.cpu_name()}, threads {threads}"
     console.print(f"measured on {machine}, {len(labels)} test images of {data.name}")
@@ -81,8 +73,27 @@ def quantize(
     return int8_path
 
 
-def _run(session: Session, native: object, _number: int) -> None:
-    session.run(native)
+def _measure(paths: dict[str, Path], data: Data, batch_size: int, threads: int) -> list[Side]:
+    """Scores and times artifacts, each in a process of its own."""
+    labels = data.test.labels.numpy()
+    batch = next(iter(data.batches(data.test, batch_size, torch.device("cpu"))))[0].numpy()
+    with ExitStack() as stack:
+        workers = [stack.enter_context(Worker.of("onnxruntime", path, "cpu", threads)) for path in paths.values()]
+        predicted = [accuracy.predict(worker.predict, data) for worker in workers]
+        for worker in workers:
+            worker.put("batch", [batch])
+        names = list(paths)
+        timings = latency.interleave(
+            {name: partial(worker.turn, "batch") for name, worker in zip(names, workers, strict=True)},
+            budget_s=10,
+            comparisons=[(names[0], names[1])],
+            precision=PRECISION,
+        )
+        inspected = [worker.inspect() for worker in workers]
+    return [
+        Side(name, path, inspection, guess == labels, guess, timings[name])
+        for (name, path), guess, inspection in zip(paths.items(), predicted, inspected, strict=True)
+    ]
 
 
 def comparison(before: Side, after: Side, batch_size: int) -> Table:
@@ -93,7 +104,7 @@ def comparison(before: Side, after: Side, batch_size: int) -> Table:
     top1 = [side.right.mean() * 100 for side in (before, after)]
     p = statistics.mcnemar(after.right, before.right)
     meaning = "no difference to be seen" if p >= 0.05 else "a real difference"
-    table.add_row("kernels", before.executed, after.executed, "")
+    table.add_row("kernels", before.inspection.executed, after.inspection.executed, "")
     table.add_row(
         "top-1", f"{top1[0]:.2f} %", f"{top1[1]:.2f} %", f"{top1[1] - top1[0]:+.2f} points, {meaning} (p = {p:.2g})"
     )
@@ -102,6 +113,8 @@ def comparison(before: Side, after: Side, batch_size: int) -> Table:
     table.add_row("file", f"{size[0] / 1e6:.2f} MB", f"{size[1] / 1e6:.2f} MB", f"{size[1] / size[0]:.0%} of it")
     middle = [float(np.median(side.timing.samples)) * 1e3 for side in (before, after)]
     ratio = latency.speedup(before.timing, after.timing)
+    if ratio is None:
+        raise RuntimeError(before.timing.failed or after.timing.failed)
     table.add_row(
         f"latency, batch {batch_size}",
         f"{middle[0]:.2f} ms",

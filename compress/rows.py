@@ -1,22 +1,29 @@
 """What a bench knows about one artifact -> one `Row`."""
 
+import json
 import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from baselines.macs import dense_macs
+from compress import variant
 from compress.config import BenchConfig
-from compress.measure import cost, environment, latency, memory, statistics
+from compress.measure import cost, environment, examples, latency, statistics
 from compress.measure.cost import Cost
 from compress.measure.latency import Timing
-from compress.runtimes import Runtime, Session
+from compress.runtimes import Inspection, Runtime
 from compress.variant import Variant
 from compress.workshop import Built, Workshop
 from reports import Row
+
+MANY_CLASSES = 100  # above it a confusion matrix says little and fills the file
+SLOW_FIRST_CALL = 20  # times the median
 
 
 @dataclass(frozen=True)
@@ -30,8 +37,12 @@ class Request:
     batch_sizes: tuple[int, ...]
     threads: int
     checkpoint: Path | None = None
-    seconds: float = 8.0  # of latency measurement for each device and batch size
+    plain: bool = True  # add the plain alternatives (plain.py)
+    precision: float = 0.03  # half the width of a speed-up's interval, as a share of it, at which measuring stops
+    seconds: float = 20.0  # of latency measurement for each device and batch size, at most
+    break_even: bool = False  # go on to larger batches until every variant has won
     remeasure: bool = False
+    notes: tuple[str, ...] = ()  # warnings that belong to every row
     command: str = field(default_factory=lambda: typed_command(sys.argv))
 
 
@@ -44,16 +55,32 @@ class Candidate:
     artifact: Path
     cost: Cost
 
+    @property
+    def name(self) -> str:
+        return f"{self.built.variant.name} in {self.runtime.name}"
+
 
 @dataclass(frozen=True)
-class Loaded:
-    """A candidate on a device, its answers known."""
+class ColdStart:
+    """What a fresh process needs."""
+
+    load_s: float | None = None
+    first_call_s: float | None = None
+    peak_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A candidate on a device, with all that was found out about it."""
 
     candidate: Candidate
-    session: Session
-    executed: str
-    notes: tuple[str, ...]
+    device_name: str
     predicted: np.ndarray  # class of each test image
+    timing: Timing
+    start: ColdStart
+    inspection: Inspection | None = None
+    easy: Timing | None = None  # batch 1, images that cost little; None where all cost the same
+    hard: Timing | None = None
 
 
 @dataclass(frozen=True)
@@ -65,80 +92,125 @@ class Group:
     device: str
     batch_size: int
     key: str  # hash of everything the group depends on
-    loaded: list[Loaded]
-    timings: list[Timing]
+    measured: list[Measured]
+    notes: tuple[str, ...]  # warnings that belong to all of it
+    first: bool  # of the groups of this bench: its rows carry what need not be said again
 
     def rows(self) -> Iterator[Row]:
-        """One row for each artifact; measures its cold start on the way."""
-        for each, timing in zip(self.loaded, self.timings, strict=True):
+        told: set[str] = set()  # variants whose pictures and training stand in a row already
+        for each in self.measured:
             candidate = each.candidate
+            which = candidate.built.variant
+            common = frame(self.request, self.workshop, which, self.device) | {
+                "runtime": candidate.runtime.name,
+                "device": self.device,
+                "device_name": each.device_name,
+                "batch_size": self.batch_size,
+                "key": self.key,
+            }
+            if each.timing.failed is not None:
+                yield Row(**common, failed=each.timing.failed)
+                continue
+            once = self._once(each) if self.first and which.name not in told else {}
+            told.add(which.name)
+            counted = once.get("macs_counters") or {}
             yield Row(
-                **frame(self.request, self.workshop, candidate.built.variant, self.device),
-                runtime=candidate.runtime.name,
-                device=self.device,
-                device_name=each.session.device_name,
-                executed=each.executed,
-                batch_size=self.batch_size,
+                **common,
+                executed=each.inspection.executed if each.inspection else None,
+                integer_share=each.inspection.integer_share if each.inspection else None,
                 params=candidate.cost.params,
                 file_bytes=candidate.artifact.stat().st_size,
-                latency_samples_s=timing.samples,
-                warnings=[*each.notes, *latency.warnings(timing)],
+                warnings=[*self._warnings(each), *cost.disagreements(counted)],
                 artifact=str(candidate.artifact.relative_to(self.request.out)),
-                key=self.key,
                 **self._accuracy(each),
                 **self._cost(each),
-                **self._speed(each, timing),
-                **self._cold_start(candidate),
+                **self._latency(each),
+                **vars(each.start),
+                **once,
             )
 
-    def _baseline(self, each: Loaded) -> int:
-        """Where the dense model in the same runtime stands."""
+    def _baseline(self, each: Measured) -> Measured | None:
+        """The dense model in the same runtime."""
         runtime = each.candidate.runtime
-        return next(
-            index
-            for index, other in enumerate(self.loaded)
-            if other.candidate.runtime is runtime and not other.candidate.built.variant.methods
-        )
+        same = (other for other in self._dense if other.candidate.runtime is runtime)
+        return next(same, None)
 
-    def _accuracy(self, each: Loaded) -> dict[str, Any]:
-        baseline = self.loaded[self._baseline(each)]
+    @cached_property
+    def _dense(self) -> list[Measured]:
+        return [each for each in self.measured if not each.candidate.built.variant.methods]
+
+    def _warnings(self, each: Measured) -> Iterator[str]:
+        notes = each.inspection.notes if each.inspection else ()
+        yield from (*notes, *self.request.notes, *self.notes, *latency.warnings(each.timing))
+        first, samples = each.start.first_call_s, each.timing.samples
+        if first and samples and first > max(SLOW_FIRST_CALL * float(np.median(samples)), 1):
+            yield f"first call slow: {first:.1f} s, {first / float(np.median(samples)):,.0f} times the median"
+
+    def _accuracy(self, each: Measured) -> dict[str, Any]:
         labels = self.workshop.data.test.labels.numpy()
         right = each.predicted == labels
         low, high = statistics.wilson(int(right.sum()), len(right))
         figures: dict[str, Any] = {"n_images": len(labels), "top1": float(right.mean())}
         figures |= {"top1_low": low, "top1_high": high}
-        if baseline is not each:
+        baseline = self._baseline(each) or next(iter(self._dense), None)
+        if baseline is not None and baseline is not each:
             figures["agreement"] = float((each.predicted == baseline.predicted).mean())
             figures["mcnemar_p"] = statistics.mcnemar(right, baseline.predicted == labels)
+        classes = len(self.workshop.data.classes)
+        totals = np.bincount(labels, minlength=classes)
+        hits = np.bincount(labels[right], minlength=classes)
+        figures["class_recall"] = [h / t if t else None for h, t in zip(hits.tolist(), totals.tolist(), strict=True)]
         return figures
 
-    def _cost(self, each: Loaded) -> dict[str, Any]:
+    def _cost(self, each: Measured) -> dict[str, Any]:
         spent, group_size = each.candidate.cost, each.candidate.runtime.group_size
         macs = spent.executed(self.batch_size, group_size)
         figures: dict[str, Any] = {
             "macs_per_image": macs,
             "macs_promised": spent.per_image.mean().item(),
-            "ceiling": spent.dense / macs,
+            "ceiling": dense_macs(self.workshop.config.model) / macs,
         }
         if spent.tokens_nL is not None:
             figures["macs_quantiles"] = np.quantile(spent.per_image, [0, 0.1, 0.5, 0.9, 1]).tolist()
             figures["tokens_per_block"] = spent.tokens_nL.double().mean(0).tolist()
-        if not each.candidate.built.variant.methods:
-            figures["macs_counters"] = cost.count_otherwise(spent.model)
         return figures
 
-    def _speed(self, each: Loaded, timing: Timing) -> dict[str, Any]:
-        reference = self._baseline(each)
-        if self.loaded[reference] is each:
-            return {"speedup": 1.0, "speedup_low": 1.0, "speedup_high": 1.0}
-        middle, low, high = latency.speedup(self.timings[reference], timing)
-        return {"speedup": middle, "speedup_low": low, "speedup_high": high}
+    def _latency(self, each: Measured) -> dict[str, Any]:
+        figures: dict[str, Any] = {
+            "latency_samples_s": each.timing.samples,
+            "calls_per_round": each.timing.calls,
+            "easy_samples_s": each.easy.samples if each.easy else [],
+            "hard_samples_s": each.hard.samples if each.hard else [],
+        }
+        for name, reference in (("speedup", self._baseline(each)), ("overall", self._reference)):
+            ratio = (1.0, 1.0, 1.0) if reference is each else None
+            if reference is not None and reference is not each:
+                ratio = latency.speedup(reference.timing, each.timing)
+            figures |= dict(zip((name, f"{name}_low", f"{name}_high"), ratio or (None, None, None), strict=True))
+        return figures
 
-    def _cold_start(self, candidate: Candidate) -> dict[str, Any]:
-        geometry = self.workshop.config.model
-        shape = (self.batch_size, geometry.channels, *geometry.image_size)
-        start = memory.cold_start(candidate.runtime.name, candidate.artifact, self.device, self.request.threads, shape)
-        return vars(start)
+    @property
+    def _reference(self) -> Measured | None:
+        """The dense model in plain torch: what somebody who changes nothing has."""
+        return next((each for each in self._dense if each.candidate.runtime.name == "torch"), None)
+
+    def _once(self, each: Measured) -> dict[str, Any]:
+        """What is the same in every row of a variant, and long."""
+        built, labels = each.candidate.built, self.workshop.data.test.labels.numpy()
+        classes = list(self.workshop.data.classes)
+        model = variant.restore(built.path)[0]
+        chosen = examples.choose(labels, (self._reference or self.measured[0]).predicted)
+        found: dict[str, Any] = {"classes": classes, "examples": examples.describe(model, self.workshop.data, chosen)}
+        if each.candidate.cost.fixed and built.variant.numbers != "int8":  # no counter sees integer products
+            found["macs_counters"] = cost.count_otherwise(each.candidate.cost)
+        if len(classes) <= MANY_CLASSES:
+            pairs = np.zeros((len(classes), len(classes)), int)
+            np.add.at(pairs, (labels, each.predicted), 1)
+            found["confusion"] = pairs.tolist()
+        record = built.path.with_name("training.jsonl")
+        if record.exists():
+            found["training"] = [json.loads(line) for line in record.read_text().splitlines()]
+        return found
 
 
 def typed_command(argv: list[str]) -> str:
@@ -148,12 +220,14 @@ def typed_command(argv: list[str]) -> str:
     return shlex.join([*(start if name.endswith(".py") else [name]), *argv[1:]])
 
 
-def failed_row(request: Request, workshop: Workshop, which: Variant, reason: str) -> Row:
-    """A variant that could not be made, and why."""
+def failed_row(
+    request: Request, workshop: Workshop, which: Variant, reason: str, runtime: str = "", device: str = ""
+) -> Row:
+    """A variant that could not be made or loaded, and why."""
     return Row(
         **frame(request, workshop, which, "cpu"),
-        runtime=", ".join(request.runtimes) or "auto",
-        device=", ".join(request.devices),
+        runtime=runtime or ", ".join(request.runtimes) or "auto",
+        device=device or ", ".join(request.devices),
         device_name="",
         batch_size=request.batch_sizes[0],
         failed=reason,

@@ -1,7 +1,7 @@
 """A name -> a baseline and an ordered list of methods -> a model that ships.
 
-`avit_int8` is `avit`, then `int8`. Methods stand in the order tokens, objective, numerics; what cannot be is refused
-when the name is read, before anything is trained.
+`avit_int8` is `avit`, then `int8`. Methods stand in the order geometry, tokens, objective, numerics; what cannot be is
+refused when the name is read, before anything is trained.
 """
 
 import copy
@@ -37,14 +37,16 @@ class Variant:
         return "_".join(method.name for method in self.methods) or BASELINE
 
     @property
-    def float_part(self) -> "Variant":
-        """The variant without its numerics: what those start from."""
-        return Variant(tuple(method for method in self.methods if method.floor < Floor.NUMERICS))
+    def stages(self) -> list["Variant"]:
+        """What is trained or calibrated one after another: a new geometry, the other float methods, the numerics."""
+        floors = (Floor.GEOMETRY, Floor.OBJECTIVE, Floor.NUMERICS)
+        parts = [Variant(tuple(m for m in self.methods if m.floor <= floor)) for floor in floors]
+        return [part for part, before in zip(parts, [Variant(()), *parts], strict=False) if part != before]
 
     @property
-    def integer(self) -> bool:
-        """Whether integer kernels are meant to run; torch only simulates them."""
-        return any(method.integer for method in self.methods)
+    def numbers(self) -> str:
+        """In which the products are meant to run: fp32, bf16 or int8."""
+        return self.methods[-1].numbers if self.methods else "fp32"
 
     def describe(self) -> list[dict[str, Any]]:
         return [{"name": method.name, **method.model_dump()} for method in self.methods]
@@ -118,7 +120,7 @@ def apply(
     data: Data,
     *,
     teacher: VisionTransformer,
-    finetune: TrainConfig,
+    training: TrainConfig,
     calibration: list[Tensor],
     device: torch.device,
     seed: int,
@@ -143,7 +145,7 @@ def apply(
         history = fit(
             model,
             data,
-            finetune,
+            training,
             device=device,
             seed=seed,
             title=title,
@@ -188,7 +190,8 @@ def restore(path: Path) -> tuple[VisionTransformer, Variant, Checkpoint]:
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
     variant = Variant(check_order(str(path), methods))
-    model = prepare(VisionTransformer(content.config), methods)
+    model = VisionTransformer(content.config)  # of what it became, where a method made a new geometry
+    model = prepare(model, [method for method in methods if not method.from_scratch])
     model = convert(model, methods) if content.converted else model
     try:
         model.load_state_dict(content.state)

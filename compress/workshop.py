@@ -108,17 +108,12 @@ class Workshop:
         self._keep(model, built, history, state, started)
 
     def make(self, wanted: Variant) -> Built:
-        """A variant: its float part first, trained as one, then its numerics."""
-        baseline = self.baseline()
-        if not wanted.methods:
-            return baseline
-        floats, built = wanted.float_part, baseline
-        for stage in (floats, wanted):
-            done = built.variant.methods
-            new = stage.methods[len(done) :]
-            if not new:
-                continue
+        """A variant, stage by stage; each begins with what the one before made."""
+        built = baseline = self.baseline()
+        for stage in wanted.stages:
             parts = [baseline.key, stage.describe(), self.config.calibration_images]
+            if any(method.from_scratch for method in stage.methods):
+                parts.append(self.config.train.model_dump())
             if any(method.trains for method in stage.methods):
                 parts += [self.config.finetune.model_dump(), self.config.seed]
             target = self._place(stage, parts)
@@ -141,6 +136,8 @@ class Workshop:
         new = target.variant.methods[len(done.methods) :]
         what = "training" if any(method.trains for method in new) else "calibrating"
         self.say(f"{what} {target.variant.name}")
+        anew = any(method.from_scratch for method in new)
+        torch.manual_seed(self.config.seed)  # of new weights, where there are any
         state, started = StateFile(target.path.with_name("state.pt")), time.perf_counter()
         model, history = variant.apply(
             model,
@@ -148,10 +145,10 @@ class Workshop:
             new,
             self.data,
             teacher=variant.restore(baseline.path)[0],
-            finetune=self.config.finetune,
+            training=self.config.train if anew else self.config.finetune,
             calibration=self.calibration,
             device=self.device,
-            seed=self.config.seed + 1,
+            seed=self.config.seed + (not anew),
             title=f"{what} {target.variant.name}",
             snapshot=state,
         )
@@ -163,7 +160,9 @@ class Workshop:
         """The checkpoint last: where it stands, the work is whole."""
         if history:
             files.write(built.path.with_name("training.jsonl"), "".join(json.dumps(entry) + "\n" for entry in history))
-            self.say(f"  {built.variant.name} done in {time.perf_counter() - started:.0f} s")
+            seen = sum(entry["images_per_s"] * entry["seconds"] for entry in history)
+            speed = seen / sum(entry["seconds"] for entry in history)
+            self.say(f"  {built.variant.name} done in {time.perf_counter() - started:.0f} s, {speed:,.0f} images/s")
         checkpoint.save(built.path, variant.pack(model, built.variant.methods, self.data, model.config))
         state.remove()
 

@@ -1,20 +1,41 @@
 """Rows of measurements in; tables, plots and pages out. Needs no torch."""
 
-from reports.markdown import report_md
-from reports.plot import pareto_png_svg, plotted
-from reports.row import Row, RowError, latest, parse_rows
-from reports.table import csv_text, markdown_table, rich_table
+from collections.abc import Callable
 
-__all__ = ["Row", "RowError", "latest", "markdown_table", "parse_rows", "render", "rich_table"]
+from reports.compare import render_comparison, rich_comparison
+from reports.csv import csv_text
+from reports.latex import latex_text
+from reports.markdown import report_md
+from reports.page import report_html
+from reports.pictures import pictures
+from reports.plots import plot_files
+from reports.row import Row, RowError, latest, parse_rows
+from reports.runs import slower
+from reports.table import markdown_table
+from reports.terminal import rich_table
+
+__all__ = [
+    "Row",
+    "RowError",
+    "latest",
+    "markdown_table",
+    "parse_rows",
+    "render",
+    "render_comparison",
+    "rich_comparison",
+    "rich_table",
+    "slower",
+]
+
+# What is made from rows, by file name. Plots come with them, where there is something to plot.
+MAKERS: dict[str, Callable[[list[Row]], str]] = {
+    "report.md": report_md,
+    "rows.csv": csv_text,
+    "table.tex": latex_text,
+}
 
 
 def render(rows: list[Row]) -> dict[str, bytes]:
-    """Every file that is made from rows, by name: the same bytes from the same rows.
-
-    `pareto.png` and `pareto.svg` are missing where no row has both a latency and an accuracy.
-    """
-    files = {"report.md": report_md(rows).encode(), "rows.csv": csv_text(rows).encode()}
-    if plotted(rows):
-        png, svg = pareto_png_svg(rows)
-        files |= {"pareto.png": png, "pareto.svg": svg.encode()}
-    return files
+    """Every file that is made from rows, by name: the same bytes from the same rows."""
+    made = {name: make(rows).encode() for name, make in MAKERS.items()}
+    return made | {"report.html": report_html(rows)} | plot_files(rows) | pictures(rows)

@@ -1,22 +1,15 @@
-"""The comparison table, defined once in `COLUMNS`: as Markdown, on a terminal, and as CSV."""
+"""The comparison table, defined once in `COLUMNS`, and as Markdown; `terminal`, `csv` and `latex` show the same."""
 
-from __future__ import annotations
-
-import math
-import re
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from reports.row import Row
-from reports.text import clean, escape, figure, grid, interval, measured, percent, ratio
-
-if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from reports.text import clean, escape, figure, grid, interval, measured, percent, plus_minus, ratio
 
 BASELINE = "vit"  # the variant that every other is compared with
-WIDE = 112  # characters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +22,9 @@ class Column:
     show: Callable[[Row], str] = str  # for people: rounded, not escaped
     meaning: str = ""
     align: Literal["left", "right"] = "right"  # left: words, which may be foreign text
-    terminal: int | None = 0  # narrowest terminal that shows it, in characters; None: none does
+    narrow: Callable[[Row], str] | None = None  # what to show where room is scarce, if not the same
+    rank: int | None = 0  # where room is scarce, the greatest go first; 0 always stays, None is never there
+    needed: Callable[[list[Row]], bool] = bool  # whether a table of these rows shows it at all
 
 
 def column(key: str, header: str | None = None, show: Callable[[Row], str] | None = None, **more: Any) -> Column:
@@ -40,7 +35,11 @@ def column(key: str, header: str | None = None, show: Callable[[Row], str] | Non
 
 def no_clear_gain(row: Row) -> bool:
     """Whether the interval of the speed-up contains 1: the difference in time may be noise."""
-    low, high = measured(row.speedup_low), measured(row.speedup_high)
+    return _contains_one(row.speedup_low, row.speedup_high)
+
+
+def _contains_one(low: float | None, high: float | None) -> bool:
+    low, high = measured(low), measured(high)
     return low is not None and high is not None and low < high and low <= 1 <= high
 
 
@@ -53,9 +52,34 @@ def top1_text(row: Row) -> str:
 
 
 def speedup_text(row: Row) -> str:
-    if row.speedup is not None and row.speedup == row.speedup_low == row.speedup_high:  # measured against itself
-        return ratio(row.speedup)
-    return unsure(row, interval(*(ratio(x) for x in (row.speedup, row.speedup_low, row.speedup_high))))
+    return times_text(row.speedup, row.speedup_low, row.speedup_high)
+
+
+def overall_text(row: Row) -> str:
+    return times_text(row.overall, row.overall_low, row.overall_high)
+
+
+def times_text(middle: float | None, low: float | None, high: float | None) -> str:
+    """A ratio with its interval; `~` in front where that contains 1."""
+    if middle is not None and middle == low == high:  # measured against itself
+        return ratio(middle)
+    text = interval(ratio(middle), ratio(low), ratio(high))
+    return f"~{text}" if text and _contains_one(low, high) else text
+
+
+def latency_text(row: Row) -> str:
+    """Median and half of the interquartile range, in ms."""
+    iqr = row.latency_iqr_s if len(row.latency_samples_s) > 1 else None
+    return plus_minus(row.latency_s, None if iqr is None else iqr / 2, 1e-3)
+
+
+def rounds(row: Row) -> int | None:
+    """How many turns its samples come from; None where rows do not say."""
+    return len(row.latency_samples_s) // row.calls_per_round if row.calls_per_round else None
+
+
+def _median(samples: list[float]) -> float | None:
+    return statistics.median(samples) if samples else None
 
 
 def realised_text(row: Row) -> str:
@@ -74,37 +98,44 @@ COLUMNS = [
     column("runtime", "runtime", align="left", meaning="the engine that ran it"),
     column("executed", "executed", align="left", meaning="arithmetic that the kernels really did: `fp32`, `bf16`, "
            "`int8`, or `int8-simulated` (rounded as int8 would, computed in floating point: no time is saved)"),
-    column("batch_size", "batch", lambda r: str(r.batch_size), terminal=None, meaning="images in one forward pass"),
-    column("seed"),
+    column("batch_size", "batch", lambda r: str(r.batch_size), rank=None, meaning="images in one forward pass"),
+    column("seed", "seed", lambda r: str(r.seed), rank=1, meaning="of training and of every random choice",
+           needed=lambda rows: len({r.seed for r in rows}) > 1),
     column("n_images"),
     column("top1", "top-1 % [95 %]", top1_text,
            meaning="share of the test images classified correctly, with its 95 % Wilson interval"),
     column("top1_low"),
     column("top1_high"),
     column("agreement", "agreement %", lambda r: "" if r.variant == BASELINE else percent(r.agreement, r.n_images),
-           terminal=None, meaning=f"share of the test images given the same class as `{BASELINE}` gives, right or "
+           rank=None, meaning=f"share of the test images given the same class as `{BASELINE}` gives, right or "
            "wrong, in the same runtime"),
     column("mcnemar_p"),
-    column("params", "params M", lambda r: figure(r.params, 1e6), terminal=None,
+    column("params", "params M", lambda r: figure(r.params, 1e6), rank=None,
            meaning="weights of the model in millions, counted before any packing"),
-    column("macs_per_image", "MMACs/image", lambda r: figure(r.macs_per_image, 1e6), terminal=WIDE,
+    column("macs_per_image", "MMACs/image", lambda r: figure(r.macs_per_image, 1e6), rank=4,
            meaning="millions of multiply-accumulates executed for one image, padding included, mean over the test "
            "images. A MAC is one multiply-add; FLOPs are twice that"),
     column("macs_promised"),
-    column("file_bytes", "file MB", lambda r: figure(r.file_bytes, 1e6), terminal=WIDE,
+    column("integer_share"),
+    column("file_bytes", "file MB", lambda r: figure(r.file_bytes, 1e6), rank=5,
            meaning="the file that is timed, in 10^6 bytes, external data included"),
     Column(key="n_latency_samples", value=lambda r: len(r.latency_samples_s) or None),
+    column("calls_per_round"),
     column("latency_p10_s"),
-    column("latency_s", "latency ms", lambda r: figure(r.latency_s, 1e-3),
-           meaning="median wall time of one forward pass of the whole batch, input already in memory; "
-           "*Timing* says over how many"),
-    column("latency_p90_s", "p90 ms", lambda r: figure(r.latency_p90_s, 1e-3), terminal=None,
+    column("latency_s", "latency ms", latency_text, narrow=lambda r: figure(r.latency_s, 1e-3),
+           meaning="median wall time of one forward pass of the whole batch, input already in memory, ± half of the "
+           "interquartile range (the width of the middle half of all passes); *Timing* says over how many"),
+    column("latency_iqr_s"),
+    column("latency_p90_s", "p90 ms", lambda r: figure(r.latency_p90_s, 1e-3), rank=None,
            meaning="nine of ten forward passes were at most this long"),
-    column("images_per_s", "images/s", lambda r: figure(r.images_per_s), terminal=None,
+    column("latency_p99_s"),
+    column("images_per_s", "images/s", lambda r: figure(r.images_per_s), rank=None,
            meaning="batch divided by the median latency"),
+    Column(key="easy_latency_s", value=lambda r: _median(r.easy_samples_s)),
+    Column(key="hard_latency_s", value=lambda r: _median(r.hard_samples_s)),
     column("load_s"),
     column("first_call_s"),
-    column("peak_memory_bytes", "peak MB", lambda r: figure(r.peak_memory_bytes, 1e6), terminal=None,
+    column("peak_memory_bytes", "peak MB", lambda r: figure(r.peak_memory_bytes, 1e6), rank=None,
            meaning="most memory held, in 10^6 bytes: on a CPU the resident set of the whole process, on CUDA what was "
            "allocated on the device"),
     column("speedup", "speed-up [95 %]", speedup_text,
@@ -113,9 +144,16 @@ COLUMNS = [
            "contains 1, so there may be no difference"),
     column("speedup_low"),
     column("speedup_high"),
-    column("ceiling", "ceiling", lambda r: ratio(r.ceiling), terminal=None,
+    column("overall", "overall [95 %]", overall_text, rank=2,
+           narrow=lambda r: ("~" if _contains_one(r.overall_low, r.overall_high) else "") + ratio(r.overall),
+           meaning=f"the same against `{BASELINE}` in fp32 in torch, whatever the runtime of this row: same device, "
+           "batch and threads, measured interleaved in the same session",
+           needed=lambda rows: any(measured(r.overall) is not None for r in rows)),
+    column("overall_low"),
+    column("overall_high"),
+    column("ceiling", "ceiling", lambda r: ratio(r.ceiling), rank=None,
            meaning=f"MACs of `{BASELINE}` divided by MACs of this variant: the most that removing work can give"),
-    column("realised", "realised %", realised_text, terminal=WIDE,
+    column("realised", "realised %", realised_text, rank=3,
            meaning="(speed-up - 1) / (ceiling - 1): 100 is all of the possible saving, 0 none, negative slower than "
            "the baseline, above 100 helped by more than fewer MACs (int8, say); empty where the ceiling is 1"),
     Column(key="warnings", value=lambda r: "; ".join(r.warnings) or None),
@@ -173,72 +211,16 @@ def footnotes(rows: list[Row]) -> tuple[list[str], list[str]]:
 def markdown_table(rows: list[Row]) -> str:
     """One heading, table and list of notes for each dataset, device, thread count and batch size."""
     parts = []
+    shown = [c for c in SHOWN if c.needed(rows)]
     for group in groups(rows):
         marks, notes = footnotes(group)
         cells = []
         for row, mark in zip(group, marks, strict=True):
-            line = [escape(c.show(row)) if c.align == "left" else c.show(row) for c in SHOWN]
-            line[0] += mark
+            line = [escape(c.show(row)) if c.align == "left" else c.show(row) for c in shown]
+            line[[c.key for c in shown].index("variant")] += mark
             cells.append(line)
         parts.append(f"### {escape(conditions(group[0]))}")
-        parts.append(grid([c.header or "" for c in SHOWN], cells, [c.align == "right" for c in SHOWN]))
+        parts.append(grid([c.header or "" for c in shown], cells, [c.align == "right" for c in shown]))
         if notes:
             parts.append("\n".join(f"- [{n}] {escape(note)}" for n, note in enumerate(notes, 1)))
     return "\n\n".join(parts)
-
-
-def rich_table(rows: list[Row]) -> RenderableType:
-    """Something `rich` prints: the columns that fit the terminal, without those that are empty throughout."""
-    return Terminal(rows)
-
-
-@dataclass(frozen=True)
-class Terminal:
-    rows: list[Row]
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from rich import box
-        from rich.table import Table
-        from rich.text import Text  # plain text: a variant named `[red]` is no markup
-
-        for group in groups(self.rows):
-            marks, notes = footnotes(group)
-            yield Text(conditions(group[0]), style="bold")
-            table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-            fits = [c for c in SHOWN if c.terminal is not None and c.terminal <= options.max_width]
-            fits = [c for c in fits if any(c.show(row) for row in group)]
-            for c in fits:
-                table.add_column(Text(re.sub("[ /]", "\n", c.header or "", count=1)), justify=c.align, overflow="fold")
-            for row, mark in zip(group, marks, strict=True):
-                cells = [c.show(row).replace(", ", ",") + (mark if c.key == "variant" else "") for c in fits]
-                if options.max_width < WIDE:  # two lines, broken where it reads best
-                    cells = [re.sub(r" (?=\[\S+,|\(failed)", "\n", cell) for cell in cells]
-                table.add_row(*map(Text, cells))
-            yield table
-            yield Text("".join(f"[{n}] {note}\n" for n, note in enumerate(notes, 1)))
-
-
-def csv_text(rows: list[Row]) -> str:
-    """One line a row under one header line: unrounded values in base units, empty where not measured.
-
-    Of the environment only its plain strings appear, as `environment_<name>`.
-    """
-    import pandas as pd
-
-    names: dict[str, str] = {}
-    for row in rows:
-        for name, value in row.environment.items():
-            if isinstance(value, str):
-                names.setdefault("environment_" + re.sub(r"\W+", "_", name), name)
-
-    def raw(value: object) -> object:
-        if isinstance(value, float) and not math.isfinite(value):
-            return None
-        return clean(value) if isinstance(value, str) else value
-
-    def words(value: object) -> object:
-        return clean(value) if isinstance(value, str) else None
-
-    records = [[raw(c.value(r)) for c in COLUMNS] + [words(r.environment.get(n)) for n in names.values()] for r in rows]
-    frame = pd.DataFrame(records, columns=pd.Index([c.key for c in COLUMNS] + list(names)), dtype=object)
-    return frame.to_csv(index=False, lineterminator="\n")

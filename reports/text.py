@@ -3,7 +3,7 @@
 import html
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 UNSEEN = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]+")
 # An underscore inside a word is no markup; `avit_int8` should stay readable in the source.
@@ -19,6 +19,14 @@ def escape(value: object) -> str:
     """Foreign text that shows as itself in Markdown and HTML, inside a table cell as well."""
     text = html.escape(MARKUP.sub(r"\\\g<0>", clean(value)), quote=False)
     return text.replace("|", "&#124;")
+
+
+def bold(value: object) -> str:
+    return f"**{escape(value)}**"
+
+
+def bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def fenced(text: str, language: str = "") -> str:
@@ -42,6 +50,16 @@ def figure(value: float | None, unit: float = 1) -> str:
     if abs(scaled) < 1000:
         scaled = float(f"{scaled:.3g}")  # before counting decimals, so that 9.996 is 10.0, not 10.00
     return f"{scaled:,.{max(0, 2 - math.floor(math.log10(abs(scaled))))}f}"
+
+
+def plus_minus(value: float | None, spread: float | None, unit: float = 1) -> str:
+    """`12.3 ± 0.4`: as many decimals as the value has, and more where the spread would read 0."""
+    text = figure(value, unit)
+    if not text or measured(spread) is None or spread is None:
+        return text
+    spread /= unit
+    needed = -math.floor(math.log10(spread)) if spread > 0 else 0
+    return f"{text} ± {spread:,.{max(len(text.partition('.')[2]), needed)}f}"
 
 
 def percent(fraction: float | None, n: int | None = None) -> str:

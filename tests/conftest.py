@@ -77,7 +77,7 @@ def run(
     """vit, avit and avit_int8, trained, compressed and measured on the CPU; not to be changed."""
     out = tmp_path_factory.mktemp("bench") / "run"
     args = ["--config", str(tiny), "--device", "cpu", "--batch-size", "4", "--threads", "1", "--seconds", "0.1"]
-    args += ["--out", str(out)]
+    args += ["--no-plain", "--out", str(out)]
     done = script(*args)
     assert (done.returncode, done.stderr) == (0, "")
     return Run(out, args, done.stdout)

@@ -20,11 +20,15 @@ from PIL import Image
 from baselines.sources import load
 from compress import variant
 from compress.cli import main
-from compress.runtimes.ort import integer_products
+from compress.runtimes.ort import BoundSession, OrtSession, integer_products
 from reports import Row, parse_rows
 
 CPU = torch.device("cpu")
-REPORT = ("report.md", "rows.csv", "pareto.png", "pareto.svg")
+PLOTS = ("pareto", "pareto_cost", "realised", "tokens", "latency", "recall", "confusion", "training")
+PICTURES = ("halting_avit.png", "halting_avit_int8.png", "rollout_vit.png", "rollout_avit.png")
+PICTURES += tuple(f"predictions_{name}.png" for name in ("vit", "avit", "avit_int8"))
+REPORT = ("report.md", "report.html", "rows.csv", "table.tex", *PICTURES)
+REPORT += tuple(f"{name}.{kind}" for name in PLOTS for kind in ("png", "svg"))
 
 
 def rows_of(out: Path) -> list[Row]:
@@ -39,7 +43,7 @@ def test_help_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    for command in ("bench", "train", "quantize", "export", "report"):
+    for command in ("bench", "train", "quantize", "export", "report", "doctor"):
         assert f" {command} " in done.stdout
 
 
@@ -89,9 +93,21 @@ def test_every_row_is_whole_and_true(run: Run) -> None:
         assert (row.batch_size, row.threads, row.device, row.seed) == (4, 1, "cpu", 0)
     for row in dense.values():
         assert (row.speedup, row.speedup_low, row.speedup_high, row.ceiling) == (1, 1, 1, 1)
-        assert len(set(row.macs_counters.values())) == 1
-        assert row.macs_counters["closed form"] == row.macs_per_image
-    avit, int8 = rows[3], rows[4]
+    counted = dense["torch"].macs_counters
+    assert set(counted.values()) == {dense["torch"].macs_per_image}
+    assert len(counted) == 4
+    assert (
+        [bool(row.examples) for row in rows]
+        == [bool(row.confusion) for row in rows]
+        == [True, False, True, False, True]
+    )
+    for row in (rows[0], rows[2], rows[4]):  # what is long stands once for each variant
+        assert np.trace(row.confusion) == round(row.top1 * 360)
+        assert np.sum(row.confusion) == 360
+        assert row.class_recall == pytest.approx([row.confusion[i][i] / sum(row.confusion[i]) for i in range(10)])
+        assert len(row.examples) == 16
+        assert len(row.training or []) == {"vit": 8, "avit": 2, "avit_int8": 0}[row.variant]
+    avit, int8 = rows[2], rows[4]
     assert avit.macs_promised <= avit.macs_per_image < 0.8 * dense["torch"].macs_per_image
     assert int8.macs_per_image == pytest.approx(avit.macs_per_image, rel=0.05)  # rounding moves a halt now and then
     assert int8.params == avit.params == dense["torch"].params + 2
@@ -146,7 +162,8 @@ def test_a_baseline_of_ones_own(run: Run, tmp_path: Path, capfd: pytest.CaptureF
     own = tmp_path / "mine.pth"
     shutil.copy(run.checkpoint(), own)
     args = ["--checkpoint", str(own), "--variants", "vit", "--runtime", "torch", "--device", "cpu", "--threads", "1"]
-    assert main(["bench", *args, "--batch-size", "2", "--seconds", "0.1", "--out", str(tmp_path / "out")]) == 0
+    args += ["--no-plain", "--batch-size", "2", "--seconds", "0.1", "--out", str(tmp_path / "out")]
+    assert main(["bench", *args]) == 0
     assert "training" not in capfd.readouterr().out
     (row,) = rows_of(tmp_path / "out")
     assert row.top1 == rows_of(run.out)[0].top1
@@ -288,3 +305,14 @@ def test_a_folder_of_images(tiny: Path, tmp_path: Path, capfd: pytest.CaptureFix
     assert content.config.channels == 3
     assert content.mean == pytest.approx((0.34, 0.35, 0.39), abs=0.02)
     assert content.config.classes == 3
+
+
+def test_inputs_that_stay_on_the_device_give_the_same_answers(run: Run) -> None:
+    """The way of a GPU, walked on a CPU."""
+    (graph,) = run.out.glob("models/avit-*/avit.onnx")
+    _, images = real_images(run.checkpoint("avit"))
+    sessions = OrtSession(graph, "cpu", 1), BoundSession(graph, "cpu", 1)
+    for size in (1, 3):
+        plain, bound = (each.get(each.run(each.put(images[:size]))) for each in sessions)
+        np.testing.assert_array_equal(plain, bound)
+    assert sessions[1].peak_memory_bytes() is None

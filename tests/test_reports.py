@@ -8,94 +8,23 @@ import sys
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
-from typing import Any
+from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
-from markdown_it import MarkdownIt
+from made_rows import BARE, HOSTILE, bare, cells, example_rows, page_with, to_html
 from rich.console import Console
 
 from reports import Row, RowError, latest, parse_rows, render, rich_table
-from reports.markdown import finding, report_md
-from reports.plot import front
+from reports.csv import csv_text
+from reports.markdown import report_md
+from reports.plots import PLOTS
+from reports.plots.pareto import front
 from reports.row import SCHEMA, quantile
-from reports.table import csv_text, groups, markdown_table
+from reports.terminal import WIDE
 from reports.text import clean, figure
 
-BARE: dict[str, Any] = {
-    "variant": "vit", "methods": [], "runtime": "torch", "device": "cpu", "device_name": "Test CPU", "batch_size": 1,
-    "threads": 2, "dataset": "digits", "seed": 0,
-}  # fmt: skip
-HOSTILE = "a|b\n## `x` <script>alert(1)</script> \\| [l](http://e) *s* $x_{$ \x1b[31m"
-
-
-def bare(**given: Any) -> Row:
-    return Row(**BARE | given)
-
-
-def example_rows() -> list[Row]:
-    """Three variants, two runtimes, two batch sizes, as a run on a small CPU could give."""
-    correct = {"vit": 353, "avit": 351, "avit_int8": 350}
-    bounds = {"vit": (0.960, 0.991), "avit": (0.953, 0.987), "avit_int8": (0.949, 0.985)}
-    times = {  # ms: (batch 1, batch 32)
-        ("vit", "torch"): (1.93, 21.4), ("avit", "torch"): (2.31, 15.2), ("avit_int8", "torch"): (2.28, 11.9),
-        ("vit", "onnxruntime"): (0.71, 17.9), ("avit", "onnxruntime"): (0.70, 12.6),
-        ("avit_int8", "onnxruntime"): (0.48, 8.1),
-    }  # fmt: skip
-    macs = {"vit": 54.6e6, "avit": 36.1e6, "avit_int8": 36.1e6}
-    methods: dict[str, list[dict[str, Any]]] = {"vit": [], "avit": [{"name": "avit", "ponder": 5e-4, "eps": 0.01}]}
-    methods["avit_int8"] = [*methods["avit"], {"name": "int8", "scheme": "dynamic"}]
-    rows = []
-    for (variant, runtime), pair in times.items():
-        for batch_size, ms in zip((1, 32), pair, strict=True):
-            dense = times["vit", runtime][0 if batch_size == 1 else 1]
-            speedup = dense / ms
-            padding = 1.0 if batch_size == 1 or variant == "vit" else 1.08
-            row = Row(
-                **BARE
-                | {
-                    "variant": variant, "methods": methods[variant], "runtime": runtime, "batch_size": batch_size,
-                    "device_name": "Intel Xeon Platinum 8481C", "executed": "int8" if "int8" in variant else "fp32",
-                    "n_images": 360, "top1": correct[variant] / 360, "top1_low": bounds[variant][0],
-                    "top1_high": bounds[variant][1], "params": 812_426, "file_bytes": 912_204 if "int8" in variant
-                    else 3_301_442, "macs_per_image": macs[variant] * padding,
-                    "ceiling": 54.6e6 / macs[variant] / padding,
-                    "latency_samples_s": [ms * (0.97 + 0.01 * (i % 7) ** 1.3) / 1e3 for i in range(60)],
-                    "load_s": 0.041, "first_call_s": 0.012, "peak_memory_bytes": 311_000_000, "speedup": speedup,
-                    "speedup_low": speedup * 0.98 if variant != "vit" else 1.0,
-                    "speedup_high": speedup * 1.03 if variant != "vit" else 1.0,
-                    "config": {"dataset": "digits", "vit": {"depth": 6, "dim": 96}}, "key": "0f3a",
-                    "command": "python run_bench.py --variants vit,avit,avit_int8",
-                    "environment": {"cpu": "Intel Xeon", "commit": "ada3fb2", "versions": {"torch": "2.14.1"},
-                                    "time": f"2026-09-01T10:{len(rows):02d}:00Z"},
-                }
-            )  # fmt: skip
-            if variant == "vit":
-                row = replace(
-                    row, macs_counters={"closed_form": 54.6e6, "fvcore": 54.6e6, "thop": 46.1e6, "torch": 54.6e6}
-                )
-            else:
-                row = replace(
-                    row, agreement=0.986, mcnemar_p=0.5 if variant == "avit" else 0.375, macs_promised=33.9e6,
-                    macs_quantiles=[21.0e6, 27.5e6, 35.2e6, 45.9e6, 54.6e6],
-                    tokens_per_block=[17, 17, 14.2, 9.1, 6.3, 4.4],
-                )  # fmt: skip
-            if runtime == "torch" and variant == "avit_int8":
-                row = replace(row, executed="int8-simulated", warnings=["int8 is simulated in this runtime"])
-            rows.append(row)
-    why = "the exported file differs from its source by 0.3"
-    return [*rows, bare(variant="tome_int8", device_name=rows[0].device_name, runtime="onnxruntime", failed=why)]
-
-
-def to_html(markdown: str) -> str:
-    return MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(markdown)
-
-
-def cells(row: Row) -> dict[str, str]:
-    """The one line of a table as a Markdown parser sees it, by header."""
-    header, body = re.findall(r"<tr>(.*?)</tr>", to_html(markdown_table([row])), re.S)
-    inside = r"<t[hd][^>]*>(.*?)</t[hd]>"
-    return dict(zip(re.findall(inside, header), re.findall(inside, body), strict=True))
+KINDS = "png", "svg"
 
 
 def test_derived_figures_follow_their_definitions():
@@ -124,8 +53,9 @@ def test_what_was_not_measured_is_empty_everywhere():
     assert {name: text for name, text in cells(broken).items() if text} == given
     record = pd.read_csv(io.StringIO(csv_text([broken]))).iloc[0].dropna().to_dict()
     assert set(record) == set(BARE) - {"methods"} | {"schema"}
-    assert set(render([broken])) == {"report.md", "rows.csv"}
-    assert "pareto" not in report_md([broken])
+    assert set(render([broken])) == {"report.md", "rows.csv", "table.tex"}
+    assert ".svg" not in report_md([broken])
+    assert set(render([])) == {"report.md", "rows.csv", "table.tex"}
 
 
 def test_numbers_as_they_are_read():
@@ -141,35 +71,6 @@ def test_numbers_as_they_are_read():
     assert cells(replace(row, variant="vit", agreement=1.0))["agreement %"] == ""
 
 
-def test_the_findings_name_the_fastest_and_who_saves_nothing():
-    one = [row for row in example_rows() if row.batch_size == 1]
-    text = finding(one)
-    assert "smallest latency is that of **avit_int8** in onnxruntime, 0.4" in text
-    assert "No saving here: **avit** in torch (0.84 [0.82, 0.86], not faster)" in text
-    assert "**avit** in onnxruntime (~1.01 [0.99, 1.04], no clear difference)" in text
-    page = report_md(example_rows())
-    assert "not distinguishable from the baseline (p = 0.38)" in page
-    assert "| -16 |" in re.sub(" +", " ", page)  # thop: 46.1 / 54.6 - 1
-
-
-def test_a_failed_row_appears_with_its_reason():
-    text = markdown_table(example_rows())
-    assert "| tome_int8 (failed) [2] " in text
-    assert "- [2] failed: the exported file differs from its source by 0.3" in text
-    assert "- [1] int8 is simulated in this runtime" in text
-    early = bare(variant="tome", device_name="", device="", batch_size=32, failed="no such file")
-    assert [len(group) for group in groups([early, *example_rows()])] == [7, 7]  # not in a table of its own
-
-
-def page_with(text: str) -> Row:
-    """A row that carries the text wherever something foreign can stand."""
-    return replace(
-        example_rows()[2], variant=text, runtime=text, dataset=text, device=text, device_name=text, executed=text,
-        methods=[{"name": text, "x": text}], warnings=[text], failed=text, command=text, config={text: text},
-        environment={text: {text: text}}, macs_counters={text: 1.0},
-    )  # fmt: skip
-
-
 def test_hostile_text_changes_no_structure_and_reaches_no_terminal():
     def tags(row: Row) -> list[str]:
         return re.findall(r"</?[a-z]\w*", to_html(report_md([row])))
@@ -183,7 +84,26 @@ def test_hostile_text_changes_no_structure_and_reaches_no_terminal():
     Console(file=out, width=300).print(rich_table([evil, bare(variant="[red]x[/red]")]))
     assert "[red]x[/red]" in out.getvalue()
     assert "\x1b" not in report_md([evil]) + csv_text([evil]) + out.getvalue()
-    assert b"<script" not in render([evil])["pareto.svg"]
+    files = render([evil])
+    assert {f"{name}.svg" for name in PLOTS} <= set(files)
+    for name, content in files.items():
+        if name.endswith(".svg"):
+            assert set(re.findall(rb"</?script|onload|alert\(1\)<", content)) == set(), name
+            ElementTree.fromstring(content)
+
+
+def test_the_terminal_shows_what_fits():
+    rows = [replace(row, overall=1.2, overall_low=1.1, overall_high=1.3) for row in example_rows()]
+    seen: list[set[str]] = []
+    for width in (80, 100, WIDE, 140):
+        out = io.StringIO()
+        Console(file=out, width=width).print(rich_table(rows))
+        lines = out.getvalue().splitlines()
+        assert max(map(len, lines)) <= width
+        assert any(line.startswith("avit_int8") for line in lines)  # not folded
+        seen.append({name for name in ("speed-up", "overall", "realised", "MMACs") if name in " ".join(lines)})
+    assert {"speed-up"} == seen[0] < seen[1] <= seen[2] < seen[3]
+    assert len(seen[3]) == 4
 
 
 def test_csv_gives_back_the_raw_values():
@@ -219,8 +139,15 @@ def test_rows_of_the_first_version_are_read_and_reported():
     assert {row.variant for row in rows} == {"vit", "avit", "avit_int8"}
     assert rows[0].latency_s == sorted(rows[0].latency_samples_s)[14] / 2 + sorted(rows[0].latency_samples_s)[15] / 2
     assert (rows[0].overall, rows[0].examples, rows[0].calls_per_round) == (None, None, None)
-    page = render(rows)["report.md"].decode()
+    files = render(rows)
+    page = files["report.md"].decode()
     assert "98.6 [96.8, 99.4]" in page
+    assert {name.removesuffix(".svg") for name in files if name.endswith(".svg")} == {
+        "pareto", "pareto_cost", "latency", "realised", "tokens",
+    }  # fmt: skip
+    assert all(f"({name})" in page for name in files if name.endswith(".svg"))
+    for absent in ("overall", "rounds", "Class by class", "Break-even", "Easy and hard", "Integer kernels"):
+        assert absent not in page
 
 
 def test_the_latest_row_counts():
@@ -238,12 +165,17 @@ def test_the_front_holds_what_no_other_point_beats():
 
 def test_rendering_twice_gives_the_same_bytes():
     first, second = render(example_rows()), render(example_rows())
-    assert set(first) == {"report.md", "rows.csv", "pareto.png", "pareto.svg"}
+    assert set(first) == {"report.md", "rows.csv", "table.tex"} | {f"{n}.{kind}" for n in PLOTS for kind in KINDS}
     assert first == second
-    assert first["pareto.png"].startswith(b"\x89PNG")
+    assert all(content.startswith(b"\x89PNG") for name, content in first.items() if name.endswith(".png"))
+
+
+def test_a_plot_without_data_is_an_error():
+    with pytest.raises(ValueError, match="no row has what this plot needs"):
+        PLOTS["pareto"]([bare()])
 
 
 def test_importing_reports_is_light():
-    heavy = "torch", "pandas", "matplotlib", "rich", "numpy"
+    heavy = "torch", "pandas", "matplotlib", "rich", "numpy", "scipy"
     code = f"import sys, reports; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -6,6 +6,7 @@ Legend: n test images, L blocks.
 import copy
 import logging
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,11 @@ class Cost:
         return ragged_macs(self.model.config, self.tokens_nL, widths).mean().item()
 
     @property
+    def fixed(self) -> bool:
+        """Whether every image runs the same number of tokens in each block."""
+        return self.tokens_nL is None or bool((self.tokens_nL == self.tokens_nL[0]).all())
+
+    @property
     def per_image(self) -> Tensor:
         """MACs of each test image when it is alone, (n,) float64."""
         if self.tokens_nL is None:
@@ -60,21 +66,31 @@ def measure(model: VisionTransformer, data: Data) -> Cost:
     return Cost(params, dense_macs(model.config), model, torch.cat(counts) if counts else None)
 
 
-def count_otherwise(model: VisionTransformer) -> dict[str, float]:
+def count_otherwise(spent: Cost) -> dict[str, float]:
     """MACs of one image as closed form, fvcore, thop and torch's own counter see them, fused attention handled.
 
     Each of them as it comes misses attention on a CPU, or counts normalisation as matrix products
-    (docs/architecture.md); with the handlers given here all four agree to the last digit on a dense model.
+    (docs/architecture.md); with the handlers given here all four agree to the last digit on a model of `fixed` shapes.
     """
-    model = copy.deepcopy(model).cpu().eval()
+    model = copy.deepcopy(spent.model).cpu().eval()
     config = model.config
     image = torch.zeros(1, config.channels, *config.image_size)
     return {
-        "closed form": float(dense_macs(config)),
+        "closed form": spent.per_image[0].item(),
         "fvcore": _fvcore(model, image),
         "thop": _thop(model, image),
         "torch FlopCounterMode": _torch(model, image),
     }
+
+
+def disagreements(counted: Mapping[str, float]) -> list[str]:
+    """In words, who counts other than the closed form."""
+    closed = counted.get("closed form")
+    return [
+        f"{name} counts {macs:,.0f} MACs for one image, the closed form {closed:,.0f}"
+        for name, macs in counted.items()
+        if closed is not None and macs != closed
+    ]
 
 
 def _attention_products(q: Any, k: Any, v: Any) -> int:

@@ -1,97 +1,174 @@
 """Wall time of several models, measured in turns so that a drifting machine treats them alike.
 
-A round visits every contestant once, in random order, with the same batches of real images. In a turn the
-first call is not counted: it finds the caches full of somebody else's weights.
+A round visits every contestant once, in random order, with the same batches of real images. A comparison ends when it
+is precise enough: the ratio to its baseline, round by round, has a 95 % interval of at most ± `precision`.
 """
 
+import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from compress.measure.statistics import median_interval
 
 TURN_S = 0.03  # calls of one turn fill about this long
 MAX_CALLS = 25  # in one turn
+MIN_ROUNDS = 15  # before an interval is believed
+MIN_SPAN_S = 5.0  # ... and so long, that what comes and goes in a second or two has been seen several times
+CHECK_EVERY = 5  # rounds
+PROCESS_SPREAD = 0.01  # 95 % of the ratios of two processes that run the same file lie this close to 1 (docs/log.md)
+
+Contestant = Callable[[int, int, int], list[float]]
+"""(first, calls, uncounted) -> seconds of each of `calls` forward passes, of batches number `first` and on."""
 
 
 @dataclass
 class Timing:
-    """Samples of one contestant: `turns[r]` holds the calls of round r, in seconds."""
+    """Samples of one contestant by round, in seconds."""
 
-    turns: list[list[float]] = field(default_factory=list)
+    turns: dict[int, list[float]] = field(default_factory=dict)
+    calls: int = 0  # of a turn
+    failed: str | None = None  # why there are no more
 
     @property
     def samples(self) -> list[float]:
-        return [sample for turn in self.turns for sample in turn]
+        return [sample for turn in self.turns.values() for sample in turn]
+
+
+def here(run: Callable[[int], object], clock: Callable[[], float] = time.perf_counter) -> Contestant:
+    """A contestant in this process.
+
+    Args:
+        run: runs the batch of the given number to its end.
+    """
+
+    def turn(first: int, calls: int, uncounted: int) -> list[float]:
+        for number in range(first - uncounted, first):
+            run(number)
+        samples = []
+        for number in range(first, first + calls):
+            before = clock()
+            run(number)
+            samples.append(clock() - before)
+        return samples
+
+    return turn
 
 
 def interleave(
-    contestants: Mapping[str, Callable[[int], object]],
+    contestants: Mapping[str, Contestant],
     *,
     budget_s: float,
-    min_rounds: int = 15,
+    comparisons: Collection[tuple[str, str]] = (),
+    precision: float | None = None,
+    min_rounds: int = MIN_ROUNDS,
     seed: int = 0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
-    """Times all contestants.
+    """Times all contestants; one that raises RuntimeError leaves with the reason, the others go on.
 
     Args:
-        contestants: by name, a function that runs the batch of the given number to its end.
-        budget_s: measuring goes on for about this long, and for `min_rounds` at least.
-        clock: seconds; tests give their own.
+        contestants: by name. The first call of a turn is not counted.
+        budget_s: measuring ends after about this long, but not before `min_rounds`.
+        comparisons: (baseline, other) by name, to which `precision` applies.
+        precision: half the width of its interval, as a share of the ratio, at which a comparison ends. Without it, or
+            without comparisons, the budget is used up.
     """
-    order, chance = list(contestants), random.Random(seed)
-    calls = {name: _calls_per_turn(contestants[name], clock) for name in order}
-    timings = {name: Timing() for name in order}
+    chance = random.Random(seed)
+    timings = {name: Timing() for name in contestants}
+    for name, run in contestants.items():
+        _attempt(timings[name], partial(_calls_per_turn, run, timings[name]))
+    active = {name for name, timing in timings.items() if not timing.failed}
     started, round_ = clock(), 0
-    while round_ < min_rounds or clock() - started < budget_s:
+    while active and (round_ < min_rounds or clock() - started < budget_s):
+        order = sorted(active)
         chance.shuffle(order)
         for name in order:
-            run, turn = contestants[name], []
-            run(round_ * MAX_CALLS - 1)
-            for call in range(calls[name]):
-                before = clock()
-                run(round_ * MAX_CALLS + call)
-                turn.append(clock() - before)
-            timings[name].turns.append(turn)
+            timing = timings[name]
+            turn = partial(contestants[name], round_ * MAX_CALLS + 1, timing.calls, 1)
+            _attempt(timing, partial(_keep, turn, timing, round_))
         round_ += 1
+        active = {name for name in active if not timings[name].failed}
+        due = round_ >= min_rounds and (round_ - min_rounds) % CHECK_EVERY == 0 and clock() - started >= MIN_SPAN_S
+        if precision is not None and comparisons and due:
+            active &= _unsettled(timings, comparisons, precision)
     return timings
 
 
-def speedup(baseline: Timing, other: Timing) -> tuple[float, float, float]:
-    """Median over rounds of baseline time / other time, with its 95 % interval."""
-    pairs = zip(baseline.turns, other.turns, strict=True)
-    return median_interval([statistics.mean(ours) / statistics.mean(theirs) for ours, theirs in pairs])
+def speedup(baseline: Timing, other: Timing) -> tuple[float, float, float] | None:
+    """Median over common rounds of baseline time / other time, with its 95 % interval; None where none is common.
+
+    A turn counts with its median: one call that another program interrupted says nothing about the model. The
+    interval of the rounds (bootstrap) is widened by what processes differ that run one and the same file, which more
+    rounds do not take away.
+    """
+    common = sorted(baseline.turns.keys() & other.turns.keys())
+    ratios = [statistics.median(baseline.turns[r]) / statistics.median(other.turns[r]) for r in common]
+    if not ratios:
+        return None
+    middle, low, high = median_interval(ratios)
+    between = PROCESS_SPREAD * middle
+    return middle, middle - math.hypot(middle - low, between), middle + math.hypot(high - middle, between)
 
 
 def warnings(timing: Timing) -> list[str]:
     """What makes these samples worth less, in words."""
-    samples = sorted(timing.samples)
-    middle = statistics.median(samples)
-    quartiles = statistics.quantiles(samples, n=4)
+    if len(timing.samples) < 2:
+        return []
+    middle = statistics.median(timing.samples)
+    quartiles = statistics.quantiles(timing.samples, n=4)
     found = []
+    if middle < 1e-3:
+        found.append("one forward pass takes less than 1 ms: the call itself and the clock are a part of it")
     spread = (quartiles[2] - quartiles[0]) / middle
     if spread > 0.25:
         found.append(f"noisy: the middle half of the latencies spans {spread:.0%} of the median")
-    first, second = (statistics.median([s for turn in part for s in turn]) for part in _halves(timing.turns))
+    first, second = (statistics.median(part) for part in _halves(list(timing.turns.values())))
     drift = second / first - 1
     if abs(drift) > 0.15:
         found.append(f"drifting: the second half of the run was {abs(drift):.0%} {'slower' if drift > 0 else 'faster'}")
     return found
 
 
-def _halves(turns: list[list[float]]) -> tuple[list[list[float]], list[list[float]]]:
+def _unsettled(timings: Mapping[str, Timing], comparisons: Collection[tuple[str, str]], precision: float) -> set[str]:
+    """Contestants with a comparison that is not precise enough yet."""
+    found: set[str] = set()
+    for reference, name in comparisons:
+        ratio = speedup(timings[reference], timings[name])
+        if ratio is None or timings[name].failed or timings[reference].failed:
+            continue
+        middle, low, high = ratio
+        if (high - low) / 2 > precision * middle:
+            found |= {name, reference}
+    return found
+
+
+def _attempt(timing: Timing, work: Callable[[], object]) -> None:
+    try:
+        work()
+    except RuntimeError as error:
+        timing.failed = str(error)
+
+
+def _keep(turn: Callable[[], list[float]], timing: Timing, round_: int) -> None:
+    timing.turns[round_] = turn()
+
+
+def _calls_per_turn(run: Contestant, timing: Timing) -> None:
+    """Warms up, and finds how many calls fill a turn.
+
+    An odd number: half of all medians of an odd number of samples lie below the true median, however skewed the noise
+    is, so contestants with turns of different length are treated alike.
+    """
+    fitting = TURN_S / max(min(run(2, 3, 2)), 1e-6)
+    timing.calls = min(2 * max(round((fitting - 1) / 2), 0) + 1, MAX_CALLS)
+
+
+def _halves(turns: Iterable[list[float]]) -> tuple[list[float], list[float]]:
+    turns = list(turns)
     middle = max(len(turns) // 2, 1)
-    return turns[:middle], turns[-middle:]
-
-
-def _calls_per_turn(run: Callable[[int], object], clock: Callable[[], float]) -> int:
-    """Warms up, and finds how many calls fill a turn."""
-    times = []
-    for index in range(5):
-        before = clock()
-        run(index)
-        times.append(clock() - before)
-    return max(1, min(MAX_CALLS, round(TURN_S / max(min(times), 1e-6))))
+    parts = turns[:middle], turns[-middle:]
+    return tuple([sample for turn in part for sample in turn] for part in parts)  # type: ignore[return-value]

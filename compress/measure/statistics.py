@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
+RESAMPLES = 2000
+
 
 def wilson(right: int, total: int) -> tuple[float, float]:
     """95 % Wilson score interval of a share."""
@@ -19,10 +21,20 @@ def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> float:
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Median and its 95 % bootstrap percentile interval; fixed seed, so that the same samples give the same row."""
+    """Median of values in order of time, and its 95 % bootstrap percentile interval.
+
+    Neighbours may be alike, since what disturbs one can last for the next too. So the values are drawn one by one and
+    in blocks as long as the square root of their number (circular block bootstrap, Politis and Romano 1992), and the
+    wider interval counts. Fixed seed: the same samples give the same row.
+    """
     array = np.asarray(values)
-    if len(array) < 2 or np.ptp(array) == 0:
-        middle = float(np.median(array))
-        return middle, middle, middle
-    result = stats.bootstrap((array,), np.median, method="percentile", rng=np.random.default_rng(0), n_resamples=4000)
-    return float(np.median(array)), float(result.confidence_interval.low), float(result.confidence_interval.high)
+    bounds = [_bootstrap(array, length) for length in (1, max(round(len(array) ** 0.5), 1))]
+    return float(np.median(array)), float(min(low for low, _ in bounds)), float(max(high for _, high in bounds))
+
+
+def _bootstrap(array: np.ndarray, length: int) -> np.ndarray:
+    """2.5 and 97.5 % quantiles of the median over blocks of that length, drawn at random."""
+    n = len(array)
+    starts = np.random.default_rng(0).integers(0, n, (RESAMPLES, -(-n // length)))
+    drawn = (starts[:, :, None] + np.arange(length)) % n
+    return np.quantile(np.median(array[drawn.reshape(RESAMPLES, -1)[:, :n]], axis=1), [0.025, 0.975])

@@ -165,6 +165,8 @@ class HaltingEncoder(Encoder):
                 break
             if torch.compiler.is_exporting() or len(stays) < len(stops_T):
                 x_TD, total_T, layout = x_TD.index_select(0, stays), total_T[stays], layout.select(stays)
+                if self.watch is not None:
+                    self.watch(layout.token_T)
         out_BND = x_TD[layout.starts_B][:, None] if field is None else field.sums
         counts += [torch.zeros_like(layout.counts_B)] * (len(self.blocks) - len(counts))
         return out_BND, {"tokens": torch.stack(counts, 1)}

@@ -14,6 +14,7 @@ from baselines.vit import VisionTransformer
 class Floor(IntEnum):
     """Where in a variant a method stands; a variant lists its methods from low to high."""
 
+    GEOMETRY = 0  # how wide the model is
     TOKENS = 1  # which tokens run
     OBJECTIVE = 2  # what training aims at
     NUMERICS = 3  # in which numbers the weights and products are
@@ -34,7 +35,8 @@ class Method(BaseModel):
     trains: ClassVar[bool] = False  # whether the model is fine-tuned after `prepare`
     needs_teacher: ClassVar[bool] = False  # whether loss terms look at the logits of the untouched baseline
     identity: ClassVar[Mapping[str, Any]] = {}  # settings at which it changes nothing (tests/test_methods.py)
-    integer: ClassVar[bool] = False  # whether what ships runs integer kernels, which torch only simulates
+    numbers: ClassVar[str] = "fp32"  # in which the products of what ships are meant to run: fp32, bf16, int8
+    from_scratch: ClassVar[bool] = False  # whether `prepare` makes new weights, trained as the baseline was
 
     def prepare(self, model: VisionTransformer) -> VisionTransformer:
         """Changes the structure. Sees no data; the result is also what a saved state is loaded into."""

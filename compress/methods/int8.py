@@ -29,7 +29,7 @@ LEVELS = 255  # largest uint8
 class Int8(Method):
     name: ClassVar[str] = "int8"
     floor: ClassVar[Floor] = Floor.NUMERICS
-    integer: ClassVar[bool] = True
+    numbers: ClassVar[str] = "int8"
     identity: ClassVar[Mapping[str, Any]] = {"percentile": 100.0}  # on numbers that are levels already
 
     percentile: float = Field(default=99.99, gt=50, le=100)  # of activations inside the range; the rest is clipped

@@ -3,9 +3,14 @@
 import importlib
 
 from baselines.errors import InputError
-from compress.runtimes.base import Runtime, Session
+from compress.runtimes.base import Inspection, Runtime, Session
 
-_MODULES = {"torch": "compress.runtimes.eager", "onnxruntime": "compress.runtimes.ort"}
+_MODULES = {
+    "torch": "compress.runtimes.eager",
+    "torch.compile": "compress.runtimes.compiled",
+    "onnxruntime": "compress.runtimes.ort",
+    "openvino": "compress.runtimes.openvino",
+}
 RUNTIMES = tuple(_MODULES)
 
 
@@ -13,11 +18,15 @@ def get(name: str) -> Runtime:
     """The runtime of that name, imported only now: a process that runs one engine should not hold the others.
 
     Raises:
-        InputError: unknown name.
+        InputError: unknown name, or its package is not installed here.
     """
     if name not in _MODULES:
         raise InputError(f"--runtime {name!r} is not known; choose from {', '.join(RUNTIMES)} or auto")
-    return importlib.import_module(_MODULES[name]).RUNTIME
+    try:
+        return importlib.import_module(_MODULES[name]).RUNTIME
+    except ImportError as error:
+        package = name.split(".")[0]
+        raise InputError(f"--runtime {name} cannot be used: {error}; install it with: pip install {package}") from error
 
 
-__all__ = ["RUNTIMES", "Runtime", "Session", "get"]
+__all__ = ["RUNTIMES", "Inspection", "Runtime", "Session", "get"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,26 @@ if TYPE_CHECKING:
     from baselines.vit import VisionTransformer
     from compress.checkpoint import Checkpoint
     from compress.variant import Variant
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What the kernels of a runtime do with an artifact, as read from the runtime."""
+
+    executed: str  # fp32, bf16, int8, or int8-simulated
+    integer_share: float | None = None  # of the MACs, in integer kernels; None where none were meant to be
+    notes: tuple[str, ...] = ()  # what a reader should know
+
+
+def peak_resident_bytes() -> int:
+    """Most memory this process held. Linux's `ru_maxrss` would begin with the parent's: it survives `exec`."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 class Session(ABC):
@@ -34,15 +56,17 @@ class Session(ABC):
         """Logits of `run` as an array on the host."""
 
     def peak_memory_bytes(self) -> int | None:
-        """Most memory allocated on an accelerator so far; None where the process's own memory is what counts."""
-        return None
+        """Most memory so far: resident in this process on a CPU, allocated on an accelerator; None if not known."""
+        return peak_resident_bytes()
 
 
 class Runtime(ABC):
     name: str
     suffix: str  # of its artifacts
-    simulates_integers: bool  # whether int8 variants run in float here
+    numbers: frozenset[str]  # in which its kernels compute products here: fp32, bf16, int8
     group_size: int | None  # images padded to a common length in ragged attention; None for the whole batch
+    simulates: frozenset[str] = frozenset()  # numbers whose rounding it computes in float, for their accuracy alone
+    fixed_shapes: bool = False  # whether every shape must be compiled: no number of tokens that depends on the image
 
     @abstractmethod
     def devices(self) -> tuple[str, ...]:
@@ -61,5 +85,5 @@ class Runtime(ABC):
         """Makes an artifact ready to be called."""
 
     @abstractmethod
-    def inspect(self, path: Path) -> tuple[str, tuple[str, ...]]:
-        """In which numbers the kernels work (fp32, bf16, int8, int8-simulated), and what a reader should know."""
+    def inspect(self, path: Path) -> Inspection:
+        """What the kernels really do with an artifact."""

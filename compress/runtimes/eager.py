@@ -13,17 +13,18 @@ from baselines.vit import VisionTransformer
 from compress import checkpoint, variant
 from compress.checkpoint import Checkpoint
 from compress.measure.environment import cpu_name, settle_allocator
-from compress.runtimes.base import Runtime, Session
+from compress.runtimes.base import Inspection, Runtime, Session
 from compress.variant import Variant
 
 
 class EagerSession(Session):
     def __init__(self, model: VisionTransformer, device: torch.device):
         self.model, self.device = model.to(device).eval(), device
+        self.dtype = next(model.parameters()).dtype  # inputs come in it, so that converting them is not timed
         self.device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
     def put(self, images: np.ndarray) -> Any:
-        return torch.from_numpy(images).to(self.device)
+        return torch.from_numpy(images).to(self.device, self.dtype)
 
     @torch.inference_mode()
     def run(self, images: Any) -> Any:
@@ -36,11 +37,14 @@ class EagerSession(Session):
         return logits.float().cpu().numpy()
 
     def peak_memory_bytes(self) -> int | None:
-        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
+        on_gpu = self.device.type == "cuda"
+        return torch.cuda.max_memory_allocated(self.device) if on_gpu else super().peak_memory_bytes()
 
 
 class Eager(Runtime):
-    name, suffix, simulates_integers, group_size = "torch", ".pth", True, ragged.GROUP_SIZE
+    name, suffix, group_size = "torch", ".pth", ragged.GROUP_SIZE
+    numbers = frozenset({"fp32", "bf16"})
+    simulates = frozenset({"int8"})
 
     def devices(self) -> tuple[str, ...]:
         return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
@@ -57,12 +61,12 @@ class Eager(Runtime):
             model = variant.convert(model, variant_.methods)
         return EagerSession(model, torch.device(device))
 
-    def inspect(self, path: Path) -> tuple[str, tuple[str, ...]]:
-        if not variant.restore(path)[1].integer:
-            return "fp32", ()
-        return "int8-simulated", (
-            "torch computes the quantised model in float: its accuracy is real, its speed is not int8's",
-        )
+    def inspect(self, path: Path) -> Inspection:
+        numbers = variant.restore(path)[1].numbers
+        if numbers != "int8":
+            return Inspection(numbers)
+        note = "torch computes the quantised model in float: its accuracy is real, its speed is not int8's"
+        return Inspection("int8-simulated", 0.0, (note,))
 
 
 RUNTIME = Eager()

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
+import statistics
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +15,8 @@ import numpy as np
 import onnxruntime
 
 from compress.measure.environment import cpu_name
-from compress.runtimes.base import Runtime, Session
+from compress.measure.load import gpu_name
+from compress.runtimes.base import Inspection, Runtime, Session
 
 if TYPE_CHECKING:
     import onnx
@@ -20,17 +26,23 @@ if TYPE_CHECKING:
     from compress.checkpoint import Checkpoint
     from compress.variant import Variant
 
-INTEGER_KERNELS = frozenset({"MatMulIntegerToFloat", "QLinearMatMul", "QGemm", "MatMulInteger"})
+MATRIX_KERNELS = frozenset({"MatMul", "FusedMatMul", "Gemm", "MatMulNBits"})
+INTEGER_KERNELS = frozenset(
+    {"MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "QGemm", "MatMulInteger"}
+)
+CONVOLUTIONS = frozenset({"Conv", "FusedConv"})
+INTEGER_CONVOLUTIONS = frozenset({"QLinearConv", "ConvInteger"})
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class OrtSession(Session):
     def __init__(self, path: Path, device: str, threads: int):
         self.session = onnxruntime.InferenceSession(path, options(threads), providers=[PROVIDERS[device]])
-        self.device_name = cpu_name() if device == "cpu" else "CUDA"
+        self.input_name = self.session.get_inputs()[0].name
+        self.device_name = cpu_name() if device == "cpu" else gpu_name()
 
     def put(self, images: np.ndarray) -> Any:
-        return {"images": np.ascontiguousarray(images)}
+        return {self.input_name: np.ascontiguousarray(images)}
 
     def run(self, images: Any) -> Any:
         return self.session.run(None, images)[0]
@@ -39,8 +51,35 @@ class OrtSession(Session):
         return logits
 
 
+class BoundSession(OrtSession):
+    """Inputs and outputs stay on the device, so that copying them is not timed."""
+
+    def __init__(self, path: Path, device: str, threads: int):
+        super().__init__(path, device, threads)
+        self.device = device
+
+    def put(self, images: np.ndarray) -> onnxruntime.IOBinding:
+        binding = self.session.io_binding()
+        there = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(images), self.device, 0)
+        binding.bind_ortvalue_input(self.input_name, there)
+        binding.bind_output(self.session.get_outputs()[0].name, self.device)
+        return binding
+
+    def run(self, images: onnxruntime.IOBinding) -> onnxruntime.IOBinding:
+        self.session.run_with_iobinding(images)
+        images.synchronize_outputs()
+        return images
+
+    def get(self, logits: onnxruntime.IOBinding) -> np.ndarray:
+        return logits.copy_outputs_to_cpu()[0]
+
+    def peak_memory_bytes(self) -> int | None:
+        return None  # ONNX Runtime does not tell what it holds on a GPU
+
+
 class Ort(Runtime):
-    name, suffix, simulates_integers, group_size = "onnxruntime", ".onnx", False, None
+    name, suffix, group_size = "onnxruntime", ".onnx", None
+    numbers = frozenset({"fp32", "int8"})
 
     def devices(self) -> tuple[str, ...]:
         available = onnxruntime.get_available_providers()
@@ -53,16 +92,16 @@ class Ort(Runtime):
         export_onnx(variant.convert(model, which.methods), path, images, content)
 
     def load(self, path: Path, device: str, threads: int) -> OrtSession:
-        return OrtSession(path, device, threads)
+        return (OrtSession if device == "cpu" else BoundSession)(path, device, threads)
 
-    def inspect(self, path: Path) -> tuple[str, tuple[str, ...]]:
-        """Reads from the optimised graph which numbers the kernels work in."""
+    def inspect(self, path: Path) -> Inspection:
+        """Reads from the optimised graph, and from one run of it, which numbers the kernels work in."""
         integer, floating = integer_products(path)
-        executed = "int8" if integer else "int8-simulated" if floating else "fp32"
-        if not floating:
-            return executed, ()
-        share = integer / (integer + floating)
-        return executed, (f"{share:.0%} of the quantised products run in integer kernels, the others in float",)
+        if not integer + floating:
+            return Inspection("fp32")
+        share = integer_share(profile(path, example(path)))
+        left = f"{floating} of {integer + floating} quantised products run in float"
+        return Inspection("int8" if integer else "int8-simulated", share, (left,) if floating else ())
 
 
 def options(threads: int) -> onnxruntime.SessionOptions:
@@ -74,8 +113,97 @@ def options(threads: int) -> onnxruntime.SessionOptions:
     return chosen
 
 
+@dataclass(frozen=True)
+class Kernel:
+    """One node of the optimised graph as it ran on a CPU."""
+
+    name: str
+    op: str
+    seconds: float  # median over the calls
+    macs: int  # multiply-accumulates of one call; 0 where it is no product
+    integer: bool  # whether it multiplies integers
+    inner: int = 0  # length of the dot products; 0 where it is no product
+    columns: int = 0  # outputs (last dimension, or channels) that share an input
+
+
+def profile(path: Path, images: np.ndarray, *, threads: int = 1, calls: int = 1) -> list[Kernel]:
+    """Runs a model under ONNX Runtime's own profiler: every kernel with its shapes as they occurred, and its time.
+
+    Args:
+        images: (B, C, height, width).
+        calls: counted ones; one more runs before them.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = options(threads)
+        chosen.enable_profiling, chosen.profile_file_prefix = True, str(Path(folder) / "profile")
+        session = onnxruntime.InferenceSession(path, chosen, providers=["CPUExecutionProvider"])
+        feed = {session.get_inputs()[0].name: images}
+        for _ in range(calls + 1):
+            session.run(None, feed)
+        events = json.loads(Path(session.end_profiling()).read_text())
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for event in events:
+        if event["cat"] == "Node" and event["name"].endswith("_kernel_time"):
+            runs.setdefault(event["args"]["node_index"] + event["name"], []).append(event)
+    return [_kernel(each[len(each) // (calls + 1) :]) for each in runs.values()]
+
+
+def _kernel(events: Sequence[dict[str, Any]]) -> Kernel:
+    """The counted runs of one node -> what it was."""
+    facts = events[0]["args"]
+    op, seconds = facts["op_name"], statistics.median(event["dur"] for event in events) / 1e6
+    data, *others = (shape for each in facts["input_type_shape"] or [{"": []}] for shape in each.values())
+    out = next((shape for each in facts["output_type_shape"] for shape in each.values()), [])
+    inner = columns = 0
+    if op in MATRIX_KERNELS | INTEGER_KERNELS:
+        transposed = len(data) >= 2 and len(out) >= 2 and data[-2] != out[-2]
+        inner, columns = data[-2] if transposed else data[-1], out[-1]
+    elif op in CONVOLUTIONS | INTEGER_CONVOLUTIONS:
+        weight = next((shape for shape in others if len(shape) == len(data)), None)
+        inner, columns = (math.prod(weight[1:]), weight[0]) if weight else (0, 0)
+    return Kernel(
+        name=events[0]["name"].removesuffix("_kernel_time"),
+        op=op,
+        seconds=seconds,
+        macs=math.prod(out) * inner,
+        integer=op in INTEGER_KERNELS | INTEGER_CONVOLUTIONS,
+        inner=inner,
+        columns=columns,
+    )
+
+
+def integer_share(kernels: Sequence[Kernel]) -> float:
+    """Share of the multiply-accumulates that integer kernels did."""
+    total = sum(kernel.macs for kernel in kernels)
+    return sum(kernel.macs for kernel in kernels if kernel.integer) / total if total else 0.0
+
+
+def example(path: Path, batch_size: int = 1) -> np.ndarray:
+    """Noise of the shape a model takes (B, C, height, width), the same at every call.
+
+    Raises:
+        ValueError: it takes something else than one batch of images of a known size.
+    """
+    session = onnxruntime.InferenceSession(path, options(1), providers=["CPUExecutionProvider"])
+    inputs = session.get_inputs()
+    if len(inputs) != 1 or inputs[0].type != "tensor(float)" or not inputs[0].shape:
+        asked = ", ".join(f"{each.name} {each.type} {each.shape}" for each in inputs)
+        raise ValueError(f"it takes {asked or 'nothing'}, where one batch of float32 images is expected")
+    batch, *rest = inputs[0].shape
+    if not all(isinstance(size, int) and size > 0 for size in rest):
+        raise ValueError(f"the size of its images is free ({inputs[0].name} {inputs[0].shape})")
+    shape = (batch if isinstance(batch, int) else batch_size, *rest)
+    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+
+
 def integer_products(path: Path) -> tuple[int, int]:
     """How many quantised matrix products ONNX Runtime runs in integers, and how many it left in float."""
+    names = quantised_products(path)
+    return len(names[0]), len(names[1])
+
+
+def quantised_products(path: Path) -> tuple[list[str], list[str]]:
+    """Names of the quantised matrix products that ONNX Runtime runs in integers, and of those it left in float."""
     import onnx
 
     with tempfile.TemporaryDirectory() as folder:
@@ -83,14 +211,14 @@ def integer_products(path: Path) -> tuple[int, int]:
         chosen.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
         onnxruntime.InferenceSession(path, chosen, providers=["CPUExecutionProvider"])
         graph = onnx.load(chosen.optimized_model_filepath).graph
-    integer = sum(node.op_type in INTEGER_KERNELS for node in graph.node)
-    return integer, sum(_weight_dequantised(node, graph) for node in graph.node)
+    dequantised = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    return [node.name for node in graph.node if node.op_type in INTEGER_KERNELS], [
+        node.name for node in graph.node if node.op_type in MATRIX_KERNELS and _dequantised(node, dequantised)
+    ]
 
 
-def _weight_dequantised(node: onnx.NodeProto, graph: onnx.GraphProto) -> bool:
-    if node.op_type not in ("MatMul", "Gemm", "FusedMatMul"):
-        return False
-    return any(other.op_type == "DequantizeLinear" and node.input[1] in other.output for other in graph.node)
+def _dequantised(node: onnx.NodeProto, dequantised: set[str]) -> bool:
+    return len(node.input) > 1 and node.input[1] in dequantised
 
 
 RUNTIME = Ort()

@@ -1,0 +1,68 @@
+"""`compress doctor`: what this machine offers, what works on it, and why a file is as fast as it is."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+
+from compress import runtimes
+from compress.doctor import cuda, engines, machine
+from compress.doctor.engines import Found
+from compress.doctor.tables import show, tell
+from compress.measure.environment import available_cpus
+
+
+def doctor(artifact: Path | None, threads: int | None, console: Console, batch_size: int = 1) -> int:
+    """Prints what was read and measured, nothing else.
+
+    Args:
+        artifact: an .onnx file, foreign ones too, or a checkpoint of compress.
+        threads: of the measured runs; all processors of this process without it.
+        batch_size: of the measured runs.
+
+    Returns:
+        0, or 1 where something that compress needs does not work.
+
+    Raises:
+        InputError: the artifact is missing, damaged, or neither of the two.
+    """
+    if artifact is not None:
+        from compress.doctor.artifact import check
+
+        check(artifact)
+    found = engines.probe()
+    _machine(console)
+    _engines(found, console)
+    broken = [each.name for each in found.values() if each.broken]
+    if artifact is not None:
+        needed = "onnxruntime" if artifact.suffix == ".onnx" else "torch"
+        if needed in broken:
+            tell(console, artifact.name, [f"it was not looked into: that needs {needed}, which does not work here"])
+        else:
+            from compress.doctor.artifact import examine
+
+            examine(artifact, threads or available_cpus(), batch_size, _usable(found), console)
+    return 1 if broken else 0
+
+
+def _machine(console: Console) -> None:
+    show(console, "machine", [*machine.processor(), *machine.memory()])
+    show(console, "instructions", machine.instructions(machine.flags()), ("", "here", "what follows"))
+
+
+def _engines(found: Mapping[str, Found], console: Console) -> None:
+    show(console, "CUDA", cuda.rows(found["torch"]))
+    tell(console, "other programs", cuda.others())
+    show(console, "engines", engines.rows(found), ("engine", "version", "works", ""))
+    tell(console, "to put right", [*engines.repairs(found), *engines.unsuitable_versions()])
+    settings = engines.settings(os.environ)
+    show(console, "settings that change timings", settings, ("variable", "value", "what it does"))
+
+
+def _usable(found: Mapping[str, Found]) -> list[str]:
+    """Names of the runtimes whose package works here."""
+    return [name for name in runtimes.RUNTIMES if (each := found.get(name.split(".")[0])) and each.works]
+
+
+__all__ = ["doctor"]

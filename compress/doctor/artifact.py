@@ -1,0 +1,156 @@
+"""One file: what it is, which numbers its products really run in, and how fast that is against float."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from baselines.errors import InputError
+from compress import runtimes
+from compress.doctor import compare, reasons
+from compress.doctor.machine import flags
+from compress.doctor.tables import show, tell
+from compress.runtimes import Inspection, Runtime
+from compress.runtimes.workers import Worker, WorkerError
+from reports.text import clean
+
+
+def examine(path: Path, threads: int, batch_size: int, usable: Sequence[str], console: Console) -> None:
+    """Prints what a file is and does.
+
+    Args:
+        usable: names of runtimes whose packages work here.
+
+    Raises:
+        InputError: missing, damaged, or neither an ONNX file nor a checkpoint of compress.
+    """
+    check(path)
+    if path.suffix == ".onnx":
+        _examine_onnx(path, threads, batch_size, usable, console)
+    else:
+        _examine_checkpoint(path, usable, console)
+
+
+def check(path: Path) -> None:
+    """Raises InputError where there is nothing to look into."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give a file in it that ends in .onnx or .pth")
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file; give the path of an .onnx or .pth file")
+    if path.suffix not in (".onnx", ".pth"):
+        raise InputError(f"{path} is neither an .onnx file nor a .pth checkpoint; give one of these")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path} is empty; make it anew")
+
+
+def _examine_checkpoint(path: Path, usable: Sequence[str], console: Console) -> None:
+    from baselines.macs import dense_macs
+    from compress import variant
+
+    which, content = variant.restore(path)[1:]
+    config = content.config
+    show(
+        console,
+        path.name,
+        [
+            ("variant", which.name),
+            ("image", f"{config.channels} x {config.image_size[0]} x {config.image_size[1]}"),
+            ("tokens", config.tokens),
+            ("depth, dim, heads, mlp_dim", f"{config.depth}, {config.dim}, {config.heads}, {config.mlp_dim}"),
+            ("classes", f"{len(content.classes)} ({content.dataset})"),
+            ("MACs of an image, all tokens", f"{dense_macs(config):,}"),
+            ("file", _size(path)),
+        ],
+    )
+    _inspect(path, usable, console)
+    if which.numbers == "int8":
+        tell(console, "next", [f"integer kernels need the ONNX file; run: compress export {path}"])
+
+
+def _examine_onnx(path: Path, threads: int, batch_size: int, usable: Sequence[str], console: Console) -> None:
+    from compress.runtimes import ort
+
+    metadata = open_onnx(path)
+    try:
+        images = ort.example(path, batch_size)
+        kernels = ort.profile(path, images, threads=threads, calls=compare.PROFILED_CALLS)
+    except ValueError as error:
+        raise InputError(f"{path} cannot be run here: {error}; give a model that takes one batch of images") from error
+    except Exception as error:  # ONNX Runtime's kinds share no base of their own
+        raise InputError(f"{path} cannot be run in ONNX Runtime ({clean(error)}); export it anew") from error
+    show(
+        console,
+        path.name,
+        [
+            *describe(metadata),
+            ("input", " x ".join(map(str, images.shape))),
+            ("MACs of an image", f"{sum(k.macs for k in kernels) // len(images):,}, counted while it ran on noise"),
+            ("file", _size(path)),
+        ],
+    )
+    inspected = _inspect(path, usable, console)
+    title = f"time inside kernels, by ONNX Runtime's profiler, batch {len(images)}, threads {threads}"
+    show(console, title, reasons.time_by_op(kernels), ("kernel", "share", "time", "count"))
+    if all(inspection.integer_share is None for _, inspection in inspected):
+        return
+    before, compared, float_path = [], [], compare.counterpart(path, images, kernels, threads)
+    if float_path is not None:
+        compared = compare.run(float_path, path, images, threads, [runtime for runtime, _ in inspected], console)
+        before = ort.profile(float_path, images, threads=threads, calls=compare.PROFILED_CALLS)
+    bf16 = [name for name in usable if "bf16" in runtimes.get(name).numbers] if "amx_bf16" in flags() else []
+    found = reasons.of(kernels, ort.quantised_products(path)[1], before, len(images), bf16)
+    tell(console, compare.verdict(compared, float_path), found)
+
+
+def open_onnx(path: Path) -> dict[str, str]:
+    """Metadata of an ONNX file that ONNX Runtime takes.
+
+    Raises:
+        InputError: it takes it not.
+    """
+    from compress.runtimes import ort
+
+    try:
+        session = ort.OrtSession(path, "cpu", 1).session
+    except Exception as error:  # ONNX Runtime's kinds share no base of their own
+        fault = clean(error).split(" : ")[-1].strip() or type(error).__name__
+        raise InputError(f"{path} is no ONNX file that ONNX Runtime takes ({fault}); export it anew") from error
+    return dict(session.get_modelmeta().custom_metadata_map)
+
+
+def describe(metadata: Mapping[str, str]) -> list[tuple[str, Any]]:
+    """What our own export wrote into the file; nothing for a foreign one."""
+    try:
+        facts = {name: json.loads(metadata[name]) for name in ("methods", "dataset", "classes")}
+        variant = "_".join(str(each["name"]) for each in facts["methods"]) or "vit"
+        return [("variant", variant), ("classes", f"{len(facts['classes'])} ({facts['dataset']})")]
+    except (KeyError, TypeError, ValueError):
+        return [("origin", "not exported by compress")]
+
+
+def _inspect(path: Path, usable: Sequence[str], console: Console) -> list[tuple[Runtime, Inspection]]:
+    """What every runtime that takes such a file does with it, shown and returned."""
+    found, rows = [], []
+    for runtime in map(runtimes.get, usable):
+        if runtime.suffix != path.suffix or "cpu" not in runtime.devices():
+            continue
+        try:
+            with Worker.of(runtime.name, path, "cpu", 1) as worker:
+                each = worker.inspect()
+        except WorkerError as error:
+            rows.append((runtime.name, "", "", f"does not take it: {str(error).strip().splitlines()[0]}"))
+            continue
+        if each.executed.removesuffix("-simulated") in runtime.numbers | runtime.simulates:
+            found.append((runtime, each))
+            share = "" if each.integer_share is None else f"{each.integer_share:.1%}"
+            rows.append((runtime.name, each.executed, share, "; ".join(each.notes)))
+    show(console, f"numbers {path.name} is computed in", rows, ("runtime", "executed", "MACs in integers", ""))
+    return found
+
+
+def _size(path: Path) -> str:
+    """Megabytes, with the second file that large ONNX models are split into."""
+    parts = (path, path.with_name(f"{path.name}.data"))
+    return f"{sum(part.stat().st_size for part in parts if part.is_file()) / 1e6:.2f} MB"

@@ -1,0 +1,108 @@
+"""Which tokens of an image run in which blocks, and how much of each reaches the answer.
+
+Attention rollout (Abnar & Zuidema 2020, arXiv 2005.00928): a block mixes tokens by A = (W + I) / 2, where W is
+attention averaged over heads and I the residual connection; the product over the blocks says how much of each token
+reaches the output. Rows of A add up to 1 as they are. A token that does not run in a block has its row of I.
+
+The fused kernel never forms W, so W is computed once more, from the output of each `attn.qkv`, whatever module that is.
+
+Legend: N tokens of the image, T rows that run in a block, D width, H heads, K width of a head.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from baselines.vit import Attention, VisionTransformer
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One image on its way through a model."""
+
+    logits: Tensor  # (classes,)
+    blocks_N: Tensor  # in how many blocks each token ran, int64
+    rollout_N: Tensor  # share of each token in what the head looks at, float64; adds up to 1
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """What the attention of one block did."""
+
+    token_T: Tensor  # position of each row in its image, 0 to N - 1
+    weights_TT: Tensor  # from each row to each, mean over heads, float64; rows add up to 1
+
+
+@torch.inference_mode()
+def trace(model: VisionTransformer, image: Tensor) -> Trace:
+    """Runs one normalised image (1, C, height, width) through a model in evaluation mode, and watches.
+
+    An encoder that drops tokens has to say so by `Encoder.watch`.
+    """
+    observer = Observer(model)
+    try:
+        logits = model(image)[0]
+    finally:
+        observer.leave()
+    blocks_N = torch.zeros(model.config.tokens, dtype=torch.long)
+    for mixing in observer.mixings:
+        blocks_N[mixing.token_T] += 1
+    start_N = torch.zeros(model.config.tokens, dtype=torch.float64)
+    start_N[observer.pooled()] = 1.0
+    return Trace(logits, blocks_N, rollout(observer.mixings, start_N / start_N.sum()))
+
+
+def rollout(mixings: list[Mixing], start_N: Tensor) -> Tensor:
+    """The row vector `start_N` times the mixing matrices of the blocks, last block first: (N,)."""
+    share_N = start_N.clone()
+    for mixing in reversed(mixings):
+        rows_T = share_N[mixing.token_T]
+        share_N[mixing.token_T] = (rows_T @ mixing.weights_TT + rows_T) / 2
+    return share_N
+
+
+def attention_weights(qkv_TD: Tensor, heads: int) -> Tensor:
+    """Output of `attn.qkv` for one image (T, 3 H K) -> attention averaged over heads (T, T), float64."""
+    q_HTK, k_HTK, _ = qkv_TD.double().view(len(qkv_TD), 3, heads, -1).permute(1, 2, 0, 3)
+    scores_HTT = q_HTK @ k_HTK.transpose(1, 2) * q_HTK.shape[-1] ** -0.5
+    return scores_HTT.softmax(-1).mean(0)
+
+
+class Observer:
+    """Notes what one image does in `model`, until it leaves."""
+
+    def __init__(self, model: VisionTransformer):
+        self.config, self.encoder = model.config, model.encoder
+        self.token_T = torch.arange(model.config.tokens)  # those that go on
+        self.mixings: list[Mixing] = []
+        self.outputs = 0  # tokens that the encoder gave to the head
+        self.hooks = [self.encoder.register_forward_hook(self._finished)]
+        for block in self.encoder.blocks:
+            attention = cast(Attention, block.get_submodule("attn"))
+            self.hooks.append(attention.qkv.register_forward_hook(partial(self._attended, attention)))
+        self.encoder.watch = self._left
+
+    def leave(self) -> None:
+        self.encoder.watch = None
+        for hook in self.hooks:
+            hook.remove()
+
+    def pooled(self) -> Tensor:
+        """Positions of the tokens that the head looks at."""
+        if self.config.pool == "cls":
+            return torch.zeros(1, dtype=torch.long)
+        return self.token_T if self.outputs == len(self.token_T) else torch.arange(self.outputs)
+
+    def _left(self, token_T: Tensor) -> None:
+        self.token_T = token_T.flatten()
+
+    def _attended(self, attention: Attention, _qkv: nn.Module, _inputs: Any, qkv: Tensor) -> None:
+        qkv_TD = qkv.reshape(-1, qkv.shape[-1])
+        assert len(qkv_TD) == len(self.token_T), f"{type(self.encoder).__name__} dropped tokens without a word"
+        self.mixings.append(Mixing(self.token_T, attention_weights(qkv_TD, attention.heads)))
+
+    def _finished(self, _encoder: nn.Module, _inputs: Any, out: tuple[Tensor, Any]) -> None:
+        self.outputs = out[0].shape[1]

@@ -1,0 +1,53 @@
+"""The plain alternatives that a compressed model has to beat, added to a bench without being asked for.
+
+- `bf16`: the dense model in bfloat16, where this machine multiplies it in hardware
+- `torch.compile` of the fastest dense model, where the compiler it needs is here
+- `narrow`: a narrower dense ViT of about the MACs of the first variant that saves some, trained the same way
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from baselines.device import fast_bf16
+from compress.methods import Bf16, Narrow
+from compress.rows import Candidate, Request
+from compress.variant import BASELINE, Variant
+
+COMPILED = "torch.compile"
+
+
+def variants(request: Request, wanted: Sequence[Variant], made: Sequence[Candidate]) -> Iterator[Variant]:
+    """Plain variants that are not asked for already.
+
+    Args:
+        made: what was asked for, built.
+    """
+    if not request.plain:
+        return
+    names = {each.name for each in wanted}
+    if Bf16.name not in names and bf16_helps(request):
+        yield Variant((Bf16(),))
+    saving = next((each for each in made if (share := _share(each, made)) and share < 0.95), None)
+    if saving is not None and Narrow.name not in names and request.checkpoint is None:
+        yield Variant((Narrow(macs=round(_share(saving, made) or 1, 3)),))
+
+
+def compiled(request: Request, each: Variant) -> bool:
+    """Whether `torch.compile`, not asked for, takes part with a variant: with the fastest dense one it does.
+
+    One is enough to know what has to be beaten, and compiling takes longer than all the rest of a small bench.
+    """
+    return request.plain and each.name == (Bf16.name if bf16_helps(request) else BASELINE)
+
+
+def bf16_helps(request: Request) -> bool:
+    """Whether a device multiplies bf16 in hardware, and an engine that can is among those asked for."""
+    runs_torch = not request.runtimes or any(name.startswith("torch") for name in request.runtimes)
+    return runs_torch and any(fast_bf16(torch.device(device)) for device in request.devices)
+
+
+def _share(each: Candidate, made: Sequence[Candidate]) -> float | None:
+    """MACs of a variant at batch 1, as a share of the baseline's."""
+    dense = next((other for other in made if other.built.variant.name == BASELINE), None)
+    return each.cost.executed(1, each.runtime.group_size) / dense.cost.dense if dense else None

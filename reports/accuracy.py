@@ -1,0 +1,58 @@
+"""What the models get right, as sections of the page."""
+
+from reports.classes import MOST, recalls
+from reports.row import Row
+from reports.table import BASELINE, top1_text
+from reports.text import escape, grid, p_value, percent
+
+ALPHA = 0.05  # a difference in accuracy is called one below this p
+
+
+def verdict(row: Row) -> str:
+    if row.mcnemar_p is None:
+        return ""
+    return ("different" if row.mcnemar_p < ALPHA else "not distinguishable from the baseline") + (
+        f" ({p_value(row.mcnemar_p)})"
+    )
+
+
+def accuracy(rows: list[Row]) -> str:
+    """Once for each variant and runtime; again only where the figures differ."""
+    lines = {}
+    for row in rows:
+        if row.top1 is not None:
+            agreement = "" if row.variant == BASELINE else percent(row.agreement, row.n_images)
+            images = f"{row.n_images:,}" if row.n_images is not None else ""
+            against = "" if row.variant == BASELINE else verdict(row)
+            words = [escape(x) for x in (row.dataset, row.variant, row.runtime, row.device)]
+            lines[*words, images, top1_text(row), agreement, against] = None
+    if not lines:
+        return ""
+    header = ["dataset", "variant", "runtime", "device", "images", "top-1 % [95 %]", "agreement %", "right answers"]
+    table = grid(header, list(lines), [False] * 4 + [True] * 3 + [False])
+    return (
+        f"{table}\n\n*Right answers* are compared with those of `{BASELINE}` on the same images in the same runtime "
+        f"(McNemar's test); p below {ALPHA} is called different."
+    )
+
+
+def per_class(rows: list[Row]) -> str:
+    """For each class the share of its test images that each variant gets right; one table for each dataset."""
+    parts = []
+    for each in recalls(rows):
+        header = ["class", "images", *(f"{escape(name)} %" for name in each.models)]
+        cells = []
+        for i, (name, images) in enumerate(zip(each.classes, each.images, strict=True)):
+            shares = [percent(values[i], images) for _, values in each.models.values()]
+            cells.append([escape(name), "" if images is None else f"{images:,}", *shares])
+        table = grid(header, cells, [False] + [True] * (len(header) - 1))
+        runtimes: dict[str, list[str]] = {}
+        for name, (runtime, _) in each.models.items():
+            runtimes.setdefault(runtime, []).append(f"`{name}`" if name == BASELINE else escape(name))
+        text = "Share of each class's test images classified correctly: " if len(parts) == 0 else "As above: "
+        text += "; ".join(f"{', '.join(names)} in {escape(runtime)}" for runtime, names in runtimes.items()) + "."
+        if each.left_out:
+            which = "that the variants differ about most" if len(each.models) > 1 else "recognised least"
+            text += f" Of {MOST + each.left_out} classes the {MOST} {which}."
+        parts.append(f"### {escape(each.dataset)}\n\n{table}\n\n{text}")
+    return "\n\n".join(parts)

@@ -1,0 +1,34 @@
+"""Rows as CSV, for a spreadsheet or another program."""
+
+import math
+import re
+
+from reports.row import Row
+from reports.table import COLUMNS
+from reports.text import clean
+
+
+def csv_text(rows: list[Row]) -> str:
+    """One line a row under one header line: unrounded values in base units, empty where not measured.
+
+    Of the environment only its plain strings appear, as `environment_<name>`.
+    """
+    import pandas as pd
+
+    names: dict[str, str] = {}
+    for row in rows:
+        for name, value in row.environment.items():
+            if isinstance(value, str):
+                names.setdefault("environment_" + re.sub(r"\W+", "_", name), name)
+
+    def raw(value: object) -> object:
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        return clean(value) if isinstance(value, str) else value
+
+    def words(value: object) -> object:
+        return clean(value) if isinstance(value, str) else None
+
+    records = [[raw(c.value(r)) for c in COLUMNS] + [words(r.environment.get(n)) for n in names.values()] for r in rows]
+    frame = pd.DataFrame(records, columns=pd.Index([c.key for c in COLUMNS] + list(names)), dtype=object)
+    return frame.to_csv(index=False, lineterminator="\n")

@@ -1,0 +1,57 @@
+"""Every plot, each a pure function of rows: as PNG and as SVG, the same bytes from the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from reports.classes import confused, recalls
+from reports.plots import classes, latency, pareto, saving, training
+from reports.plots.style import png_svg
+from reports.row import Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One picture. It is made only where `data` finds something in the rows."""
+
+    title: str  # what it shows, in words
+    data: Callable[[list[Row]], list[Any]]
+    draw: Callable[[list[Row]], Figure]
+
+    def __call__(self, rows: list[Row]) -> tuple[bytes, str]:
+        """The plot as PNG (200 dots an inch) and as SVG.
+
+        Raises:
+            ValueError: the rows have nothing to draw.
+        """
+        if not self.data(rows):
+            raise ValueError(f"no row has what this plot needs: {self.title}")
+        return png_svg(lambda: self.draw(rows))
+
+
+# By file name. Colours and marks mean the same in all of them, since each is given all rows.
+PLOTS = {
+    "pareto": Plot("Accuracy against latency", pareto.timed, pareto.against_latency),
+    "pareto_cost": Plot("Accuracy against multiply-accumulates and file size", pareto.counted, pareto.against_cost),
+    "realised": Plot("Saving of time against saving of multiply-accumulates", saving.promising, saving.realised),
+    "tokens": Plot("Tokens that ran in each block", saving.ragged, saving.tokens),
+    "latency": Plot("Distribution of the latencies", latency.sampled, latency.distributions),
+    "recall": Plot("Share of each class that is recognised", recalls, classes.recall),
+    "confusion": Plot("Which class is taken for which", confused, classes.confusion),
+    "training": Plot("Loss and accuracy over the epochs of training", training.trained, training.curves),
+}
+
+
+def plot_files(rows: list[Row]) -> dict[str, bytes]:
+    """Those plots that have something to show, each as `.png` and `.svg`, by file name."""
+    files = {}
+    for name, plot in PLOTS.items():
+        if plot.data(rows):
+            png, svg = plot(rows)
+            files |= {f"{name}.png": png, f"{name}.svg": svg.encode()}
+    return files
