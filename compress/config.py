@@ -45,7 +45,7 @@ DIGITS: dict[str, Any] = {
         "tokenizer": "conv",
     },
     "train": {
-        "epochs": 14,
+        "epochs": 10,
         "batch_size": 32,
         "lr": 1e-3,
         "warmup_epochs": 2,
@@ -55,7 +55,7 @@ DIGITS: dict[str, Any] = {
         "bf16": False,
     },
     "finetune": {
-        "epochs": 5,
+        "epochs": 4,
         "batch_size": 32,
         "lr": 1e-3,
         "warmup_epochs": 1,

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 
 from compress.measure import accuracy, latency
-from compress.measure.latency import Contestant, Timing
+from compress.measure.latency import Contestant
 from compress.measure.load import Watch
 from compress.rows import Candidate, ColdStart, Group, Measured, Request
-from compress.runtimes import Inspection
 from compress.runtimes.workers import OutOfMemory, Worker, WorkerError
 from compress.workshop import Workshop
 
@@ -40,8 +39,6 @@ class Contest:
         self.workers: dict[str, Worker] = {}
         self.scored: list[Measured] = []
         self.loaded = False
-        self.starts: dict[tuple[str, int], ColdStart] = {}  # by name of the candidate and batch size
-        self.inspections: dict[str, Inspection] = {}
 
     def __enter__(self) -> "Contest":
         return self
@@ -52,27 +49,40 @@ class Contest:
         self.compiler_cache.cleanup()
 
     def load(self, candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, str]]:
-        """Starts a worker for each and scores all test images; yields those that failed, and why."""
+        """Starts a worker for each, one by one, and scores all test images; yields those that failed, and why."""
         self.loaded = True
-        fitting = []
         for candidate in candidates:
             if candidate.runtime.fixed_shapes and not candidate.cost.fixed:
                 yield candidate, f"{candidate.runtime.name} needs fixed shapes, and here the image decides on tokens"
-            else:
-                self._cold_start(candidate)
-                fitting.append(candidate)
-        for candidate in fitting:
-            self.workers[candidate.name] = self._start(candidate)
-        for candidate in fitting:
-            worker = self.workers[candidate.name]
+                continue
+            worker = self._start(candidate)
             try:
-                facts = worker.ready()
+                start = self._cold_start(candidate, worker)
                 predicted = self._score(candidate, worker)
+                measured = Measured(candidate, start, worker.inspect(), predicted)
             except (RuntimeError, ValueError) as error:
-                self.workers.pop(candidate.name).close()
+                worker.close()
                 yield candidate, str(error)
             else:
-                self.scored.append(Measured(candidate, facts["device_name"], predicted, Timing(), ColdStart()))
+                self.workers[candidate.name] = worker
+                self.scored.append(measured)
+
+    def _cold_start(self, candidate: Candidate, worker: Worker) -> ColdStart:
+        """What a process needs that is new, and the only one that works.
+
+        Its batches grow, so that the peak of memory belongs to the last of them. Only its first call is cold, unless
+        every shape is compiled.
+        """
+        facts, first, peaks = worker.ready(), {}, {}
+        with contextlib.suppress(OutOfMemory):
+            for batch_size in sorted(self.batch_sizes):
+                worker.put("batches", self._test_batches(batch_size)[:1])
+                (seconds,) = worker.turn("batches", 0, 1, uncounted=0)
+                worker.turn("batches", 0, 3, uncounted=0)
+                peaks[batch_size] = worker.peak_memory_bytes()
+                if not first or candidate.runtime.fixed_shapes:
+                    first[batch_size] = seconds
+        return ColdStart(facts["device_name"], facts["load_s"], first, peaks)
 
     def _score(self, candidate: Candidate, worker: Worker) -> np.ndarray:
         """Predicted class of every test image, in batches that fit into memory."""
@@ -110,8 +120,6 @@ class Contest:
             replace(
                 each,
                 timing=timings[each.candidate.name],
-                start=self.starts.get((each.candidate.name, batch_size), ColdStart()),
-                inspection=self.inspections.get(each.candidate.name),
                 easy=timings.get(f"{each.candidate.name}, easy"),
                 hard=timings.get(f"{each.candidate.name}, hard"),
             )
@@ -183,25 +191,6 @@ class Contest:
         data = self.workshop.data
         found = data.batches(data.test, batch_size, torch.device("cpu"), indices=indices)
         return [images.numpy() for images, _ in found]
-
-    def _cold_start(self, candidate: Candidate) -> None:
-        """Loads, calls and inspects the artifact in a process that is new, alone, and then gone.
-
-        Its batches grow, so that the peak of memory belongs to the last of them. Only its first call is cold, unless
-        every shape is compiled. What fails here fails again in the worker that is timed, whose row says it.
-        """
-        name = candidate.name
-        with contextlib.suppress(WorkerError), self._start(candidate) as worker:
-            load_s, cold = worker.ready()["load_s"], True
-            with contextlib.suppress(OutOfMemory):
-                for batch_size in sorted(self.batch_sizes):
-                    worker.put("batches", self._test_batches(batch_size)[:1])
-                    (first_s,) = worker.turn("batches", 0, 1, uncounted=0)
-                    worker.turn("batches", 0, 3, uncounted=0)
-                    peak = worker.peak_memory_bytes()
-                    self.starts[name, batch_size] = ColdStart(load_s, first_s if cold else None, peak)
-                    cold = candidate.runtime.fixed_shapes
-            self.inspections[name] = worker.inspect()
 
 
 def _methods(each: Measured) -> bool:

@@ -64,9 +64,10 @@ class Candidate:
 class ColdStart:
     """What a fresh process needs."""
 
-    load_s: float | None = None
-    first_call_s: float | None = None
-    peak_memory_bytes: int | None = None
+    device_name: str
+    load_s: float
+    first_call_s: dict[int, float]  # by batch size, where it is cold
+    peak_memory_bytes: dict[int, int | None]  # by batch size
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,10 @@ class Measured:
     """A candidate on a device, with all that was found out about it."""
 
     candidate: Candidate
-    device_name: str
-    predicted: np.ndarray  # class of each test image
-    timing: Timing
     start: ColdStart
-    inspection: Inspection | None = None
+    inspection: Inspection
+    predicted: np.ndarray  # class of each test image
+    timing: Timing = field(default_factory=Timing)
     easy: Timing | None = None  # batch 1, images that cost little; None where all cost the same
     hard: Timing | None = None
 
@@ -104,7 +104,7 @@ class Group:
             common = frame(self.request, self.workshop, which, self.device) | {
                 "runtime": candidate.runtime.name,
                 "device": self.device,
-                "device_name": each.device_name,
+                "device_name": each.start.device_name,
                 "batch_size": self.batch_size,
                 "key": self.key,
             }
@@ -116,8 +116,8 @@ class Group:
             counted = once.get("macs_counters") or {}
             yield Row(
                 **common,
-                executed=each.inspection.executed if each.inspection else None,
-                integer_share=each.inspection.integer_share if each.inspection else None,
+                executed=each.inspection.executed,
+                integer_share=each.inspection.integer_share,
                 params=candidate.cost.params,
                 file_bytes=candidate.artifact.stat().st_size,
                 warnings=[*self._warnings(each), *cost.disagreements(counted)],
@@ -125,7 +125,9 @@ class Group:
                 **self._accuracy(each),
                 **self._cost(each),
                 **self._latency(each),
-                **vars(each.start),
+                load_s=each.start.load_s,
+                first_call_s=each.start.first_call_s.get(self.batch_size),
+                peak_memory_bytes=each.start.peak_memory_bytes.get(self.batch_size),
                 **once,
             )
 
@@ -140,9 +142,8 @@ class Group:
         return [each for each in self.measured if not each.candidate.built.variant.methods]
 
     def _warnings(self, each: Measured) -> Iterator[str]:
-        notes = each.inspection.notes if each.inspection else ()
-        yield from (*notes, *self.request.notes, *self.notes, *latency.warnings(each.timing))
-        first, samples = each.start.first_call_s, each.timing.samples
+        yield from (*each.inspection.notes, *self.request.notes, *self.notes, *latency.warnings(each.timing))
+        first, samples = each.start.first_call_s.get(self.batch_size), each.timing.samples
         if first and samples and first > max(SLOW_FIRST_CALL * float(np.median(samples)), 1):
             yield f"first call slow: {first:.1f} s, {first / float(np.median(samples)):,.0f} times the median"
 

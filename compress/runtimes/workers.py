@@ -104,7 +104,7 @@ class Worker:
         return self._ask({"do": "peak"})[0]["peak_memory_bytes"]
 
     def inspect(self) -> Inspection:
-        """What the engine does with the artifact. Costs memory and time: not before either is measured."""
+        """What the engine does with the artifact. Loads it once more, so not before the peak of memory is asked for."""
         found = self._ask({"do": "inspect"})[0]
         return Inspection(**{**found, "notes": tuple(found["notes"])})
 
