@@ -32,8 +32,9 @@ def training(rows: list[Row]) -> str:
 
 
 def images(rows: list[Row]) -> str:
-    """The pictures, each under what it shows."""
-    return "\n\n".join(f"{escape(caption)}\n\n![{escape(caption)}]({name})" for name, caption in captions(rows))
+    """The pictures that lie beside the page, each under what it shows."""
+    shown = [f"{escape(caption)}\n\n![{escape(caption)}]({name})" for name, caption in captions(rows)]
+    return "\n\n".join(["## On real images", *shown]) if shown else ""
 
 
 # In order: title, text, and the plots that follow it. A section appears when it has either.
@@ -49,7 +50,6 @@ SECTIONS: list[tuple[str, Callable[[list[Row]], str], tuple[str, ...]]] = [
     ("Integer kernels", integers, ()),
     ("Counted four ways", counters, ()),
     ("Timing", timing, ("latency",)),
-    ("On real images", images, ()),
     ("Training", training, ("training",)),
     ("Variants", variants, ()),
     ("Environment", environment, ()),
@@ -64,4 +64,6 @@ def report_md(rows: list[Row]) -> str:
         pictures = [f"![{PLOTS[name].title}]({name}.svg)" for name in plots if PLOTS[name].data(rows)]
         if shown := [part for part in (body(rows), *pictures) if part]:
             parts += [f"## {title}", *shown]
+        if title == "Training":  # what is seen after what is counted
+            parts.append(images(rows))
     return "\n\n".join(part for part in parts if part) + "\n"

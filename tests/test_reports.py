@@ -53,9 +53,9 @@ def test_what_was_not_measured_is_empty_everywhere():
     assert {name: text for name, text in cells(broken).items() if text} == given
     record = pd.read_csv(io.StringIO(csv_text([broken]))).iloc[0].dropna().to_dict()
     assert set(record) == set(BARE) - {"methods"} | {"schema"}
-    assert set(render([broken])) == {"report.md", "rows.csv", "table.tex"}
+    assert set(render([broken])) == {"report.md", "report.html", "rows.csv", "table.tex"}
     assert ".svg" not in report_md([broken])
-    assert set(render([])) == {"report.md", "rows.csv", "table.tex"}
+    assert set(render([])) == {"report.md", "report.html", "rows.csv", "table.tex"}
 
 
 def test_numbers_as_they_are_read():
@@ -165,7 +165,8 @@ def test_the_front_holds_what_no_other_point_beats():
 
 def test_rendering_twice_gives_the_same_bytes():
     first, second = render(example_rows()), render(example_rows())
-    assert set(first) == {"report.md", "rows.csv", "table.tex"} | {f"{n}.{kind}" for n in PLOTS for kind in KINDS}
+    pages = {"report.md", "report.html", "rows.csv", "table.tex"}
+    assert set(first) == pages | {f"{n}.{kind}" for n in PLOTS for kind in KINDS}
     assert first == second
     assert all(content.startswith(b"\x89PNG") for name, content in first.items() if name.endswith(".png"))
 

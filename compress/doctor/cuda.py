@@ -1,9 +1,7 @@
 """The GPUs that torch can use here, and who else does."""
 
-import subprocess
-
 from compress.doctor.engines import Found
-from compress.measure.load import gpu_processes
+from compress.measure.load import ask_gpu, gpu_processes
 
 TENSOR_CORES = (("bf16", (8, 0)), ("int8", (7, 5)), ("fp8", (8, 9)))  # from which compute capability on
 
@@ -47,9 +45,4 @@ def others() -> list[str]:
 
 def driver_version() -> str:
     """As nvidia-smi tells it; empty where there is none."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        listed = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return next((line.strip() for line in listed.splitlines() if line.strip()), "")
+    return next(iter(ask_gpu("--query-gpu=driver_version")), "")

@@ -45,23 +45,24 @@ class Watch:
 
 def gpu_processes(own: Collection[int] = ()) -> list[str]:
     """Programs on the GPUs, as `name (process id)`, without those in `own`; nothing where nvidia-smi does not tell."""
-    command = ["nvidia-smi", "--query-compute-apps=pid,process_name", "--format=csv,noheader"]
-    try:
-        listed = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
-    pairs = [line.split(",", 1) for line in listed.splitlines() if line.split(",", 1)[0].strip().isdecimal()]
+    listed = ask_gpu("--query-compute-apps=pid,process_name")
+    pairs = [line.split(",", 1) for line in listed if line.split(",", 1)[0].strip().isdecimal()]
     return [f"{Path(pair[-1].strip()).name} ({pair[0].strip()})" for pair in pairs if int(pair[0]) not in own]
 
 
 def gpu_name() -> str:
     """Of the first GPU, as nvidia-smi tells it; `CUDA` where it does not."""
-    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    return next(iter(ask_gpu("--query-gpu=name")), "CUDA")
+
+
+def ask_gpu(query: str) -> list[str]:
+    """What nvidia-smi answers, line by line; nothing where there is no such program, or no GPU."""
+    command = ["nvidia-smi", query, "--format=csv,noheader"]
     try:
         listed = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
-        return "CUDA"
-    return next((line.strip() for line in listed.splitlines() if line.strip()), "CUDA")
+        return []
+    return [line.strip() for line in listed.splitlines() if line.strip()]
 
 
 def _processor_ticks() -> tuple[int, int]:
