@@ -51,7 +51,10 @@ def bench(
         bool, typer.Option("--break-even", help="Find the smallest batch at which each variant wins, up to 256.")
     ] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A look in under a minute: short training, no plain alternatives.")
+        bool,
+        typer.Option(
+            "--quick", help="A look in under a minute: half the blocks, short training, no plain alternatives."
+        ),
     ] = False,
     remeasure: Annotated[bool, typer.Option(help="Measure again what was measured before.")] = False,
 ) -> None:

@@ -117,13 +117,14 @@ def read(path: Path | None, data: str | None = None, seed: int | None = None) ->
 
 def quick(config: BenchConfig) -> tuple[BenchConfig, tuple[str, ...]]:
     """Settings for a look at what the product does, and the warning that belongs to every figure of it."""
-    train, finetune = config.train, config.finetune
+    model, train, finetune = config.model, config.train, config.finetune
+    depth, epochs = -(-model.depth // 2), -(-train.epochs // 5)
     short = {
-        "train": train.model_copy(update={"epochs": -(-train.epochs // 5), "warmup_epochs": train.warmup_epochs / 5}),
+        "model": model.model_copy(update={"depth": depth}),
+        "train": train.model_copy(update={"epochs": epochs, "warmup_epochs": train.warmup_epochs / 5}),
         "finetune": finetune.model_copy(update={"epochs": 1, "warmup_epochs": min(finetune.warmup_epochs, 0.2)}),
     }
-    done, whole = short["train"].epochs, train.epochs
-    note = f"quick: trained for {done} of {whole} epochs, so the accuracy is not that of a finished model"
+    note = f"quick: {depth} of {model.depth} blocks, trained for {epochs} of {train.epochs} epochs, to see how it goes"
     return config.model_copy(update=short), (note,)
 
 

@@ -114,7 +114,7 @@ def test_a_quick_look_says_that_it_is_one(tiny: Path, tmp_path: Path) -> None:
     assert main(["bench", *args, "--device", "cpu", "--batch-size", "1", "--out", str(out)]) == 0
     (row,) = parse_rows((out / "rows.jsonl").read_text(), "rows.jsonl")
     assert len(row.training or []) == 2
-    assert any(warning.startswith("quick: trained for 2 of 8 epochs") for warning in row.warnings)
+    assert any(warning.startswith("quick: 1 of 2 blocks, trained for 2 of 8 epochs") for warning in row.warnings)
 
 
 def test_runs_are_compared_and_a_slower_one_fails(run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
