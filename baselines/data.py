@@ -18,7 +18,6 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from baselines.augment import random_crop, random_flip
 from baselines.errors import InputError
 
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP", "TIFF")  # whatever the suffix; PostScript would be executed
@@ -116,27 +115,16 @@ class Data:
         device: torch.device,
         *,
         indices: Tensor | None = None,
-        shuffle: torch.Generator | None = None,
-        crop_padding: int = 0,
-        flip: bool = False,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalised float images (B, C, height, width) and labels (B,), on `device`.
+        """Normalised float images (B, C, height, width) and labels (B,), on `device`, in order, as they are.
 
         Args:
             indices: which images, all by default.
-            shuffle: source of all randomness (order, crop, flip); without it images come in order, as they are.
-                Shuffled batches are all full, the rest of an epoch is dropped.
         """
         order = torch.arange(len(split.labels)) if indices is None else indices
-        if shuffle is not None:
-            order = order[torch.randperm(len(order), generator=shuffle)]
-            order = order[: len(order) // batch_size * batch_size or len(order)]
         chunks = list(order.split(batch_size))
         mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (self.mean, self.std))
         for chunk, images in zip(chunks, split.fetch(chunks, device), strict=True):
-            if shuffle is not None:
-                images = random_crop(images, crop_padding, shuffle)
-                images = random_flip(images, shuffle) if flip else images
             yield (images.float() / 255 - mean) / std, split.labels[chunk].to(device)
 
     def normalised(self, mean: tuple[float, ...], std: tuple[float, ...]) -> "Data":

@@ -26,3 +26,10 @@ def fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return bool({"amx_bf16", "avx512_bf16"} & set(cpu_flags()))
+
+
+def autocast_type(precision: str, device: torch.device) -> torch.dtype:
+    """`auto`, `fp32`, `bf16` or `fp16` -> the type in which training multiplies; float32 means no autocast."""
+    if precision == "auto":
+        return torch.bfloat16 if fast_bf16(device) else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]

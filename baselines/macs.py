@@ -26,16 +26,19 @@ def attention_macs(config: ViTConfig, width: Count) -> Count:
 
 
 def stem_macs(config: ViTConfig) -> int:
-    """MACs of one image outside the blocks: tokenizer and head."""
+    """MACs of one image outside the blocks: tokenizer, pooling and heads."""
     grid_height, grid_width = config.grid
     if config.tokenizer == "linear":
         embed = grid_height * grid_width * config.dim * config.channels * config.patch_size**2
     else:
         embed, side = 0, config.patch_size
         for channels_in, channels_out in config.conv_channels:
-            side = max(side // 2, 1)  # pixels of the input that one output pixel stands for, seen from the end
-            embed += grid_height * grid_width * side * side * 9 * channels_in * channels_out
-    return embed + config.dim * config.classes
+            after = max(side // 2, 1)  # places along one side of a token that the layer leaves; pooling is free
+            outputs = after if config.tokenizer == "conv" else side
+            embed += grid_height * grid_width * outputs * outputs * 9 * channels_in * channels_out
+            side = after
+    pooling = 2 * config.tokens * config.dim if config.pool == "seq" else 0  # scores, weighted mean
+    return embed + pooling + config.dim * config.classes * (1 + config.distill_token)
 
 
 def dense_macs(config: ViTConfig) -> int:
@@ -61,7 +64,10 @@ def params(config: ViTConfig) -> int:
     if config.tokenizer == "linear":
         embed = dim * config.channels * config.patch_size**2 + dim
     else:
-        embed = sum(9 * channels_in * channels_out + channels_out for channels_in, channels_out in config.conv_channels)
+        bias = config.tokenizer == "conv"
+        embed = sum((9 * channels_in + bias) * channels_out for channels_in, channels_out in config.conv_channels)
     block = 4 * dim * dim + 2 * dim * mlp + 3 * dim + dim + mlp + dim + 4 * dim
     tokens = (config.tokens + config.prefix_tokens) * dim
-    return embed + tokens + config.depth * block + 2 * dim + dim * config.classes + config.classes
+    pooling = dim + 1 if config.pool == "seq" else 0
+    heads = (dim + 1) * config.classes * (1 + config.distill_token)
+    return embed + tokens + config.depth * block + 2 * dim + pooling + heads

@@ -1,8 +1,8 @@
 """The training loop of this project: baselines, fine-tuning and distillation all run through `fit`.
 
 What is learned beside the labels comes from outside, as named loss terms and a teacher. Every source of randomness
-is seeded by (seed, epoch), so a run that was killed goes on from its last whole epoch and ends with the
-weights it would have had.
+is seeded by (seed, step), so a run that was killed goes on from its last snapshot and ends with the weights it would
+have had.
 """
 
 import copy
@@ -13,39 +13,23 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from baselines.data import Data, Split
-from baselines.device import fast_bf16
+from baselines.data import Data
+from baselines.device import autocast_type
+from baselines.distributed import ALONE, World
+from baselines.feed import Batch, Feed, seed_of
+from baselines.losses import Classification
 from baselines.optimizer import make_optimizer, schedule
+from baselines.progress import progress_bar
+from baselines.recipe import TrainConfig
+from baselines.validation import count_right, hold_out
 from baselines.vit import VisionTransformer
 
+__all__ = ["Snapshot", "Step", "TrainConfig", "Trainer", "fit"]
 
-class TrainConfig(BaseModel):
-    """Settings of one training. Frozen; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    epochs: int = Field(default=100, ge=0)
-    batch_size: int = Field(default=128, gt=0)
-    lr: float = Field(default=1e-3, gt=0)  # peak learning rate of AdamW
-    warmup_epochs: float = Field(default=5, ge=0)  # linear from 0 to lr, then cosine to 1 % of lr
-    weight_decay: float = Field(default=0.05, ge=0)  # of matrices only
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    clip_norm: float = Field(default=1.0, gt=0)  # of the gradient over all parameters
-    ema: float = Field(
-        default=0.999, ge=0, lt=1
-    )  # decay per step of the averaged weights that are kept; 0 keeps the last
-    crop_padding: int = Field(default=4, ge=0)  # pixels
-    flip: bool = True  # left to right
-    bf16: bool = True  # autocast, where the device multiplies bf16 in hardware
-    validation: float = Field(
-        default=0.0, ge=0, lt=1
-    )  # share of the training images that chooses the epoch; 0 keeps the last
+SNAPSHOT_S = 120.0  # between snapshots inside an epoch; another is taken at its end
 
 
 @dataclass(frozen=True)
@@ -56,8 +40,9 @@ class Step:
     images: Tensor  # (B, C, height, width), normalised
     labels: Tensor  # (B,)
     logits: Tensor  # (B, classes)
-    aux: dict[str, Tensor]  # by-products of the model's encoder
+    aux: dict[str, Tensor]  # by-products of the model's forward pass
     teacher_logits: Tensor | None  # (B, classes), where a teacher was given
+    teacher_aux: dict[str, Tensor]  # by-products of the teacher's
     progress: float  # share of the training that is done, 0 to 1
 
 
@@ -80,167 +65,182 @@ def fit(
     seed: int,
     title: str = "train",
     terms: Sequence[LossTerm] = (),
-    teacher: nn.Module | None = None,
+    teacher: VisionTransformer | None = None,
     lr_scale: Mapping[str, float] | None = None,
     snapshot: Snapshot | None = None,
+    log: Callable[[dict[str, float]], None] | None = None,
+    world: World = ALONE,
 ) -> list[dict[str, float]]:
     """Trains `model` in place and leaves it in evaluation mode, holding the averaged weights of the chosen epoch.
 
     Args:
         terms: further losses, already weighted, by name; they are added to the cross entropy.
-        teacher: its logits reach the terms; it is not trained.
+        teacher: its logits and by-products reach the terms; it is not trained.
         lr_scale: factors on the learning rate, by prefix of the parameter name.
-        snapshot: where the state goes after each epoch, and comes from when a run goes on.
+        snapshot: where the state goes while training, and comes from when a run goes on.
+        log: is told the record of each epoch when it ends.
+        world: the processes that share the work; all of them call this.
 
     Returns:
-        One record an epoch: `loss`, its terms, `train_top1`, `validation_top1`, `lr`, `images_per_s`, `seconds`.
+        One record an epoch: `loss`, its terms, `train_top1`, `validation_top1`, `validation_recall`, `lr`,
+        `images_per_s`, `seconds`.
     """
-    model.to(device)
-    optimizer = make_optimizer(model, config.lr, config.weight_decay, lr_scale or {})
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
-    train_indices, validation_indices = _hold_out(data.train, config.validation)
-    steps = max(len(train_indices) // config.batch_size, 1)
-    history: list[dict[str, float]] = []
-    best: dict[str, Any] = {"top1": -1.0, "weights": None}
+    trainer = Trainer(model, data, config, device, seed, terms, teacher, lr_scale or {}, world)
     if snapshot is not None and (state := snapshot.load()) is not None:
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        history, best = state["history"], state["best"]
-
-    with _progress(title, config.epochs * steps, len(history) * steps) as advance:
-        for epoch in range(len(history), config.epochs):
-            torch.manual_seed(_mix(seed, epoch))
-            record = _epoch(
-                model,
-                teacher,
-                data,
-                train_indices,
-                config,
-                optimizer,
-                average,
-                terms,
-                device,
-                seed,
-                epoch,
-                steps,
-                advance,
-            )
-            if len(validation_indices):
-                record["validation_top1"] = top1(average.module, data, validation_indices, device)
-                if record["validation_top1"] >= best["top1"]:
-                    weights = copy.deepcopy(average.module.state_dict())
-                    best = {"top1": record["validation_top1"], "weights": weights}
-            history.append(record)
+        trainer.load_state(state)
+    total = trainer.total_steps
+    with progress_bar(title, total, trainer.step) as advance:
+        while trainer.step < total:
+            record = trainer.epoch(advance, snapshot)
+            if log is not None:
+                log(record)
             if snapshot is not None:
-                snapshot.save(
-                    {
-                        "model": model.state_dict(),
-                        "average": average.state_dict(),
-                        "optimizer": optimizer.state_dict(),
-                        "history": history,
-                        "best": best,
-                    }
-                )
-    if history:
-        model.load_state_dict(best["weights"] or average.module.state_dict())
-    model.eval()
-    return history
+                snapshot.save(trainer.state())
+    trainer.finish()
+    return trainer.history
 
 
-def _epoch(
-    model: VisionTransformer,
-    teacher: nn.Module | None,
-    data: Data,
-    indices: Tensor,
-    config: TrainConfig,
-    optimizer: torch.optim.Optimizer,
-    average: AveragedModel,
-    terms: Sequence[LossTerm],
-    device: torch.device,
-    seed: int,
-    epoch: int,
-    steps: int,
-    advance: Callable[[str], None],
-) -> dict[str, float]:
-    model.train()
-    started = time.perf_counter()
-    total_steps = config.epochs * steps
-    batches = data.batches(
-        data.train,
-        config.batch_size,
-        device,
-        indices=indices,
-        shuffle=torch.Generator().manual_seed(_mix(seed, epoch)),
-        crop_padding=config.crop_padding,
-        flip=config.flip,
-    )
-    sums: dict[str, Tensor] = {}
-    seen, factor = 0, 0.0
-    for index, (images, labels) in enumerate(batches, start=epoch * steps):
-        factor = schedule(index, total_steps, config.warmup_epochs * steps)
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * group["lr_scale"] * factor
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16 and fast_bf16(device)):
+class Trainer:
+    """The state of one training, and how it moves; arguments are those of `fit`."""
+
+    def __init__(
+        self,
+        model: VisionTransformer,
+        data: Data,
+        config: TrainConfig,
+        device: torch.device,
+        seed: int,
+        terms: Sequence[LossTerm] = (),
+        teacher: VisionTransformer | None = None,
+        lr_scale: Mapping[str, float] | None = None,
+        world: World = ALONE,
+    ):
+        self.config, self.device, self.seed, self.world = config, device, seed, world
+        self.data, self.terms, self.teacher = data, terms, teacher
+        self.train_indices, self.validation_indices = hold_out(data.train, config.validation)
+        self.feed = Feed(data, self.train_indices, config, device, seed, world)
+        self.total_steps = config.steps or config.epochs * self.feed.steps
+        self.model = model.to(device)
+        if config.channels_last:
+            self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.optimizer = make_optimizer(model, config, lr_scale or {})
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
+        counts = data.train.labels[self.train_indices].bincount(minlength=len(data.classes))
+        self.loss = Classification(config, counts, device)
+        self.number_type = autocast_type(config.precision, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.number_type is torch.float16)
+        self.forward = torch.compile(model.forward_aux) if config.compile else model.forward_aux
+        self.step = 0
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, Any] = {"score": -1.0, "weights": None}
+        self.sums: dict[str, Tensor] = {}  # of the running epoch
+        self.spent = [0.0, 0.0]  # images and seconds of the running epoch
+
+    def epoch(self, advance: Callable[[str], None], snapshot: Snapshot | None = None) -> dict[str, float]:
+        """Trains to the end of the running epoch.
+
+        Returns:
+            Its record, which is also added to `history`.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+        """
+        number, done = divmod(self.step, self.feed.steps)
+        end = min((number + 1) * self.feed.steps, self.total_steps)
+        torch.set_float32_matmul_precision(self.config.matmul)
+        self.model.train()
+        saved = started = time.perf_counter()
+        for batch in self.feed.epoch(number, done):
+            self.advance(batch)
+            advance(f"epoch {number + 1}/{-(-self.total_steps // self.feed.steps)}")
+            now = time.perf_counter()
+            self.spent = [self.spent[0] + len(batch.labels) * self.world.size, self.spent[1] + now - started]
+            started = now
+            if self.step == end:
+                break
+            if snapshot is not None and now - saved > SNAPSHOT_S:
+                snapshot.save(self.state())
+                saved = now
+        steps = end - number * self.feed.steps
+        means = {name: value.item() / steps for name, value in self.world.mean(self.sums).items()}
+        if not math.isfinite(means["loss"]):
+            raise FloatingPointError(f"the loss became {means['loss']} in epoch {number + 1}; lower lr in [train]")
+        images, seconds = self.spent[0], self.spent[1] + time.perf_counter() - started
+        self.sums, self.spent = {}, [0.0, 0.0]
+        record = {"epoch": number + 1, **means, "lr": self.config.lr * self.lr_factor(self.step - 1)}
+        record |= {**self._validate(), "images_per_s": images / seconds, "seconds": seconds}
+        self.history.append(record)
+        return record
+
+    def advance(self, batch: Batch) -> None:
+        """One step: forward, backward, new weights."""
+        torch.manual_seed(seed_of(self.seed, self.step) + self.world.rank)  # of dropout and stochastic depth
+        factor = self.lr_factor(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * group["lr_scale"] * factor
+        with torch.autocast(self.device.type, self.number_type, enabled=self.number_type is not torch.float32):
             with torch.no_grad():
-                teacher_logits = teacher(images) if teacher is not None else None
-            logits, aux = model.forward_aux(images)
+                taught = self.teacher.forward_aux(batch.images) if self.teacher is not None else (None, {})
+            logits, aux = self.forward(batch.images)
         logits = logits.float()
-        losses = {"cross_entropy": F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)}
-        step = Step(model, images, labels, logits, aux, teacher_logits, index / total_steps)
-        for term in terms:
+        losses = {"cross_entropy": self.loss(logits, batch)}
+        step = Step(self.model, batch.images, batch.labels, logits, aux, *taught, self.step / self.total_steps)
+        for term in self.terms:
             losses.update(term(step))
         loss = torch.stack(list(losses.values())).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        optimizer.step()
-        average.update_parameters(model)
-        losses["loss"], losses["train_top1"] = loss, (logits.argmax(1) == labels).float().mean()
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.average.update_parameters(self.model)
+        losses["loss"], losses["train_top1"] = loss, (logits.argmax(1) == batch.labels).float().mean()
         for name, value in losses.items():
-            sums[name] = sums.get(name, torch.zeros((), device=device)) + value.detach()
-        seen += len(labels)
-        advance(f"epoch {epoch + 1}/{config.epochs}")
-    means = {name: value.item() / steps for name, value in sums.items()}
-    seconds = time.perf_counter() - started
-    if not math.isfinite(means["loss"]):
-        raise FloatingPointError(f"the loss became {means['loss']} in epoch {epoch + 1}; lower lr in [train]")
-    return {"epoch": epoch + 1, **means, "lr": config.lr * factor, "images_per_s": seen / seconds, "seconds": seconds}
+            self.sums[name] = self.sums.get(name, torch.zeros((), device=self.device)) + value.detach()
+        self.step += 1
 
+    def lr_factor(self, step: int) -> float:
+        config = self.config
+        warmup = config.warmup_steps or config.warmup_epochs * self.feed.steps
+        return schedule(step, self.total_steps, warmup, config.schedule, config.final_lr)
 
-@torch.inference_mode()
-def top1(model: nn.Module, data: Data, indices: Tensor, device: torch.device) -> float:
-    """Share of the given training images that `model` gets right."""
-    model.eval()
-    right = 0
-    for images, labels in data.batches(data.train, 512, device, indices=indices):
-        right += int((model(images).argmax(1) == labels).sum())
-    return right / len(indices)
+    def _validate(self) -> dict[str, float]:
+        """Accuracy of the averaged weights on the images held out; keeps them if they are the best so far."""
+        if not len(self.validation_indices):
+            return {}
+        right, seen = count_right(self.average.module, self.data, self.validation_indices, self.device, self.world)
+        top1, recall = right.sum() / seen.sum(), (right / seen)[seen > 0].mean()
+        score = top1 if self.config.chosen_by == "top1" else recall
+        if score >= self.best["score"]:
+            self.best = {"score": score.item(), "weights": copy.deepcopy(self.average.module.state_dict())}
+        return {"validation_top1": top1.item(), "validation_recall": recall.item()}
 
+    def finish(self) -> None:
+        """Leaves the chosen weights in the model."""
+        if self.history:
+            self.model.load_state_dict(self.best["weights"] or self.average.module.state_dict())
+        self.model.requires_grad_(True)
+        self.model.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
+        self.model.eval()
 
-def _hold_out(split: Split, fraction: float) -> tuple[Tensor, Tensor]:
-    """Indices to train on and to validate with; the same for every seed, so that variants share them."""
-    order = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(0))
-    held = round(len(order) * fraction)
-    return order[held:].sort().values, order[:held].sort().values
+    def state(self) -> dict[str, Any]:
+        """All that decides how the training goes on."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "history": self.history,
+            "best": self.best,
+            "sums": self.sums,
+            "spent": self.spent,
+        }
 
-
-def _mix(seed: int, epoch: int) -> int:
-    return seed * 1_000_003 + epoch
-
-
-class _progress:
-    """A rich progress bar on a terminal, silence elsewhere; as a context it gives `advance(text)`."""
-
-    def __init__(self, title: str, total: int, done: int):
-        columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
-        self.bar = Progress(*columns, TimeRemainingColumn(), transient=True)
-        self.bar.disable = not self.bar.console.is_terminal
-        self.task = self.bar.add_task(title, total=total, completed=done, text="")
-
-    def __enter__(self) -> Callable[[str], None]:
-        self.bar.start()
-        return lambda text: self.bar.update(self.task, advance=1, text=text)
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+    def load_state(self, state: dict[str, Any]) -> None:
+        for name in ("model", "average", "optimizer", "scaler"):
+            getattr(self, name).load_state_dict(state[name])
+        for name in ("step", "history", "best", "spent"):
+            setattr(self, name, state[name])
+        self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}

@@ -8,80 +8,17 @@ Legend: B images, C channels, N tokens incl. the class token, D width (`dim`), H
         L blocks (`depth`), T tokens of a packed batch (see `ragged.py`).
 """
 
-import itertools
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor, nn
 
+from baselines.geometry import ViTConfig
 from baselines.ragged import Ragged
+from baselines.tokenizer import SequencePool, norm, tokenizer
 
-
-class ViTConfig(BaseModel):
-    """Geometry of a Vision Transformer. Frozen; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    image_size: tuple[int, int] = (32, 32)  # height, width in pixels; one number means square
-    channels: int = Field(default=3, gt=0)
-    patch_size: int = Field(default=4, gt=0)  # pixels
-    dim: int = Field(default=192, gt=0)
-    depth: int = Field(default=6, gt=0)
-    heads: int = Field(default=3, gt=0)
-    mlp_dim: int = Field(default=768, gt=0)
-    classes: int = Field(default=10, gt=1)
-    pool: Literal["cls", "mean"] = "cls"
-    tokenizer: Literal["linear", "conv"] = "linear"  # conv: overlapping 3x3 convolutions of stride 2
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    drop_path: float = Field(default=0.0, ge=0, lt=1)  # rate of the last block; rises linearly from 0
-
-    @field_validator("image_size", mode="before")
-    @classmethod
-    def _square(cls, value: Any) -> Any:
-        return (value, value) if isinstance(value, int) else value
-
-    @model_validator(mode="after")
-    def _fits(self) -> "ViTConfig":
-        height, width = self.image_size
-        if min(height, width) <= 0 or height % self.patch_size or width % self.patch_size:
-            raise ValueError(
-                f"image_size {height}x{width} is not divisible by patch_size {self.patch_size}; "
-                "choose a patch_size that divides both sides"
-            )
-        if self.dim % self.heads:
-            raise ValueError(f"heads {self.heads} does not divide dim {self.dim}; choose heads that divides it")
-        if self.tokenizer == "conv":
-            stages = self.patch_size.bit_length() - 1
-            if 2**stages != self.patch_size or self.dim % 2 ** max(stages - 1, 0):
-                raise ValueError(
-                    f"tokenizer 'conv' needs a patch_size that is a power of two, and dim divisible by half of it, "
-                    f"not patch_size {self.patch_size} and dim {self.dim}; use tokenizer 'linear'"
-                )
-        return self
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Patches along height and width."""
-        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
-
-    @property
-    def prefix_tokens(self) -> int:
-        """Tokens that are no patch and stand first."""
-        return 1 if self.pool == "cls" else 0
-
-    @property
-    def tokens(self) -> int:
-        return self.grid[0] * self.grid[1] + self.prefix_tokens
-
-    @property
-    def conv_channels(self) -> list[tuple[int, int]]:
-        """(in, out) channels of each convolution of the `conv` tokenizer."""
-        stages = max(self.patch_size.bit_length() - 1, 1)
-        widths = [self.channels, *(self.dim // 2**i for i in reversed(range(stages)))]
-        return list(itertools.pairwise(widths))
+__all__ = ["Attention", "Block", "Encoder", "Mlp", "ViTConfig", "VisionTransformer"]
 
 
 class Attention(nn.Module):
@@ -150,8 +87,8 @@ class Block(nn.Module):
 
     def __init__(self, config: ViTConfig, drop_path: float):
         super().__init__()
-        self.norm1, self.attn = nn.LayerNorm(config.dim), Attention(config)
-        self.norm2, self.mlp = nn.LayerNorm(config.dim), Mlp(config)
+        self.norm1, self.attn = norm(config), Attention(config)
+        self.norm2, self.mlp = norm(config), Mlp(config)
         self.drop_path = drop_path
 
     def forward(
@@ -202,11 +139,14 @@ class VisionTransformer(nn.Module):
         self.config = config
         self.patch_embed = tokenizer(config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim)) if config.pool == "cls" else None
+        self.distill_token = nn.Parameter(torch.zeros(1, 1, config.dim)) if config.distill_token else None
         self.pos_embed = nn.Parameter(torch.empty(1, config.tokens, config.dim))
         rates = [config.drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
         self.encoder = Encoder([Block(config, rate) for rate in rates])
-        self.norm = nn.LayerNorm(config.dim)
+        self.norm = norm(config)
+        self.sequence_pool = SequencePool(config.dim) if config.pool == "seq" else None
         self.head = nn.Linear(config.dim, config.classes)
+        self.distill_head = nn.Linear(config.dim, config.classes) if config.distill_token else None
         self._init_weights()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -214,37 +154,40 @@ class VisionTransformer(nn.Module):
         return self.forward_aux(images)[0]
 
     def forward_aux(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits (B, classes), and what the encoder reports beside them."""
+        """Logits (B, classes), and by-products: what the encoder reports and `tokens_out`, the tokens after the norm.
+
+        With a distillation token, training gets the logits of each head (`distill_logits` beside the first), and
+        evaluation their mean, as in DeiT.
+        """
         x_BND, aux = self.encoder(self.embed(images))
         x_BND = self.norm(x_BND)
-        return self.head(x_BND[:, 0] if self.config.pool == "cls" else x_BND.mean(1)), aux
+        logits = self.head(self.pooled(x_BND))
+        aux = {**aux, "tokens_out": x_BND}
+        if self.distill_head is None:
+            return logits, aux
+        taught = self.distill_head(x_BND[:, 1])
+        return (logits, {**aux, "distill_logits": taught}) if self.training else ((logits + taught) / 2, aux)
+
+    def pooled(self, x_BND: Tensor) -> Tensor:
+        """Tokens after the norm (B, N, D) -> what the head looks at (B, D)."""
+        if self.config.pool == "cls":
+            return x_BND[:, 0]
+        return x_BND.mean(1) if self.sequence_pool is None else self.sequence_pool(x_BND)
 
     def embed(self, images: Tensor) -> Tensor:
         """Images (B, C, height, width) -> tokens (B, N, D) with positions added."""
         x_BND = self.patch_embed(images).flatten(2).transpose(1, 2)
-        if self.cls_token is not None:
-            x_BND = torch.cat([self.cls_token.expand(x_BND.shape[0], -1, -1), x_BND], 1)
+        first = [
+            token.expand(len(x_BND), -1, -1) for token in (self.cls_token, self.distill_token) if token is not None
+        ]
+        x_BND = torch.cat([*first, x_BND], 1) if first else x_BND
         return F.dropout(x_BND + self.pos_embed, self.config.dropout, self.training)
 
     def _init_weights(self) -> None:
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        if self.cls_token is not None:
-            nn.init.trunc_normal_(self.cls_token, std=0.02)
+        for table in (self.pos_embed, self.cls_token, self.distill_token):
+            if table is not None:
+                nn.init.trunc_normal_(table, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-
-
-def tokenizer(config: ViTConfig) -> nn.Module:
-    """Images (B, C, height, width) -> (B, D, grid height, grid width).
-
-    `conv` follows Xiao et al. 2021 (arXiv 2106.14881): overlapping 3x3 convolutions, doubling the width.
-    """
-    if config.tokenizer == "linear":
-        return nn.Conv2d(config.channels, config.dim, config.patch_size, config.patch_size)
-    stride = 1 if config.patch_size == 1 else 2
-    layers: list[nn.Module] = []
-    for channels_in, channels_out in config.conv_channels:
-        layers += [nn.Conv2d(channels_in, channels_out, 3, stride, padding=1), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])  # no activation on the tokens themselves

@@ -52,7 +52,7 @@ DIGITS: dict[str, Any] = {
         "ema": 0.98,
         "crop_padding": 1,
         "flip": False,
-        "bf16": False,
+        "precision": "fp32",
     },
     "finetune": {
         "epochs": 4,
@@ -62,7 +62,7 @@ DIGITS: dict[str, Any] = {
         "ema": 0.99,
         "crop_padding": 1,
         "flip": False,
-        "bf16": False,
+        "precision": "fp32",
     },
 }
 
@@ -70,8 +70,8 @@ DIGITS: dict[str, Any] = {
 SMALL_IMAGES: dict[str, Any] = {
     "data": "cifar10",
     "model": {"dim": 128, "depth": 6, "heads": 4, "mlp_dim": 384, "tokenizer": "conv"},
-    "train": {"epochs": 12, "batch_size": 128, "lr": 1e-3, "warmup_epochs": 1, "bf16": False},
-    "finetune": {"epochs": 3, "batch_size": 128, "lr": 3e-4, "warmup_epochs": 0.5, "bf16": False},
+    "train": {"epochs": 12, "batch_size": 128, "lr": 1e-3, "warmup_epochs": 1, "precision": "fp32"},
+    "finetune": {"epochs": 3, "batch_size": 128, "lr": 3e-4, "warmup_epochs": 0.5, "precision": "fp32"},
 }
 
 

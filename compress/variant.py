@@ -6,7 +6,7 @@ refused when the name is read, before anything is trained.
 
 import copy
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,7 @@ def apply(
     seed: int,
     title: str,
     snapshot: Snapshot | None = None,
+    log: Callable[[dict[str, float]], None] | None = None,
 ) -> tuple[VisionTransformer, list[dict[str, float]]]:
     """Adds methods to a model that already holds others; `start` is untouched.
 
@@ -153,6 +154,7 @@ def apply(
             teacher=teacher.to(device).eval() if any(method.needs_teacher for method in methods) else None,
             lr_scale={prefix: scale for method in methods for prefix, scale in method.lr_scale().items()},
             snapshot=snapshot,
+            log=log,
         )
     for method in new:
         method.calibrate(model, [images.to(device) for images in calibration])

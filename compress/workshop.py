@@ -9,6 +9,7 @@ Work is kept under a hash of what it depends on:
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from compress.runtimes import Runtime
 from compress.variant import Variant
 
 PARITY_IMAGES = 64
+LONG_EPOCH_S = 10.0  # a shorter one is not worth a line
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Workshop:
             seed=self.config.seed,
             title="train vit",
             snapshot=state,
+            log=self._log(built),
         )
         self._keep(model, built, history, state, started)
 
@@ -151,8 +154,22 @@ class Workshop:
             seed=self.config.seed + (not anew),
             title=f"{what} {target.variant.name}",
             snapshot=state,
+            log=self._log(target),
         )
         self._keep(model, target, history, state, started)
+
+    def _log(self, built: Built) -> Callable[[dict[str, float]], None]:
+        """Tells how each epoch went that took long enough to be waited for."""
+
+        def log(record: dict[str, float]) -> None:
+            if record["seconds"] < LONG_EPOCH_S:
+                return
+            parts = [f"epoch {record['epoch']:.0f}", f"loss {record['loss']:.3f}"]
+            parts += [f"train {record['train_top1']:.1%}"]
+            parts += [f"validation {record['validation_top1']:.1%}"] if "validation_top1" in record else []
+            self.say(f"  {built.variant.name}: {', '.join(parts)}, {record['images_per_s']:,.0f} images/s")
+
+        return log
 
     def _keep(
         self, model: VisionTransformer, built: Built, history: list[dict[str, float]], state: StateFile, started: float

@@ -9,6 +9,9 @@ from PIL import Image
 
 from baselines import sources
 from baselines.data import Data, FileSplit, TensorSplit
+from baselines.distributed import World
+from baselines.feed import Feed
+from baselines.recipe import TrainConfig
 from baselines.sources import load
 
 CPU = torch.device("cpu")
@@ -58,19 +61,25 @@ def test_train_and_test_folders_and_both_ways_of_reading(tmp_path: Path, monkeyp
         assert torch.equal(kept, read)
 
 
-def test_shuffled_batches_are_full_and_every_image_comes_once() -> None:
-    labels = torch.arange(23)
+def counting_data(n: int = 23) -> Data:
+    """Images whose every pixel is their number, all of them of another class."""
+    labels = torch.arange(n)
     images = labels.to(torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2).contiguous()
     split = TensorSplit(images, labels)
-    set_ = Data("n", ("a", "b"), split, split, (0.0,), (1.0,))
-    batches = list(set_.batches(split, 5, CPU, shuffle=torch.Generator().manual_seed(3)))
-    assert [len(y) for _, y in batches] == [5, 5, 5, 5]
-    seen = torch.cat([y for _, y in batches])
+    return Data("n", tuple(map(str, range(n))), split, split, (0.0,), (1.0,))
+
+
+def test_training_batches_are_full_and_no_image_comes_twice() -> None:
+    data = counting_data()
+    config = TrainConfig(batch_size=5, crop_padding=0, flip=False)
+    batches = list(Feed(data, torch.arange(23), config, CPU, seed=3, world=World()).epoch(0))
+    assert [len(batch.labels) for batch in batches] == [5, 5, 5, 5]
+    seen = torch.cat([batch.labels for batch in batches])
     assert len(seen.unique()) == 20
     assert not torch.equal(seen, seen.sort().values)
-    for x, y in batches:
-        torch.testing.assert_close(x[:, 0, 0, 0] * 255, y.float())
-    assert [len(y) for _, y in set_.batches(split, 5, CPU)] == [5, 5, 5, 5, 3]
+    for batch in batches:
+        torch.testing.assert_close(batch.images[:, 0, 0, 0] * 255, batch.labels.float())
+    assert [len(y) for _, y in data.batches(data.train, 5, CPU)] == [5, 5, 5, 5, 3]
 
 
 def test_cifar_arrays_are_read_as_torchvision_hands_them_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ class TestContract:
         model = variant.prepare(small(pool), [method]).train()
         logits, aux = model.forward_aux(images())
         labels = torch.zeros(9, dtype=torch.long)
-        terms = method.loss_terms(Step(model, images(), labels, logits, aux, logits.detach(), 0.5))
+        terms = method.loss_terms(Step(model, images(), labels, logits, aux, logits.detach(), aux, 0.5))
         loss = torch.stack([logits.square().mean(), *terms.values()]).sum()
         loss.backward()
         gradients = [p.grad for name, p in model.named_parameters() if "blocks" in name and name.endswith("weight")]

@@ -15,6 +15,8 @@ GEOMETRIES = [
     ViTConfig(dim=48, depth=2, heads=3, mlp_dim=96),
     ViTConfig(dim=48, depth=3, heads=4, mlp_dim=80, pool="mean", tokenizer="conv", classes=7),
     ViTConfig(image_size=(16, 8), channels=1, patch_size=1, dim=32, depth=1, heads=2, mlp_dim=40, tokenizer="conv"),
+    ViTConfig(dim=48, depth=2, heads=4, mlp_dim=80, pool="seq", tokenizer="cct", norm="batch"),
+    ViTConfig(image_size=16, patch_size=1, dim=32, depth=1, heads=2, mlp_dim=40, tokenizer="cct", distill_token=True),
     ViTConfig(image_size=(12, 20), channels=1, patch_size=4, dim=36, depth=2, heads=2, mlp_dim=50, pool="mean"),
 ]
 

@@ -115,7 +115,7 @@ def test_schedule() -> None:
 
 def test_what_is_decayed_and_what_learns_faster() -> None:
     model = new_model()
-    groups = make_optimizer(model, 1e-3, 0.05, {"head": 7.0}).param_groups
+    groups = make_optimizer(model, TRAIN, {"head": 7.0}).param_groups
     where = {id(p): (g["weight_decay"], g["lr_scale"]) for g in groups for p in g["params"]}
     assert len(where) == len(list(model.parameters()))
     assert where[id(model.head.weight)] == (0.05, 7.0)
@@ -123,9 +123,13 @@ def test_what_is_decayed_and_what_learns_faster() -> None:
     assert where[id(model.norm.weight)] == (0, 1)
 
 
+def dice(images: int) -> augment.Dice:
+    return augment.Dice(torch.Generator().manual_seed(0), images, slice(None))
+
+
 def test_random_crop_moves_each_image_as_a_whole() -> None:
     images = torch.arange(1, 37, dtype=torch.uint8).view(1, 1, 6, 6).expand(50, 2, 6, 6)
-    moved = augment.random_crop(images, 2, torch.Generator().manual_seed(0))
+    moved = augment.random_crop(images, 2, dice(50))
     padded = torch.nn.functional.pad(images[:1], (2,) * 4)
     windows = [padded[0, :, y : y + 6, x : x + 6] for y in range(5) for x in range(5)]
     assert all(any(torch.equal(image, window) for window in windows) for image in moved)
@@ -134,7 +138,7 @@ def test_random_crop_moves_each_image_as_a_whole() -> None:
 
 def test_random_flip_mirrors_about_half() -> None:
     images = torch.arange(12, dtype=torch.uint8).view(1, 1, 3, 4).expand(200, 1, 3, 4)
-    flipped = augment.random_flip(images, torch.Generator().manual_seed(0))
+    flipped = augment.random_flip(images, dice(200))
     mirrored = sum(torch.equal(image, images[0].flip(-1)) for image in flipped)
     assert all(torch.equal(image, images[0]) or torch.equal(image, images[0].flip(-1)) for image in flipped)
     assert 70 < mirrored < 130

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from baselines.data import Data
 from baselines.macs import dense_macs, ragged_macs
 from baselines.ragged import padded_widths
+from baselines.tokenizer import SequencePool, TokenBatchNorm
 from baselines.vit import Attention, VisionTransformer
 
 
@@ -113,7 +114,8 @@ def _fvcore(model: VisionTransformer, image: Tensor) -> float:
         logging.getLogger("fvcore").setLevel(logging.ERROR)
         analysis = FlopCountAnalysis(model, image)
         analysis.set_op_handle("aten::scaled_dot_product_attention", attention)
-        analysis.set_op_handle("aten::layer_norm", lambda _inputs, _outputs: 0)
+        for norm in ("aten::layer_norm", "aten::batch_norm"):
+            analysis.set_op_handle(norm, lambda _inputs, _outputs: 0)
         return float(analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total())
 
 
@@ -128,12 +130,16 @@ def _thop(model: VisionTransformer, image: Tensor) -> float:
         linear = batch * tokens * (module.qkv.weight.numel() + module.proj.weight.numel())
         module.total_ops += torch.DoubleTensor([linear + _attention_products(shape, shape, shape)])
 
+    def pooling(module: Any, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+        module.total_ops += torch.DoubleTensor([2 * inputs[0].numel()])  # scores, weighted mean
+
     def nothing(module: Any, _inputs: tuple[Tensor, ...], _output: Tensor) -> None:
         module.total_ops += torch.DoubleTensor([0])
 
+    rules = {Attention: attention, SequencePool: pooling, nn.LayerNorm: nothing, TokenBatchNorm: nothing}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        macs = thop.profile(model, (image,), custom_ops={Attention: attention, nn.LayerNorm: nothing}, verbose=False)[0]
+        macs = thop.profile(model, (image,), custom_ops=rules, verbose=False)[0]
     return float(macs)
 
 

@@ -51,8 +51,8 @@ def trace(model: VisionTransformer, image: Tensor) -> Trace:
     for mixing in observer.mixings:
         blocks_N[mixing.token_T] += 1
     start_N = torch.zeros(model.config.tokens, dtype=torch.float64)
-    start_N[observer.pooled()] = 1.0
-    return Trace(logits, blocks_N, rollout(observer.mixings, start_N / start_N.sum()))
+    start_N[observer.pooled()] = observer.shares()
+    return Trace(logits, blocks_N, rollout(observer.mixings, start_N))
 
 
 def rollout(mixings: list[Mixing], start_N: Tensor) -> Tensor:
@@ -75,10 +75,10 @@ class Observer:
     """Notes what one image does in `model`, until it leaves."""
 
     def __init__(self, model: VisionTransformer):
-        self.config, self.encoder = model.config, model.encoder
+        self.model, self.config, self.encoder = model, model.config, model.encoder
         self.token_T = torch.arange(model.config.tokens)  # those that go on
         self.mixings: list[Mixing] = []
-        self.outputs = 0  # tokens that the encoder gave to the head
+        self.out_BND = torch.empty(1, 0, 0)  # tokens that the encoder gave to the head
         self.hooks = [self.encoder.register_forward_hook(self._finished)]
         for block in self.encoder.blocks:
             attention = cast(Attention, block.get_submodule("attn"))
@@ -93,8 +93,17 @@ class Observer:
     def pooled(self) -> Tensor:
         """Positions of the tokens that the head looks at."""
         if self.config.pool == "cls":
-            return torch.zeros(1, dtype=torch.long)
-        return self.token_T if self.outputs == len(self.token_T) else torch.arange(self.outputs)
+            return torch.arange(self.config.prefix_tokens)
+        outputs = self.out_BND.shape[1]
+        return self.token_T if outputs == len(self.token_T) else torch.arange(outputs)
+
+    def shares(self) -> Tensor:
+        """How much each of those counts in the head, summing to 1."""
+        pool = self.model.sequence_pool
+        if pool is not None:
+            return pool.weights(self.model.norm(self.out_BND))[0].double()
+        looked_at = len(self.pooled())
+        return torch.full((looked_at,), 1 / looked_at, dtype=torch.float64)
 
     def _left(self, token_T: Tensor) -> None:
         self.token_T = token_T.flatten()
@@ -105,4 +114,4 @@ class Observer:
         self.mixings.append(Mixing(self.token_T, attention_weights(qkv_TD, attention.heads)))
 
     def _finished(self, _encoder: nn.Module, _inputs: Any, out: tuple[Tensor, Any]) -> None:
-        self.outputs = out[0].shape[1]
+        self.out_BND = out[0]

@@ -145,7 +145,7 @@ class HaltingEncoder(Encoder):
         layout = Ragged.full(batch, tokens, x_BND.device)
         x_TD = x_BND.reshape(batch * tokens, dim)
         total_T = x_TD.new_zeros(batch * tokens, dtype=torch.float32)
-        field = MeanField(x_BND, self.pooled) if self.exempt < self.pooled else None
+        field = MeanField(x_BND, self.pooled, self.pooled == tokens) if self.exempt < self.pooled else None
         counts: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             counts.append(layout.counts_B)
@@ -167,7 +167,8 @@ class HaltingEncoder(Encoder):
                 x_TD, total_T, layout = x_TD.index_select(0, stays), total_T[stays], layout.select(stays)
                 if self.watch is not None:
                     self.watch(layout.token_T)
-        out_BND = x_TD[layout.starts_B][:, None] if field is None else field.sums
+        leading = torch.arange(self.pooled, device=x_TD.device)
+        out_BND = x_TD[layout.starts_B[:, None] + leading] if field is None else field.sums
         counts += [torch.zeros_like(layout.counts_B)] * (len(self.blocks) - len(counts))
         return out_BND, {"tokens": torch.stack(counts, 1)}
 
@@ -175,14 +176,14 @@ class HaltingEncoder(Encoder):
 class MeanField:
     """The weighted sums of token states that the head looks at (eq. 9), in the order of the full batch."""
 
-    def __init__(self, x_BND: Tensor, pooled: int):
-        self.batch, self.pooled = x_BND.shape[0], pooled
+    def __init__(self, x_BND: Tensor, pooled: int, all_tokens: bool):
+        self.batch, self.pooled, self.all_tokens = x_BND.shape[0], pooled, all_tokens
         self.sums_RD = x_BND.new_zeros(self.batch * pooled, x_BND.shape[-1])  # R = B * pooled
 
     def add(self, layout: Ragged, weight_T: Tensor, x_TD: Tensor) -> None:
         rows = layout.image_T * self.pooled + layout.token_T
-        if self.pooled == 1:  # only the class token, which may have left
-            leading = (layout.token_T == 0).nonzero().flatten()
+        if not self.all_tokens:  # only those that the head looks at, which may have left
+            leading = (layout.token_T < self.pooled).nonzero().flatten()
             rows, weight_T, x_TD = rows[leading], weight_T[leading], x_TD.index_select(0, leading)
         self.sums_RD = self.sums_RD.index_add(0, rows, weight_T[:, None].to(x_TD.dtype) * x_TD)
 

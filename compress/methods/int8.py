@@ -159,7 +159,7 @@ def dequantize_columns(weight: Tensor, scale: Tensor) -> Tensor:
     return weight.to(scale.dtype) * scale
 
 
-def _keep_range(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG001
+def _keep_range(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 

@@ -1,0 +1,93 @@
+"""The images of a training in their order: sampled, shared out, augmented, normalised.
+
+Order and augmentation follow from (seed, epoch, step) alone. So a training that was interrupted goes on in the middle
+of an epoch, and several processes work on the very batches that one alone would have.
+
+Legend: B images of this process, C channels.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from baselines.augment import Dice, mix, random_crop, random_erasing, random_flip, random_resized_crop
+from baselines.data import Data
+from baselines.distributed import World
+from baselines.randaugment import randaugment
+from baselines.recipe import TrainConfig
+
+
+@dataclass(frozen=True)
+class Batch:
+    images: Tensor  # (B, C, height, width), normalised
+    labels: Tensor  # (B,)
+    others: Tensor  # (B,) labels of the images mixed in
+    share: Tensor | None  # (B,) of each image's own label; None where nothing is mixed
+
+
+class Feed:
+    """Training batches of one data set.
+
+    Args:
+        indices: the training images that are used.
+    """
+
+    def __init__(self, data: Data, indices: Tensor, config: TrainConfig, device: torch.device, seed: int, world: World):
+        self.data, self.indices, self.config, self.device, self.seed = data, indices, config, device, seed
+        self.world = world
+        self.batch_size = config.batch_size if len(indices) >= config.batch_size else len(indices)
+        self.steps = max(len(indices) // config.batch_size, 1)  # of an epoch; what is left over waits for the next
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from step `start` on."""
+        order = self._order(torch.Generator().manual_seed(seed_of(self.seed, epoch)))
+        chunks = list(order.split(self.batch_size))[start : self.steps]
+        mean, std = (torch.tensor(v, device=self.device)[:, None, None] for v in (self.data.mean, self.data.std))
+        mine = [chunk[self.world.part(len(chunk))] for chunk in chunks]
+        fetched = self.data.train.fetch(mine, self.device)
+        for step, (chunk, images) in enumerate(zip(mine, fetched, strict=True), start=start):
+            generator = torch.Generator().manual_seed(seed_of(self.seed, epoch * self.steps + step))
+            dice = Dice(generator, len(chunks[step - start]), self.world.part(len(chunks[step - start])))
+            images = (augment(images, self.config, dice).float() / 255 - mean) / std
+            labels = self.data.train.labels[chunk].to(self.device)
+            others, share = labels, None
+            if self.config.mixup or self.config.cutmix:
+                images, partner, share = mix(images, self.config, dice)
+                others = labels[partner]
+            if self.config.erasing:
+                images = random_erasing(images, self.config.erasing, dice)
+            if self.config.channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            yield Batch(images, labels, others, share)
+
+    def _order(self, generator: torch.Generator) -> Tensor:
+        """Indices of the images of an epoch, copies of one image far enough apart not to be mixed with each other."""
+        if self.config.sampling == "balanced":
+            labels = self.data.train.labels[self.indices]
+            weights = 1 / labels.bincount()[labels].double()
+            order = self.indices[torch.multinomial(weights, len(self.indices), True, generator=generator)]
+        else:
+            order = self.indices[torch.randperm(len(self.indices), generator=generator)]
+        repeats = self.config.repeats
+        if repeats == 1:
+            return order
+        distinct = self.batch_size // repeats
+        chunks = order.split(max(distinct, 1))[: self.steps]
+        return torch.cat([chunk.repeat(repeats + 1)[: self.batch_size] for chunk in chunks])
+
+
+def augment(images: Tensor, config: TrainConfig, dice: Dice) -> Tensor:
+    """What is done to uint8 images before they are normalised."""
+    images = random_crop(images, config.crop_padding, dice)
+    if config.crop_scale < 1:
+        images = random_resized_crop(images, config.crop_scale, dice)
+    if config.flip:
+        images = random_flip(images, dice)
+    return randaugment(images, config.randaugment, config.magnitude, dice) if config.randaugment else images
+
+
+def seed_of(seed: int, moment: int) -> int:
+    """A seed for one epoch or step of the training with `seed`."""
+    return seed * 1_000_003 + moment

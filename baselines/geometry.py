@@ -1,0 +1,78 @@
+"""What a Vision Transformer of this project can be: its sizes, and what they entail.
+
+Legend: as in `vit.py`.
+"""
+
+import itertools
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+class ViTConfig(BaseModel):
+    """Geometry of a Vision Transformer. Frozen; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_size: tuple[int, int] = (32, 32)  # height, width in pixels; one number means square
+    channels: int = Field(default=3, gt=0)
+    patch_size: int = Field(default=4, gt=0)  # pixels
+    dim: int = Field(default=192, gt=0)
+    depth: int = Field(default=6, gt=0)
+    heads: int = Field(default=3, gt=0)
+    mlp_dim: int = Field(default=768, gt=0)
+    classes: int = Field(default=10, gt=1)
+    pool: Literal["cls", "mean", "seq"] = "cls"  # seq: a learned weighted mean (arXiv 2104.05704)
+    # conv: 3x3 convolutions of stride 2 (arXiv 2106.14881); cct: 3x3 convolutions, each max-pooled (arXiv 2104.05704)
+    tokenizer: Literal["linear", "conv", "cct"] = "linear"
+    norm: Literal["layer", "batch"] = "layer"
+    distill_token: bool = False  # a second token and head that learn from a teacher (DeiT, arXiv 2012.12877)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    drop_path: float = Field(default=0.0, ge=0, lt=1)  # rate of the last block; rises linearly from 0
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _square(cls, value: Any) -> Any:
+        return (value, value) if isinstance(value, int) else value
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ViTConfig":
+        height, width = self.image_size
+        if min(height, width) <= 0 or height % self.patch_size or width % self.patch_size:
+            raise ValueError(
+                f"image_size {height}x{width} is not divisible by patch_size {self.patch_size}; "
+                "choose a patch_size that divides both sides"
+            )
+        if self.dim % self.heads:
+            raise ValueError(f"heads {self.heads} does not divide dim {self.dim}; choose heads that divides it")
+        if self.tokenizer != "linear":
+            stages = self.patch_size.bit_length() - 1
+            if 2**stages != self.patch_size or self.dim % 2 ** max(stages - 1, 0):
+                raise ValueError(
+                    f"tokenizer {self.tokenizer!r} needs a patch_size that is a power of two, and dim divisible by "
+                    f"half of it, not patch_size {self.patch_size} and dim {self.dim}; use tokenizer 'linear'"
+                )
+        if self.distill_token and self.pool != "cls":
+            raise ValueError(f"distill_token needs pool 'cls', not {self.pool!r}; set pool = \"cls\"")
+        return self
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches along height and width."""
+        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens that are no patch and stand first."""
+        return (self.pool == "cls") + self.distill_token
+
+    @property
+    def tokens(self) -> int:
+        return self.grid[0] * self.grid[1] + self.prefix_tokens
+
+    @property
+    def conv_channels(self) -> list[tuple[int, int]]:
+        """(in, out) channels of each convolution of the `conv` and `cct` tokenizers, doubling up to `dim`."""
+        stages = max(self.patch_size.bit_length() - 1, 1)
+        widths = [self.channels, *(self.dim // 2**i for i in reversed(range(stages)))]
+        return list(itertools.pairwise(widths))

@@ -1,0 +1,60 @@
+"""The parts of a Vision Transformer that come in several kinds: how images become tokens, and what normalises them.
+
+Legend: as in `vit.py`.
+"""
+
+from torch import Tensor, nn
+
+from baselines.geometry import ViTConfig
+
+
+def tokenizer(config: ViTConfig) -> nn.Module:
+    """Images (B, C, height, width) -> (B, D, grid height, grid width).
+
+    `linear` cuts patches that do not overlap. `conv` follows Xiao et al. 2021 (arXiv 2106.14881): 3x3 convolutions of
+    stride 2. `cct` follows Hassani et al. 2021 (arXiv 2104.05704): 3x3 convolutions without bias at full resolution,
+    each rectified and max-pooled to half the side. Both double the width up to D.
+    """
+    if config.tokenizer == "linear":
+        return nn.Conv2d(config.channels, config.dim, config.patch_size, config.patch_size)
+    halve = config.patch_size > 1
+    layers: list[nn.Module] = []
+    for channels_in, channels_out in config.conv_channels:
+        if config.tokenizer == "conv":
+            layers += [nn.Conv2d(channels_in, channels_out, 3, 2 if halve else 1, padding=1), nn.ReLU()]
+        else:
+            layers += [nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False), nn.ReLU()]
+            layers += [nn.MaxPool2d(3, 2, padding=1)] if halve else []
+    if config.tokenizer == "conv":
+        return nn.Sequential(*layers[:-1])  # no activation on the tokens themselves
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
+    return nn.Sequential(*layers)
+
+
+def norm(config: ViTConfig) -> nn.Module:
+    return nn.LayerNorm(config.dim) if config.norm == "layer" else TokenBatchNorm(config.dim)
+
+
+class TokenBatchNorm(nn.BatchNorm1d):
+    """Batch normalisation of tokens (..., D): each channel over all tokens of the batch (Yao et al. 2021, ICCVW)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.reshape(-1, input.shape[-1])).view(input.shape)
+
+
+class SequencePool(nn.Module):
+    """A mean of tokens under weights that the tokens decide themselves (CCT, arXiv 2104.05704, section 3.1)."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.score = nn.Linear(dim, 1)
+
+    def weights(self, x_BND: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N), summing to 1 over the tokens."""
+        return self.score(x_BND).flatten(1).softmax(1)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        """(B, N, D) -> (B, D)."""
+        return (self.weights(x_BND)[:, None] @ x_BND)[:, 0]

@@ -1,0 +1,28 @@
+"""Training images held out, and how many of them a model gets right."""
+
+import torch
+from torch import Tensor, nn
+
+from baselines.data import Data, Split
+from baselines.distributed import ALONE, World
+
+
+@torch.inference_mode()
+def count_right(
+    model: nn.Module, data: Data, indices: Tensor, device: torch.device, world: World = ALONE
+) -> tuple[Tensor, Tensor]:
+    """For each class, how many of the given training images `model` gets right, and how many there are."""
+    model.eval()
+    right, seen = torch.zeros(2, len(data.classes), device=device)
+    mine = indices[world.part(len(indices))]
+    for images, labels in data.batches(data.train, 512, device, indices=mine):
+        seen += labels.bincount(minlength=len(seen))
+        right += labels[model(images).argmax(1) == labels].bincount(minlength=len(seen))
+    return world.sum(right), world.sum(seen)
+
+
+def hold_out(split: Split, fraction: float) -> tuple[Tensor, Tensor]:
+    """Indices to train on and to validate with; the same for every seed, so that variants share them."""
+    order = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(0))
+    held = round(len(order) * fraction)
+    return order[held:].sort().values, order[:held].sort().values
