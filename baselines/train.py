@@ -9,8 +9,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,36 +23,13 @@ from baselines.losses import Classification
 from baselines.optimizer import make_optimizer, schedule
 from baselines.progress import progress_bar
 from baselines.recipe import TrainConfig
+from baselines.step import LossTerm, Snapshot, Step
 from baselines.validation import count_right, hold_out
 from baselines.vit import VisionTransformer
 
 __all__ = ["Snapshot", "Step", "TrainConfig", "Trainer", "fit"]
 
 SNAPSHOT_S = 120.0  # between snapshots inside an epoch; another is taken at its end
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a loss term may look at."""
-
-    model: VisionTransformer
-    images: Tensor  # (B, C, height, width), normalised
-    labels: Tensor  # (B,)
-    logits: Tensor  # (B, classes)
-    aux: dict[str, Tensor]  # by-products of the model's forward pass
-    teacher_logits: Tensor | None  # (B, classes), where a teacher was given
-    teacher_aux: dict[str, Tensor]  # by-products of the teacher's
-    progress: float  # share of the training that is done, 0 to 1
-
-
-LossTerm = Callable[[Step], Mapping[str, Tensor]]
-
-
-class Snapshot(Protocol):
-    """Where an interrupted training is kept."""
-
-    def load(self) -> dict[str, Any] | None: ...
-    def save(self, state: dict[str, Any]) -> None: ...
 
 
 def fit(
@@ -129,12 +105,17 @@ class Trainer:
         self.loss = Classification(config, counts, device)
         self.number_type = autocast_type(config.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.number_type is torch.float16)
-        self.forward = torch.compile(model.forward_aux) if config.compile else model.forward_aux
+        network = self.network()
+        self.forward = torch.compile(network) if config.compile else network
         self.step = 0
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {"score": -1.0, "weights": None}
         self.sums: dict[str, Tensor] = {}  # of the running epoch
         self.spent = [0.0, 0.0]  # images and seconds of the running epoch
+
+    def network(self) -> nn.Module:
+        """The module that computes what `losses` looks at."""
+        return WithAux(self.model)
 
     def epoch(self, advance: Callable[[str], None], snapshot: Snapshot | None = None) -> dict[str, float]:
         """Trains to the end of the running epoch.
@@ -179,14 +160,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * group["lr_scale"] * factor
         with torch.autocast(self.device.type, self.number_type, enabled=self.number_type is not torch.float32):
-            with torch.no_grad():
-                taught = self.teacher.forward_aux(batch.images) if self.teacher is not None else (None, {})
-            logits, aux = self.forward(batch.images)
-        logits = logits.float()
-        losses = {"cross_entropy": self.loss(logits, batch)}
-        step = Step(self.model, batch.images, batch.labels, logits, aux, *taught, self.step / self.total_steps)
-        for term in self.terms:
-            losses.update(term(step))
+            losses, noted = self.losses(batch)
         loss = torch.stack(list(losses.values())).sum()
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
@@ -195,10 +169,22 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.average.update_parameters(self.model)
-        losses["loss"], losses["train_top1"] = loss, (logits.argmax(1) == batch.labels).float().mean()
-        for name, value in losses.items():
+        for name, value in {**losses, "loss": loss, **noted}.items():
             self.sums[name] = self.sums.get(name, torch.zeros((), device=self.device)) + value.detach()
         self.step += 1
+
+    def losses(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Weighted losses of a step by name, to be added up, and further figures to record; runs under autocast."""
+        with torch.no_grad():
+            taught = self.teacher.forward_aux(batch.images) if self.teacher is not None else (None, {})
+        logits, aux = self.forward(batch.images)
+        with torch.autocast(self.device.type, enabled=False):
+            logits = logits.float()
+            losses = {"cross_entropy": self.loss(logits, batch)}
+            step = Step(self.model, batch.images, batch.labels, logits, aux, *taught, self.step / self.total_steps)
+            for term in self.terms:
+                losses.update(term(step))
+        return losses, {"train_top1": (logits.argmax(1) == batch.labels).float().mean()}
 
     def lr_factor(self, step: int) -> float:
         config = self.config
@@ -244,3 +230,14 @@ class Trainer:
         for name in ("step", "history", "best", "spent"):
             setattr(self, name, state[name])
         self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
+
+
+class WithAux(nn.Module):
+    """Calls `forward_aux` of a model, as something to compile or to share among processes."""
+
+    def __init__(self, model: VisionTransformer):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.model.forward_aux(images)
