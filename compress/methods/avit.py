@@ -167,8 +167,10 @@ class HaltingEncoder(Encoder):
                 x_TD, total_T, layout = x_TD.index_select(0, stays), total_T[stays], layout.select(stays)
                 if self.watch is not None:
                     self.watch(layout.token_T)
-        leading = torch.arange(self.pooled, device=x_TD.device)
-        out_BND = x_TD[layout.starts_B[:, None] + leading] if field is None else field.sums
+        if field is None:  # the leading tokens of every image are still there
+            out_BND = torch.stack([x_TD[layout.starts_B + place] for place in range(self.pooled)], 1)
+        else:
+            out_BND = field.sums
         counts += [torch.zeros_like(layout.counts_B)] * (len(self.blocks) - len(counts))
         return out_BND, {"tokens": torch.stack(counts, 1)}
 
