@@ -178,7 +178,7 @@ class VisionTransformer(nn.Module):
         """Images (B, C, height, width) -> tokens (B, N, D) with positions added."""
         x_BND = self.patch_embed(images).flatten(2).transpose(1, 2)
         first = [
-            token.expand(len(x_BND), -1, -1) for token in (self.cls_token, self.distill_token) if token is not None
+            token.expand(x_BND.shape[0], -1, -1) for token in (self.cls_token, self.distill_token) if token is not None
         ]
         x_BND = torch.cat([*first, x_BND], 1) if first else x_BND
         return F.dropout(x_BND + self.pos_embed, self.config.dropout, self.training)
