@@ -19,7 +19,8 @@ def halting_model(pool: str = "cls", cls_halts: bool = False, *, shift: float = 
         depth=4,
         heads=2,
         mlp_dim=64,
-        pool=pool,  # type: ignore[arg-type]
+        pool="cls" if pool == "distill" else pool,  # type: ignore[arg-type]
+        distill_token=pool == "distill",
     )
     method = AViT(cls_halts=cls_halts, gate_scale=6.0, gate_shift=shift)
     return variant.prepare(VisionTransformer(config).eval(), [method])
@@ -30,7 +31,7 @@ def encoder_of(model: VisionTransformer) -> HaltingEncoder:
     return model.encoder
 
 
-@pytest.mark.parametrize("pool", ["cls", "mean"])
+@pytest.mark.parametrize("pool", ["cls", "mean", "seq", "distill"])
 @pytest.mark.parametrize("cls_halts", [False, True])
 @torch.inference_mode()
 def test_the_masked_path_that_trains_equals_the_gathered_path_that_ships(pool: str, cls_halts: bool) -> None:
@@ -55,7 +56,7 @@ def test_an_image_gets_the_same_answer_in_any_batch(pool: str) -> None:
     torch.testing.assert_close(model(images), alone, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("pool", ["cls", "mean"])
+@pytest.mark.parametrize("pool", ["cls", "mean", "seq", "distill"])
 @pytest.mark.parametrize("cls_halts", [False, True])
 @torch.inference_mode()
 def test_never_and_at_once(pool: str, cls_halts: bool) -> None:

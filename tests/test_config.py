@@ -1,14 +1,18 @@
-"""The files under `configs/` load, say how they are run, and the one for digits is the default."""
+"""The files under `configs/` load, say how they are run, train and stand in the docs."""
 
 from itertools import takewhile
 from pathlib import Path
 
 import pytest
+import torch
 
+from baselines.data import Data, TensorSplit
+from baselines.train import fit
+from baselines.vit import VisionTransformer, ViTConfig
 from compress import config
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = sorted(ROOT.glob("configs/**/*.toml"))
+FILES = sorted(path for path in ROOT.glob("configs/**/*.toml") if path.parent.name != "sweeps")
 NAMES = [path.relative_to(ROOT).as_posix() for path in FILES]
 
 
@@ -16,8 +20,41 @@ def test_digits_written_out_is_the_default() -> None:
     assert config.read(ROOT / "configs/digits.toml") == config.read(None)
 
 
+def test_the_cpu_recipe_is_what_cifar_gets_with_no_config() -> None:
+    assert config.read(ROOT / "configs/cifar10_cpu.toml") == config.read(None, "cifar10")
+
+
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_every_file_loads_and_opens_with_its_command(path: Path) -> None:
     assert config.read(path).variants
     header = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
     assert any(f"--config {path.relative_to(ROOT).as_posix()}" in line for line in header)
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_every_file_trains(path: Path) -> None:
+    """Two steps of two made images each, at the real geometry; torch.compile is left out for its minutes."""
+    settings = config.read(path)
+    data = made_data(settings.model)
+    for training in (settings.train, settings.finetune):
+        short = {"steps": 2, "batch_size": 2, "warmup_steps": 1, "compile": False, "repeats": 1}
+        model = VisionTransformer(settings.model)
+        before = model.head.weight.detach().clone()
+        history = fit(model, data, training.model_copy(update=short), device=torch.device("cpu"), seed=0)
+        assert history
+        assert not torch.equal(model.head.weight, before)
+        if settings.model.dim > 500:
+            break  # one is enough of those that take seconds
+
+
+def test_every_file_is_explained_in_the_docs() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md"))
+    assert [name for name in NAMES if name not in text] == []
+
+
+def made_data(model: ViTConfig) -> Data:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (8, model.channels, *model.image_size), dtype=torch.uint8, generator=generator)
+    split = TensorSplit(images, torch.arange(8) % model.classes)
+    names = tuple(f"class {i}" for i in range(model.classes))
+    return Data("made", names, split, split, (0.5,) * model.channels, (0.25,) * model.channels)

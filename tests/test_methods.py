@@ -14,14 +14,20 @@ from compress.methods import METHODS, AViT, Floor, Int8, Method
 from compress.methods.int8 import QuantLinear, channel_scale, quantize_weight
 
 METHOD_TYPES = list(METHODS.values())
-POOLS = ["cls", "mean"]
+# What a method has to cope with: a class token, none, a learned pooling behind batch norms, a second token and head.
+SHAPES: dict[str, dict[str, Any]] = {
+    "cls": {},
+    "mean": {"pool": "mean"},
+    "seq": {"pool": "seq", "tokenizer": "cct", "norm": "batch"},
+    "distill": {"distill_token": True},
+}
 
 
-def small(pool: str = "cls", **changes: Any) -> VisionTransformer:
+def small(shape: str = "cls", **changes: Any) -> VisionTransformer:
     torch.manual_seed(0)
     geometry: dict[str, Any] = {"image_size": (16, 12), "channels": 1, "patch_size": 4, "dim": 24, "depth": 4}
     return VisionTransformer(
-        ViTConfig(**(geometry | {"heads": 2, "mlp_dim": 32, "classes": 5, "pool": pool} | changes))
+        ViTConfig(**(geometry | {"heads": 2, "mlp_dim": 32, "classes": 5} | SHAPES[shape] | changes))
     ).eval()
 
 
@@ -36,26 +42,26 @@ def ready(model: VisionTransformer, method: Method) -> VisionTransformer:
     return prepared.eval()
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", METHOD_TYPES, ids=lambda kind: kind.name)
 class TestContract:
-    def test_the_baseline_is_untouched(self, kind: type[Method], pool: str) -> None:
-        model = small(pool)
+    def test_the_baseline_is_untouched(self, kind: type[Method], shape: str) -> None:
+        model = small(shape)
         state, logits = copy.deepcopy(model.state_dict()), model(images())
         variant.convert(ready(model, kind()), [kind()])
         assert model.state_dict().keys() == state.keys()
         assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
         assert torch.equal(model(images()), logits)
 
-    def test_logits_in_training_and_evaluation(self, kind: type[Method], pool: str) -> None:
-        model = ready(small(pool), kind())
+    def test_logits_in_training_and_evaluation(self, kind: type[Method], shape: str) -> None:
+        model = ready(small(shape), kind())
         for n in (1, 3):
             assert model.eval()(images(n)).shape == (n, 5)
             assert model.train()(images(n)).shape == (n, 5)
 
-    def test_losses_reach_the_weights(self, kind: type[Method], pool: str) -> None:
+    def test_losses_reach_the_weights(self, kind: type[Method], shape: str) -> None:
         method = kind()
-        model = variant.prepare(small(pool), [method]).train()
+        model = variant.prepare(small(shape), [method]).train()
         logits, aux = model.forward_aux(images())
         labels = torch.zeros(9, dtype=torch.long)
         terms = method.loss_terms(Step(model, images(), labels, logits, aux, logits.detach(), aux, 0.5))
@@ -65,34 +71,34 @@ class TestContract:
         assert gradients
         assert all(g is not None and g.isfinite().all() and g.any() for g in gradients)
 
-    def test_a_saved_state_gives_the_same_logits(self, kind: type[Method], pool: str, tmp_path: Any) -> None:
+    def test_a_saved_state_gives_the_same_logits(self, kind: type[Method], shape: str, tmp_path: Any) -> None:
         method = kind()
-        model = ready(small(pool), method)
+        model = ready(small(shape), method)
         state = tmp_path / "state.pt"
         for source, converted in ((model, False), (variant.convert(model, [method]), True)):
             torch.save(source.state_dict(), state)
-            again = variant.prepare(small(pool, classes=5), [method])
+            again = variant.prepare(small(shape, classes=5), [method])
             again = variant.convert(again, [method]) if converted else again
             again.load_state_dict(torch.load(state, weights_only=True))
             assert torch.equal(again.eval()(images()), source(images()))
 
-    def test_converting_keeps_the_answer_and_does_no_more_work(self, kind: type[Method], pool: str) -> None:
+    def test_converting_keeps_the_answer_and_does_no_more_work(self, kind: type[Method], shape: str) -> None:
         method = kind()
-        model = ready(small(pool), method)
+        model = ready(small(shape), method)
         shipped = variant.convert(model, [method])
         torch.testing.assert_close(shipped(images()), model(images()), rtol=0, atol=1e-5)
         tokens = shipped.forward_aux(images())[1].get("tokens")
         assert tokens is None or bool((tokens <= model.config.tokens).all())
 
-    def test_same_seed_same_result(self, kind: type[Method], pool: str) -> None:
-        first, second = (ready(small(pool), kind()) for _ in range(2))
+    def test_same_seed_same_result(self, kind: type[Method], shape: str) -> None:
+        first, second = (ready(small(shape), kind()) for _ in range(2))
         assert torch.equal(first(images()), second(images()))
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", METHOD_TYPES, ids=lambda kind: kind.name)
-def test_the_identity_setting_changes_nothing(kind: type[Method], pool: str) -> None:
-    method, model = kind(**kind.identity), small(pool)
+def test_the_identity_setting_changes_nothing(kind: type[Method], shape: str) -> None:
+    method, model = kind(**kind.identity), small(shape)
     if kind.floor == Floor.NUMERICS:  # of a model whose numbers are levels already
         model = variant.convert(ready(model, method), [method])
         for module in model.modules():
