@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from baselines.errors import InputError
+from baselines.subset import Subset
 from baselines.train import TrainConfig
 from baselines.vit import ViTConfig
 from compress import files
@@ -22,6 +23,7 @@ class BenchConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: str = "digits"
+    subset: Subset | None = None  # how many images of each class; all where there is none
     seed: int = Field(default=0, ge=0, lt=2**31)
     variants: tuple[str, ...] = ("vit", "avit", "avit_int8")
     calibration_images: int = Field(default=256, gt=0)  # of the training split
@@ -66,12 +68,12 @@ DIGITS: dict[str, Any] = {
     },
 }
 
-# Photographs of about 32 pixels, for a CPU and some patience.
+# Photographs of about 32 pixels, for a CPU and an hour of patience: configs/baselines/cct_cpu.toml.
 SMALL_IMAGES: dict[str, Any] = {
     "data": "cifar10",
-    "model": {"dim": 128, "depth": 6, "heads": 4, "mlp_dim": 384, "tokenizer": "conv"},
-    "train": {"epochs": 12, "batch_size": 128, "lr": 1e-3, "warmup_epochs": 1, "precision": "fp32"},
-    "finetune": {"epochs": 3, "batch_size": 128, "lr": 3e-4, "warmup_epochs": 0.5, "precision": "fp32"},
+    "model": {"dim": 128, "depth": 4, "heads": 4, "mlp_dim": 256, "tokenizer": "cct", "pool": "seq"},
+    "train": {"epochs": 16, "batch_size": 128, "lr": 1.5e-3, "warmup_epochs": 1, "ema": 0.998},
+    "finetune": {"epochs": 3, "batch_size": 128, "lr": 3e-4, "warmup_epochs": 0.5, "ema": 0.998},
 }
 
 

@@ -21,7 +21,7 @@ def test_digits_written_out_is_the_default() -> None:
 
 
 def test_the_cpu_recipe_is_what_cifar_gets_with_no_config() -> None:
-    assert config.read(ROOT / "configs/cifar10_cpu.toml") == config.read(None, "cifar10")
+    assert config.read(ROOT / "configs/baselines/cct_cpu.toml") == config.read(None, "cifar10")
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
