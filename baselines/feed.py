@@ -15,6 +15,7 @@ from torch import Tensor
 from baselines.augment import Dice, mix, random_crop, random_erasing, random_flip, random_resized_crop
 from baselines.data import Data
 from baselines.distributed import World
+from baselines.errors import InputError
 from baselines.randaugment import randaugment
 from baselines.recipe import TrainConfig
 
@@ -32,6 +33,9 @@ class Feed:
 
     Args:
         indices: the training images that are used.
+
+    Raises:
+        InputError: the processes cannot take equal parts of a batch.
     """
 
     def __init__(self, data: Data, indices: Tensor, config: TrainConfig, device: torch.device, seed: int, world: World):
@@ -39,6 +43,12 @@ class Feed:
         self.world = world
         self.batch_size = config.batch_size if len(indices) >= config.batch_size else len(indices)
         self.steps = max(len(indices) // config.batch_size, 1)  # of an epoch; what is left over waits for the next
+        if world.size > 1 and self.batch_size % (2 * world.size):  # pairs are mixed with each other
+            given = f"batch_size {config.batch_size}"
+            given += f" (of which there are {len(indices)} images)" if self.batch_size < config.batch_size else ""
+            raise InputError(
+                f"{given} cannot be shared evenly by {world.size} processes; make it a multiple of {2 * world.size}"
+            )
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from step `start` on."""
@@ -73,9 +83,8 @@ class Feed:
         repeats = self.config.repeats
         if repeats == 1:
             return order
-        distinct = self.batch_size // repeats
-        chunks = order.split(max(distinct, 1))[: self.steps]
-        return torch.cat([chunk.repeat(repeats + 1)[: self.batch_size] for chunk in chunks])
+        chunks = order.split(max(self.batch_size // repeats, 1))[: self.steps]
+        return torch.cat([chunk.repeat(-(-self.batch_size // len(chunk)))[: self.batch_size] for chunk in chunks])
 
 
 def augment(images: Tensor, config: TrainConfig, dice: Dice) -> Tensor:

@@ -10,6 +10,8 @@ from torch import Tensor
 from baselines.feed import Batch
 from baselines.recipe import TrainConfig
 
+CERTAIN = 1e-7  # least 1 - p: the slope of its power below 1 has no end at 0
+
 
 class Classification:
     """The loss against the labels.
@@ -24,8 +26,8 @@ class Classification:
 
     def __init__(self, config: TrainConfig, counts: Tensor, device: torch.device):
         self.config = config
-        present = counts.clamp(min=1).float()
-        weights = present.sum() / (present * (counts > 0).sum()) if config.class_weights else torch.ones(len(counts))
+        equal = counts.sum() / (counts > 0).sum()  # images of each class, were all equally common
+        weights = equal / counts.clamp(min=1) if config.class_weights else torch.ones(len(counts))
         self.weights = weights.to(device)
 
     def __call__(self, logits: Tensor, batch: Batch) -> Tensor:
@@ -40,6 +42,6 @@ class Classification:
     def _of(self, logits: Tensor, labels: Tensor) -> Tensor:
         losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.config.label_smoothing)
         if self.config.loss == "focal":
-            right = logits.log_softmax(1).gather(1, labels[:, None])[:, 0].exp()
-            losses = (1 - right) ** self.config.focal_gamma * losses
+            wrong = -logits.log_softmax(1).gather(1, labels[:, None])[:, 0].expm1()
+            losses = wrong.clamp(min=CERTAIN) ** self.config.focal_gamma * losses
         return losses * self.weights[labels]

@@ -32,8 +32,16 @@ def make_optimizer(
         groups.setdefault((decay, scale), []).append(parameter)
     parts = [{"params": params, "weight_decay": decay, "lr_scale": scale} for (decay, scale), params in groups.items()]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(parts, config.lr, config.momentum, nesterov=config.momentum > 0, fused=True)
+        fused = config.precision != "fp16"  # it spoils its momentum in a step that the gradient scaler leaves out
+        return torch.optim.SGD(parts, config.lr, config.momentum, nesterov=config.momentum > 0, fused=fused)
     return torch.optim.AdamW(parts, config.lr, (config.momentum, 0.999), fused=True)
+
+
+def freeze_statistics(model: nn.Module) -> None:
+    """Keeps a training model from moving the means and deviations of its batch norms, which are no parameters."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.eval()
 
 
 def blocks_above(name: str, depth: int) -> int:

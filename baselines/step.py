@@ -21,6 +21,7 @@ class Step:
     teacher_logits: Tensor | None  # (B, classes), where a teacher was given
     teacher_aux: dict[str, Tensor]  # by-products of the teacher's
     progress: float  # share of the training that is done, 0 to 1
+    teacher: VisionTransformer | None = None
 
 
 LossTerm = Callable[[Step], Mapping[str, Tensor]]

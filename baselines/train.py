@@ -2,9 +2,11 @@
 
 What is learned beside the labels comes from outside, as named loss terms and a teacher. Every source of randomness
 is seeded by (seed, step), so a run that was killed goes on from its last snapshot and ends with the weights it would
-have had.
+have had. Several processes hold equal weights, averages and optimisers after every step; the first of them keeps the
+snapshots and speaks.
 """
 
+import contextlib
 import copy
 import math
 import time
@@ -20,7 +22,8 @@ from baselines.device import autocast_type
 from baselines.distributed import ALONE, World
 from baselines.feed import Batch, Feed, seed_of
 from baselines.losses import Classification
-from baselines.optimizer import make_optimizer, schedule
+from baselines.optimizer import freeze_statistics, make_optimizer, schedule
+from baselines.parallel import Losses, WithAux, even_out, join_batch_norms, part_batch_norms, shared
 from baselines.progress import progress_bar
 from baselines.recipe import TrainConfig
 from baselines.step import LossTerm, Snapshot, Step
@@ -29,6 +32,7 @@ from baselines.vit import VisionTransformer
 
 __all__ = ["Snapshot", "Step", "TrainConfig", "Trainer", "fit"]
 
+FAR = 500_009  # between the random numbers of two processes, in steps
 SNAPSHOT_S = 120.0  # between snapshots inside an epoch; another is taken at its end
 
 
@@ -46,6 +50,7 @@ def fit(
     snapshot: Snapshot | None = None,
     log: Callable[[dict[str, float]], None] | None = None,
     world: World = ALONE,
+    trainer: Callable[..., "Trainer"] | None = None,
 ) -> list[dict[str, float]]:
     """Trains `model` in place and leaves it in evaluation mode, holding the averaged weights of the chosen epoch.
 
@@ -56,24 +61,27 @@ def fit(
         snapshot: where the state goes while training, and comes from when a run goes on.
         log: is told the record of each epoch when it ends.
         world: the processes that share the work; all of them call this.
+        trainer: what is learned, and from what, where it is not labels.
 
     Returns:
         One record an epoch: `loss`, its terms, `train_top1`, `validation_top1`, `validation_recall`, `lr`,
         `images_per_s`, `seconds`.
     """
-    trainer = Trainer(model, data, config, device, seed, terms, teacher, lr_scale or {}, world)
-    if snapshot is not None and (state := snapshot.load()) is not None:
-        trainer.load_state(state)
-    total = trainer.total_steps
-    with progress_bar(title, total, trainer.step) as advance:
-        while trainer.step < total:
-            record = trainer.epoch(advance, snapshot)
+    run = (trainer or Trainer)(model, data, config, device, seed, terms, teacher, lr_scale or {}, world)
+    if snapshot is not None and (state := world.share(snapshot.load)) is not None:
+        run.load_state(state)
+    if world.rank:
+        snapshot = log = None
+    total = run.total_steps
+    with contextlib.nullcontext(lambda _: None) if world.rank else progress_bar(title, total, run.step) as advance:
+        while run.step < total:
+            record = run.epoch(advance, snapshot)
             if log is not None:
                 log(record)
             if snapshot is not None:
-                snapshot.save(trainer.state())
-    trainer.finish()
-    return trainer.history
+                snapshot.save(run.state())
+    run.finish()
+    return run.history
 
 
 class Trainer:
@@ -100,13 +108,17 @@ class Trainer:
         if config.channels_last:
             self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.optimizer = make_optimizer(model, config, lr_scale or {})
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
         counts = data.train.labels[self.train_indices].bincount(minlength=len(data.classes))
         self.loss = Classification(config, counts, device)
         self.number_type = autocast_type(config.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.number_type is torch.float16)
         network = self.network()
         self.forward = torch.compile(network) if config.compile else network
+        self.compute = self.losses
+        if world.size > 1:
+            join_batch_norms(model)
+            self.compute = shared(network, self.losses)  # also gives all the weights of process 0
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
         self.step = 0
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {"score": -1.0, "weights": None}
@@ -130,6 +142,8 @@ class Trainer:
         end = min((number + 1) * self.feed.steps, self.total_steps)
         torch.set_float32_matmul_precision(self.config.matmul)
         self.model.train()
+        if self.config.freeze:
+            freeze_statistics(self.model)
         saved = started = time.perf_counter()
         for batch in self.feed.epoch(number, done):
             self.advance(batch)
@@ -139,11 +153,12 @@ class Trainer:
             started = now
             if self.step == end:
                 break
-            if snapshot is not None and now - saved > SNAPSHOT_S:
+            early = self.step == 1 and self.world.size > 1  # so that there is something when one of many is killed
+            if snapshot is not None and (early or now - saved > SNAPSHOT_S):
                 snapshot.save(self.state())
                 saved = now
         steps = end - number * self.feed.steps
-        means = {name: value.item() / steps for name, value in self.world.mean(self.sums).items()}
+        means = {name: value.item() / steps for name, value in self.sums.items()}
         if not math.isfinite(means["loss"]):
             raise FloatingPointError(f"the loss became {means['loss']} in epoch {number + 1}; lower lr in [train]")
         images, seconds = self.spent[0], self.spent[1] + time.perf_counter() - started
@@ -155,12 +170,12 @@ class Trainer:
 
     def advance(self, batch: Batch) -> None:
         """One step: forward, backward, new weights."""
-        torch.manual_seed(seed_of(self.seed, self.step) + self.world.rank)  # of dropout and stochastic depth
+        torch.manual_seed(seed_of(self.seed, self.step) + FAR * self.world.rank)  # of dropout and stochastic depth
         factor = self.lr_factor(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * group["lr_scale"] * factor
         with torch.autocast(self.device.type, self.number_type, enabled=self.number_type is not torch.float32):
-            losses, noted = self.losses(batch)
+            losses, noted = self.compute(batch)
         loss = torch.stack(list(losses.values())).sum()
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
@@ -168,12 +183,13 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        even_out(self.model, self.world)
         self.average.update_parameters(self.model)
-        for name, value in {**losses, "loss": loss, **noted}.items():
-            self.sums[name] = self.sums.get(name, torch.zeros((), device=self.device)) + value.detach()
+        for name, value in self.world.mean({**losses, "loss": loss, **noted}).items():
+            self.sums[name] = self.sums.get(name, torch.zeros((), device=self.device)) + value
         self.step += 1
 
-    def losses(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def losses(self, batch: Batch) -> Losses:
         """Weighted losses of a step by name, to be added up, and further figures to record; runs under autocast."""
         with torch.no_grad():
             taught = self.teacher.forward_aux(batch.images) if self.teacher is not None else (None, {})
@@ -181,7 +197,8 @@ class Trainer:
         with torch.autocast(self.device.type, enabled=False):
             logits = logits.float()
             losses = {"cross_entropy": self.loss(logits, batch)}
-            step = Step(self.model, batch.images, batch.labels, logits, aux, *taught, self.step / self.total_steps)
+            done = self.step / self.total_steps
+            step = Step(self.model, batch.images, batch.labels, logits, aux, *taught, done, self.teacher)
             for term in self.terms:
                 losses.update(term(step))
         return losses, {"train_top1": (logits.argmax(1) == batch.labels).float().mean()}
@@ -206,6 +223,7 @@ class Trainer:
         """Leaves the chosen weights in the model."""
         if self.history:
             self.model.load_state_dict(self.best["weights"] or self.average.module.state_dict())
+        part_batch_norms(self.model)
         self.model.requires_grad_(True)
         self.model.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
         self.model.eval()
@@ -230,14 +248,3 @@ class Trainer:
         for name in ("step", "history", "best", "spent"):
             setattr(self, name, state[name])
         self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
-
-
-class WithAux(nn.Module):
-    """Calls `forward_aux` of a model, as something to compile or to share among processes."""
-
-    def __init__(self, model: VisionTransformer):
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.model.forward_aux(images)

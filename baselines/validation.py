@@ -15,14 +15,21 @@ def count_right(
     model.eval()
     right, seen = torch.zeros(2, len(data.classes), device=device)
     mine = indices[world.part(len(indices))]
-    for images, labels in data.batches(data.train, 512, device, indices=mine):
+    for images, labels in data.batches(data.train, 512, device, indices=mine) if len(mine) else ():
         seen += labels.bincount(minlength=len(seen))
         right += labels[model(images).argmax(1) == labels].bincount(minlength=len(seen))
     return world.sum(right), world.sum(seen)
 
 
 def hold_out(split: Split, fraction: float) -> tuple[Tensor, Tensor]:
-    """Indices to train on and to validate with; the same for every seed, so that variants share them."""
-    order = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(0))
-    held = round(len(order) * fraction)
-    return order[held:].sort().values, order[:held].sort().values
+    """Indices to train on and to validate with, ascending; the same for every seed, so that variants share them.
+
+    Each class gives its share, to within one image.
+    """
+    total = len(split.labels)
+    held = round(total * fraction)
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(0))
+    order = order[split.labels[order].argsort(stable=True)]  # class by class
+    chosen = torch.zeros(total, dtype=torch.bool)
+    chosen[order[(2 * torch.arange(held) + 1) * total // (2 * max(held, 1))]] = True  # evenly spaced
+    return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()

@@ -46,7 +46,14 @@ def bench(request: Request, console: Console) -> list[Row]:
     torch.set_num_threads(request.threads)
     environment.settle_allocator()
     training_device = devices.resolve("cuda" if "cuda" in request.devices else "cpu")
-    workshop = Workshop(request.config, request.out, training_device, console.print, request.checkpoint)
+    workshop = Workshop(
+        request.config,
+        request.out,
+        training_device,
+        console.print,
+        request.checkpoint,
+        tensorboard=request.tensorboard,
+    )
 
     made: list[Candidate] = []
     rows: list[Row] = []

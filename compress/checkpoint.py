@@ -34,6 +34,7 @@ class Checkpoint:
     mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
     std: tuple[float, ...]
     converted: bool = False  # whether the methods' `convert` has been applied: a model that ships
+    pretrained: bool = False  # whether it has seen no labels: its head knows nothing
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -54,6 +55,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
             "mean": list(checkpoint.mean),
             "std": list(checkpoint.std),
             "converted": checkpoint.converted,
+            "pretrained": checkpoint.pretrained,
         },
     )
 
@@ -77,6 +79,7 @@ def load(path: Path) -> Checkpoint:
             mean=tuple(float(value) for value in content["mean"]),
             std=tuple(float(value) for value in content["std"]),
             converted=bool(content["converted"]),
+            pretrained=bool(content.get("pretrained", False)),
         )
         _check_sizes(checkpoint)
     except ValidationError as error:
@@ -115,6 +118,13 @@ class StateFile:
             return _read(self.path)
         except InputError as error:
             raise InputError(f"{self.path} is damaged; remove it, and the training begins anew") from error
+
+    def step(self) -> int | None:
+        """The step after which the training was kept, read without its weights; None where there is no whole file."""
+        try:
+            return int(torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)["step"])
+        except Exception:  # torch raises many kinds for damaged files
+            return None
 
     def save(self, state: dict[str, Any]) -> None:
         _write(self.path, state)

@@ -6,10 +6,13 @@ import typer
 
 from compress import terminal
 from compress.commands.bench import bench
+from compress.commands.distill import distill
 from compress.commands.doctor import doctor
 from compress.commands.export import export
+from compress.commands.pretrain import pretrain
 from compress.commands.quantize import quantize
 from compress.commands.report import report
+from compress.commands.sweep import sweep
 from compress.commands.train import train
 
 app = typer.Typer(
@@ -17,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (bench, train, quantize, export, report, doctor):
+for command in (bench, train, sweep, pretrain, distill, quantize, export, report, doctor):
     app.command()(command)
 
 

@@ -10,10 +10,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from baselines.errors import InputError
+from baselines.pretrain import PretrainConfig
 from baselines.subset import Subset
 from baselines.train import TrainConfig
 from baselines.vit import ViTConfig
-from compress import files
+from compress import files, initial
 from compress.methods import METHODS
 
 
@@ -25,10 +26,12 @@ class BenchConfig(BaseModel):
     data: str = "digits"
     subset: Subset | None = None  # how many images of each class; all where there is none
     seed: int = Field(default=0, ge=0, lt=2**31)
+    init: str | None = None  # checkpoint that the training of the baseline begins with; its geometry is [model]'s
     variants: tuple[str, ...] = ("vit", "avit", "avit_int8")
     calibration_images: int = Field(default=256, gt=0)  # of the training split
     model: ViTConfig = ViTConfig()
     train: TrainConfig = TrainConfig()  # the baseline
+    pretrain: PretrainConfig = PretrainConfig()  # the baseline, without labels
     finetune: TrainConfig = TrainConfig()  # variants whose methods train
     methods: dict[str, dict[str, Any]] = {}  # hyper-parameters by method name
 
@@ -56,6 +59,17 @@ DIGITS: dict[str, Any] = {
         "flip": False,
         "precision": "fp32",
     },
+    "pretrain": {
+        "epochs": 10,
+        "batch_size": 32,
+        "lr": 1e-3,
+        "warmup_epochs": 2,
+        "ema": 0.98,
+        "crop_padding": 1,
+        "flip": False,
+        "precision": "fp32",
+        "mask_size": 2,
+    },
     "finetune": {
         "epochs": 4,
         "batch_size": 32,
@@ -73,6 +87,7 @@ SMALL_IMAGES: dict[str, Any] = {
     "data": "cifar10",
     "model": {"dim": 128, "depth": 4, "heads": 4, "mlp_dim": 256, "tokenizer": "cct", "pool": "seq"},
     "train": {"epochs": 16, "batch_size": 128, "lr": 1.5e-3, "warmup_epochs": 1, "ema": 0.998},
+    "pretrain": {"epochs": 16, "batch_size": 128, "lr": 1.5e-3, "warmup_epochs": 1, "ema": 0.998},
     "finetune": {"epochs": 3, "batch_size": 128, "lr": 3e-4, "warmup_epochs": 0.5, "ema": 0.998},
 }
 
@@ -81,30 +96,47 @@ def preset(data: str) -> dict[str, Any]:
     return DIGITS if data == "digits" else {**SMALL_IMAGES, "data": data}
 
 
-def read(path: Path | None, data: str | None = None, seed: int | None = None) -> BenchConfig:
+def read(path: Path | None, data: str | None = None, seed: int | None = None, init: Path | None = None) -> BenchConfig:
     """Settings from a file, or from the preset of the data set where there is none.
 
     Args:
-        data, seed: options that win over the file.
+        data, seed, init: options that win over the file.
 
     Raises:
         InputError: missing file, broken TOML, unknown key or impossible value.
     """
-    given: dict[str, Any] = {}
-    if path is not None:
-        try:
-            given = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(
-                f"--config {path} cannot be read ({error.strerror}); give the path of a TOML file"
-            ) from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"--config {path} is not valid TOML ({error}); correct it") from error
-    overrides = {name: value for name, value in (("data", data), ("seed", seed)) if value is not None}
-    merged = _merge(preset(str(overrides.get("data", given.get("data", "digits")))), {**given, **overrides})
-    where = f"--config {path}" if path else "settings"
+    given = toml(path, "--config") if path is not None else {}
+    options = {"data": data, "seed": seed, "init": str(init) if init else None}
+    overrides = {name: value for name, value in options.items() if value is not None}
+    return resolve({**given, **overrides}, f"--config {path}" if path else "settings")
+
+
+def toml(path: Path, what: str) -> dict[str, Any]:
+    """The tables of a TOML file; raises InputError, which calls the file `what`, where it cannot be read."""
     try:
-        config = BenchConfig(**merged)
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{what} {path} cannot be read ({error.strerror}); give the path of a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{what} {path} is not valid TOML ({error}); correct it") from error
+
+
+def complete(given: dict[str, Any]) -> dict[str, Any]:
+    """What a file names, over the preset of its data set.
+
+    Where a training begins with a checkpoint, its geometry replaces the preset's, and its data set is the default.
+    """
+    if not isinstance(given.get("init"), str):
+        return merge(preset(str(given.get("data", "digits"))), given)
+    start = initial.read(given["init"]).content
+    base = preset(str(given.get("data", start.dataset)))
+    return merge({**base, "model": start.config.model_dump(exclude={"classes"})}, given)
+
+
+def resolve(given: dict[str, Any], where: str) -> BenchConfig:
+    """The settings that the tables of a file ask for; raises InputError, which names `where`, if they cannot be."""
+    try:
+        config = BenchConfig(**complete(given))
     except ValidationError as error:
         raise files.explain(error, where) from error
     for name, values in config.methods.items():  # also of methods that no variant asks for: it may be misspelt
@@ -120,7 +152,7 @@ def read(path: Path | None, data: str | None = None, seed: int | None = None) ->
 def quick(config: BenchConfig) -> tuple[BenchConfig, tuple[str, ...]]:
     """Settings for a look at what the product does, and the warning that belongs to every figure of it."""
     model, train, finetune = config.model, config.train, config.finetune
-    depth, epochs = -(-model.depth // 2), -(-train.epochs // 5)
+    depth, epochs = model.depth if config.init else -(-model.depth // 2), -(-train.epochs // 5)
     short = {
         "model": model.model_copy(update={"depth": depth}),
         "train": train.model_copy(update={"epochs": epochs, "warmup_epochs": train.warmup_epochs / 5}),
@@ -130,10 +162,10 @@ def quick(config: BenchConfig) -> tuple[BenchConfig, tuple[str, ...]]:
     return config.model_copy(update=short), (note,)
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """`over` wins, key by key, in tables too."""
     merged = dict(base)
     for name, value in over.items():
         both = isinstance(value, dict) and isinstance(base.get(name), dict)
-        merged[name] = _merge(base[name], value) if both else value
+        merged[name] = merge(base[name], value) if both else value
     return merged

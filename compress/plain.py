@@ -29,7 +29,8 @@ def variants(request: Request, wanted: Sequence[Variant], made: Sequence[Candida
     if Bf16.name not in names and bf16_helps(request):
         yield Variant((Bf16(),))
     saving = next((each for each in made if (share := _share(each, made)) and share < 0.95), None)
-    if saving is not None and Narrow.name not in names and request.checkpoint is None:
+    head_start = request.checkpoint is not None or request.config.init is not None
+    if saving is not None and Narrow.name not in names and not head_start:
         yield Variant((Narrow(macs=round(_share(saving, made) or 1, 3)),))
 
 

@@ -14,11 +14,11 @@ from baselines.data import Data
 from baselines.errors import InputError
 from compress import variant
 from compress.export import export_onnx
+from compress.images import check_classes, load_data, parity_images, sample_images
 from compress.measure import accuracy, environment, latency, statistics
 from compress.methods import Int8
 from compress.runtimes import Inspection
 from compress.runtimes.workers import Worker
-from compress.workshop import check_classes, load_data, parity_images, sample_images
 
 PRECISION = 0.03  # half the width of the speed-up's interval, as a share of it
 

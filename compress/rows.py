@@ -42,6 +42,7 @@ class Request:
     seconds: float = 20.0  # of latency measurement for each device and batch size, at most
     break_even: bool = False  # go on to larger batches until every variant has won
     remeasure: bool = False
+    tensorboard: bool = False
     notes: tuple[str, ...] = ()  # warnings that belong to every row
     command: str = field(default_factory=lambda: typed_command(sys.argv))
 

@@ -1,5 +1,6 @@
 """What the command line needs beside its commands: a console, lists given as options, refusals."""
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -38,12 +39,13 @@ def guarded(call: Callable[[], Any]) -> int:
             return refuse("there is not enough memory for this; make [model] or --batch-size smaller")
         raise
     if result == STOPPED:  # newer versions of typer turn Ctrl-C into this themselves
-        Console(stderr=True).print("stopped; run the same command again to go on")
+        say("stopped; run the same command again to go on")
     return result if isinstance(result, int) else 0
 
 
 def make_console() -> Console:
-    console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False)
+    first = os.environ.get("RANK", "0") == "0"  # of those that torchrun started
+    console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False, quiet=not first)
     if not console.is_terminal:
         console.width = 240  # tables in a file or a pipe are not cut
     return console
@@ -53,8 +55,18 @@ def refuse(message: str, code: int = 2) -> int:
     """Says in one line on standard error what is wrong; returns the exit code."""
     from reports.text import clean
 
-    Console(stderr=True, soft_wrap=True, highlight=False).print("error:", clean(message), markup=False)
+    say(f"error: {clean(message)}")
     return code
+
+
+def say(line: str) -> None:
+    """On standard error, why this process ends; of several that `torchrun` started, one says it for all."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        from baselines.distributed import speaks
+
+        if not speaks():
+            return
+    Console(stderr=True, soft_wrap=True, highlight=False).print(line, markup=False)
 
 
 def names(text: str, option: str) -> list[str]:

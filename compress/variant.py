@@ -6,8 +6,10 @@ refused when the name is read, before anything is trained.
 
 import copy
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from baselines.data import Data
+from baselines.distributed import ALONE, World
 from baselines.errors import InputError
+from baselines.guided import Guided
 from baselines.train import Snapshot, TrainConfig, fit
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import checkpoint, files
@@ -38,8 +42,12 @@ class Variant:
 
     @property
     def stages(self) -> list["Variant"]:
-        """What is trained or calibrated one after another: a new geometry, the other float methods, the numerics."""
-        floors = (Floor.GEOMETRY, Floor.OBJECTIVE, Floor.NUMERICS)
+        """What is trained or calibrated one after another: a new geometry, the other float methods, the numerics.
+
+        Without token methods the geometry learns what the objective says from the start.
+        """
+        first = (Floor.GEOMETRY,) if any(method.floor == Floor.TOKENS for method in self.methods) else ()
+        floors = (*first, Floor.OBJECTIVE, Floor.NUMERICS)
         parts = [Variant(tuple(m for m in self.methods if m.floor <= floor)) for floor in floors]
         return [part for part, before in zip(parts, [Variant(()), *parts], strict=False) if part != before]
 
@@ -127,13 +135,14 @@ def apply(
     title: str,
     snapshot: Snapshot | None = None,
     log: Callable[[dict[str, float]], None] | None = None,
+    world: World = ALONE,
 ) -> tuple[VisionTransformer, list[dict[str, float]]]:
     """Adds methods to a model that already holds others; `start` is untouched.
 
     Args:
         start: model with `done` applied and trained.
         new: methods to add; the model is fine-tuned if one of them trains, with the loss terms of all methods.
-        teacher: the untouched baseline.
+        teacher: whom those learn from that need one.
         calibration: normalised training images, each (B, C, height, width).
 
     Returns:
@@ -155,10 +164,18 @@ def apply(
             lr_scale={prefix: scale for method in methods for prefix, scale in method.lr_scale().items()},
             snapshot=snapshot,
             log=log,
+            world=world,
+            trainer=guided(methods, model, teacher),
         )
     for method in new:
         method.calibrate(model, [images.to(device) for images in calibration])
     return model.eval(), history
+
+
+def guided(methods: Sequence[Method], model: VisionTransformer, teacher: VisionTransformer) -> partial[Guided]:
+    """A training of `model` in which labels count as much as methods leave to them, with the guides methods need."""
+    guides = [guide for method in methods if (guide := method.guide(model, teacher)) is not None]
+    return partial(Guided, label_weight=math.prod(method.label_weight() for method in methods), guides=guides)
 
 
 def pack(
@@ -181,9 +198,12 @@ def restore(path: Path) -> tuple[VisionTransformer, Variant, Checkpoint]:
     """Reads a checkpoint and rebuilds its model on the CPU, in evaluation mode, converted if the file is.
 
     Raises:
-        InputError: the file cannot be read, or its weights do not fit its own description.
+        InputError: the file cannot be read, holds a model that was only pretrained, or weights that do not fit its own
+            description.
     """
     content = checkpoint.load(path)
+    if content.pretrained:
+        raise InputError(f"{path} was pretrained and knows no classes yet; train it with: compress train --init {path}")
     methods = []
     for entry in content.methods:
         settings = dict(entry)

@@ -2,35 +2,36 @@
 
 Work is kept under a hash of what it depends on:
 
+    OUT/manifest.csv                             images used, where [subset] cuts the data set
     OUT/best_vit_model.pth                       copy of the baseline that was made or used last
     OUT/models/<variant>-<hash>/best_<variant>_model.pth, training.jsonl, state.pt while training, and
                                 artifacts: <variant>.pth, <variant>.onnx
+    OUT/tensorboard/<variant>-<hash>/            event files, where they are asked for
 """
 
-import json
+import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from baselines import sources
 from baselines.data import Data
+from baselines.distributed import ALONE, World
 from baselines.errors import InputError
-from baselines.train import fit
+from baselines.subset import manifest
+from baselines.train import TrainConfig, Trainer, fit
 from baselines.vit import VisionTransformer
-from compress import __version__, checkpoint, files, variant
+from compress import __version__, checkpoint, curves, files, initial, teacher, variant
 from compress.checkpoint import StateFile
 from compress.config import BenchConfig
-from compress.export import PARITY_BATCHES
+from compress.curves import Curves
+from compress.images import check_classes, load_data, parity_images, sample_images
 from compress.runtimes import Runtime
 from compress.variant import Variant
-
-PARITY_IMAGES = 64
-LONG_EPOCH_S = 10.0  # a shorter one is not worth a line
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Built:
     variant: Variant
     path: Path  # of its checkpoint
     key: str  # hash of all it depends on
+    pretrained: bool = False  # has seen no labels
 
 
 class Workshop:
@@ -50,20 +52,47 @@ class Workshop:
         device: where training happens.
         start: checkpoint to use as the baseline instead of training one.
         say: takes lines for the person at the terminal.
+        tensorboard: whether trainings are written as TensorBoard reads them.
+        anew: variant whose training begins from nothing; what was begun or finished of it is discarded.
+        world: processes that train together. All do the same; the first alone reads and writes in `out`.
     """
 
-    def __init__(self, config: BenchConfig, out: Path, device: torch.device, say: Any, start: Path | None = None):
-        self.out, self.device, self.say = out, device, say
+    def __init__(
+        self,
+        config: BenchConfig,
+        out: Path,
+        device: torch.device,
+        say: Any,
+        start: Path | None = None,
+        *,
+        tensorboard: bool = False,
+        anew: Variant | None = None,
+        world: World = ALONE,
+    ):
+        self.out, self.device, self.say, self.world = out, device, say, world
+        self.tensorboard, self.anew = tensorboard, anew
+        self.state: StateFile | None = None  # of the training that runs
+        if tensorboard:
+            curves.writer_class()  # whether it is installed is better known now than after loading the data
         self.start = variant.restore(start) if start else None
         if self.start and self.start[1].methods:
             raise InputError(
                 f"--checkpoint {start} is already {self.start[1].name!r}; give the checkpoint of a baseline"
             )
+        self.initial = initial.given(config.init, config.model, start)
         model_config = self.start[2].config if self.start else config.model
-        self.data = load_data(config.data, model_config.image_size, model_config.channels, out)
+
+        def load() -> Data:
+            return load_data(config.data, model_config.image_size, model_config.channels, out, config.subset)
+
+        self.data = load() if config.data.startswith("folder:") else world.in_turn(load)  # what is fetched, once
+        if config.subset and world.rank == 0:
+            files.write(out / "manifest.csv", manifest(self.data, config.train.validation))
         if self.start:
             check_classes(start, self.start[2].classes, self.data)
             self.data = self.data.normalised(self.start[2].mean, self.start[2].std)
+        self.data = self.initial.normalise(self.data) if self.initial else self.data
+        teacher.check(config.methods, self.data)
         classes = len(self.data.classes)
         if "classes" in config.model.model_fields_set and config.model.classes != classes:
             raise InputError(
@@ -85,42 +114,52 @@ class Workshop:
                 checkpoint.save(built.path, self.start[2])
             return built
         parts = [self.config.model.model_dump(), self.config.train.model_dump(), self.config.seed]
-        built = self._place(Variant(()), parts)
-        if not built.path.exists():
-            self._train(built)
-        newest, content = self.out / "best_vit_model.pth", built.path.read_bytes()
-        if not newest.exists() or newest.read_bytes() != content:
-            files.write(newest, content)
+        built = self._place(Variant(()), parts + ([self.initial.key] if self.initial else []))
+        if self._missing(built):
+            self._train(built, self.config.train)
+        self._show(built, "best_vit_model.pth")
         return built
 
-    def _train(self, built: Built) -> None:
-        torch.manual_seed(self.config.seed)
-        model = VisionTransformer(self.config.model)
-        self.say(f"training vit on {self.data.name}: {self.config.train.epochs} epochs on {self.device}")
-        state, started = StateFile(built.path.with_name("state.pt")), time.perf_counter()
-        history = fit(
-            model,
-            self.data,
-            self.config.train,
-            device=self.device,
-            seed=self.config.seed,
-            title="train vit",
-            snapshot=state,
-            log=self._log(built),
-        )
-        self._keep(model, built, history, state, started)
+    def _show(self, built: Built, name: str) -> None:
+        """Copies a checkpoint to where a person looks for it."""
+        if self.world.rank == 0:
+            newest, content = self.out / name, built.path.read_bytes()
+            if not newest.exists() or newest.read_bytes() != content:
+                files.write(newest, content)
+
+    def _train(self, built: Built, settings: TrainConfig, trainer: Callable[..., Trainer] = Trainer) -> None:
+        model = initial.new_model(self.config.model, self.config.seed, self.initial, self.data.classes)
+        what = "pretraining vit" if built.pretrained else "training vit"
+        length = f"{settings.steps} steps" if settings.steps else f"{settings.epochs} epochs"
+        many = f"{self.world.size} x " if self.world.size > 1 else ""
+        self.say(f"{what} on {self.data.name}: {length} on {many}{self.device.type}")
+        self.state, started = StateFile(built.path.with_name("state.pt")), time.perf_counter()
+        with self._curves(built) as log:
+            history = fit(
+                model,
+                self.data,
+                settings,
+                device=self.device,
+                seed=self.config.seed,
+                title=what,
+                snapshot=self.state,
+                log=log,
+                world=self.world,
+                trainer=trainer,
+            )
+        self._keep(model, built, history, self.state, started)
 
     def make(self, wanted: Variant) -> Built:
         """A variant, stage by stage; each begins with what the one before made."""
         built = baseline = self.baseline()
         for stage in wanted.stages:
-            parts = [baseline.key, stage.describe(), self.config.calibration_images]
+            parts = [baseline.key, stage.describe(), self.config.calibration_images, *teacher.keys(stage.methods)]
             if any(method.from_scratch for method in stage.methods):
                 parts.append(self.config.train.model_dump())
             if any(method.trains for method in stage.methods):
                 parts += [self.config.finetune.model_dump(), self.config.seed]
             target = self._place(stage, parts)
-            if not target.path.exists():
+            if self._missing(target):
                 self._add(built, target, baseline)
             built = target
         return built
@@ -135,80 +174,72 @@ class Workshop:
         return path
 
     def _add(self, start: Built, target: Built, baseline: Built) -> None:
-        model, done, _ = variant.restore(start.path)
+        model, done, _ = self.world.share(lambda: variant.restore(start.path))
         new = target.variant.methods[len(done.methods) :]
         what = "training" if any(method.trains for method in new) else "calibrating"
         self.say(f"{what} {target.variant.name}")
         anew = any(method.from_scratch for method in new)
         torch.manual_seed(self.config.seed)  # of new weights, where there are any
-        state, started = StateFile(target.path.with_name("state.pt")), time.perf_counter()
-        model, history = variant.apply(
-            model,
-            done.methods,
-            new,
-            self.data,
-            teacher=variant.restore(baseline.path)[0],
-            training=self.config.train if anew else self.config.finetune,
-            calibration=self.calibration,
-            device=self.device,
-            seed=self.config.seed + (not anew),
-            title=f"{what} {target.variant.name}",
-            snapshot=state,
-            log=self._log(target),
-        )
-        self._keep(model, target, history, state, started)
+        self.state, started = StateFile(target.path.with_name("state.pt")), time.perf_counter()
+        with self._curves(target) as log:
+            model, history = variant.apply(
+                model,
+                done.methods,
+                new,
+                self.data,
+                teacher=self.world.share(lambda: teacher.of(target.variant.methods, baseline.path, self.data)),
+                training=self.config.train if anew else self.config.finetune,
+                calibration=self.calibration,
+                device=self.device,
+                seed=self.config.seed + (not anew),
+                title=f"{what} {target.variant.name}",
+                snapshot=self.state,
+                log=log,
+                world=self.world,
+            )
+        self._keep(model, target, history, self.state, started)
 
-    def _log(self, built: Built) -> Callable[[dict[str, float]], None]:
-        """Tells how each epoch went that took long enough to be waited for."""
+    def kept(self) -> str:
+        """What there is of the training that runs, for the person who has to start it again."""
+        step = self.state.step() if self.state else None
+        if self.state is None or step is None:
+            return "run the same command again: it goes on from what was kept"
+        return f"its state after step {step:,} is kept in {self.state.path}: run the same command to go on"
 
-        def log(record: dict[str, float]) -> None:
-            if record["seconds"] < LONG_EPOCH_S:
-                return
-            parts = [f"epoch {record['epoch']:.0f}", f"loss {record['loss']:.3f}"]
-            parts += [f"train {record['train_top1']:.1%}"]
-            parts += [f"validation {record['validation_top1']:.1%}"] if "validation_top1" in record else []
-            self.say(f"  {built.variant.name}: {', '.join(parts)}, {record['images_per_s']:,.0f} images/s")
+    def _missing(self, built: Built) -> bool:
+        """Whether a model has to be made. Where one is made anew, what was begun or finished before is discarded."""
 
-        return log
+        def missing() -> bool:
+            if self.anew is not None:
+                StateFile(built.path.with_name("state.pt")).remove()
+            if built.variant == self.anew:
+                shutil.rmtree(built.path.parent, ignore_errors=True)
+                return True
+            return not built.path.exists()
+
+        return self.world.share(missing)
+
+    def _curves(self, built: Built) -> Curves:
+        folder = self.out / "tensorboard" / built.path.parent.name
+        path = built.path.with_name("training.jsonl")
+        return Curves(built.variant.name, path, self.say, folder if self.tensorboard else None)
 
     def _keep(
         self, model: VisionTransformer, built: Built, history: list[dict[str, float]], state: StateFile, started: float
     ) -> None:
         """The checkpoint last: where it stands, the work is whole."""
+        if self.world.rank:
+            return
         if history:
-            files.write(built.path.with_name("training.jsonl"), "".join(json.dumps(entry) + "\n" for entry in history))
+            curves.write(built.path.with_name("training.jsonl"), history)
             seen = sum(entry["images_per_s"] * entry["seconds"] for entry in history)
             speed = seen / sum(entry["seconds"] for entry in history)
             self.say(f"  {built.variant.name} done in {time.perf_counter() - started:.0f} s, {speed:,.0f} images/s")
-        checkpoint.save(built.path, variant.pack(model, built.variant.methods, self.data, model.config))
+        packed = variant.pack(model, built.variant.methods, self.data, model.config)
+        checkpoint.save(built.path, replace(packed, dataset=self.config.data, pretrained=built.pretrained))
         state.remove()
 
     def _place(self, which: Variant, parts: list[Any]) -> Built:
         key = files.key(__version__, self.data.name, self.data.fingerprint, which.name, *parts)
         folder = self.out / "models" / f"{which.name}-{key}"
         return Built(which, folder / f"best_{which.name}_model.pth", key)
-
-
-def load_data(name: str, image_size: tuple[int, int], channels: int, out: Path) -> Data:
-    return sources.load(name, image_size, channels, root=out / "data")
-
-
-def check_classes(path: Path | None, classes: tuple[str, ...], data: Data) -> None:
-    """Raises InputError where a checkpoint knows other classes than a data set."""
-    if classes != data.classes:
-        raise InputError(
-            f"{path} knows {len(classes)} classes ({', '.join(classes[:3])}, ...), {data.name} has {len(data.classes)} "
-            f"({', '.join(data.classes[:3])}, ...); give the data it was trained on with --data"
-        )
-
-
-def sample_images(data: Data, count: int) -> list[Tensor]:
-    """Normalised training images, chosen by a fixed seed, on the CPU, in batches of up to 128."""
-    order = torch.randperm(len(data.train.labels), generator=torch.Generator().manual_seed(0))[:count]
-    return [images for images, _ in data.batches(data.train, 128, torch.device("cpu"), indices=order)]
-
-
-def parity_images(data: Data) -> Tensor:
-    """Training images for the check of an exported graph, (n, C, height, width); few ones come again and again."""
-    images = torch.cat(sample_images(data, PARITY_IMAGES))
-    return images.repeat(-(-sum(PARITY_BATCHES) // len(images)), 1, 1, 1)

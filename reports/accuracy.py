@@ -45,12 +45,16 @@ def per_class(rows: list[Row]) -> str:
         for i, (name, images) in enumerate(zip(each.classes, each.images, strict=True)):
             shares = [percent(values[i], images) for _, values in each.models.values()]
             cells.append([escape(name), "" if images is None else f"{images:,}", *shares])
+        whole = each.whole.values()
+        cells.append(["*all images: top-1*", "", *(percent(row.top1, row.n_images) for row in whole)])
+        cells.append(["*all classes: macro recall*", "", *(percent(row.macro_recall, row.n_images) for row in whole)])
         table = grid(header, cells, [False] + [True] * (len(header) - 1))
         runtimes: dict[str, list[str]] = {}
         for name, (runtime, _) in each.models.items():
             runtimes.setdefault(runtime, []).append(f"`{name}`" if name == BASELINE else escape(name))
         text = "Share of each class's test images classified correctly: " if len(parts) == 0 else "As above: "
         text += "; ".join(f"{', '.join(names)} in {escape(runtime)}" for runtime, names in runtimes.items()) + "."
+        text += " Macro recall is the mean over the classes, each counting the same." if len(parts) == 0 else ""
         if each.left_out:
             which = "that the variants differ about most" if len(each.models) > 1 else "recognised least"
             text += f" Of {MOST + each.left_out} classes the {MOST} {which}."

@@ -17,6 +17,7 @@ class Recalls:
     left_out: int  # classes that are not shown
     images: list[int | None]  # test images of each class shown; None where no row tells
     models: dict[str, tuple[str, list[float | None]]]  # by variant: runtime, and shares in the order of `classes`
+    whole: dict[str, Row]  # by variant: the row they are from, which knows all classes
 
 
 def recalls(rows: list[Row]) -> list[Recalls]:
@@ -32,14 +33,16 @@ def recalls(rows: list[Row]) -> list[Recalls]:
         if len(names) != count:
             names = [f"class {i}" for i in range(count)]
         models: dict[str, tuple[str, list[float | None]]] = {}
+        whole: dict[str, Row] = {}
         for row in here:
             if row.class_recall and len(row.class_recall) == count:
                 models.setdefault(row.variant, (row.runtime, row.class_recall))
+                whole.setdefault(row.variant, row)
         shown = _most_telling([values for _, values in models.values()], count)
         sizes = next(([sum(line) for line in row.confusion] for row in here if row.confusion), [])
         images = [sizes[i] if len(sizes) == count else None for i in shown]
         kept = {name: (runtime, [values[i] for i in shown]) for name, (runtime, values) in models.items()}
-        found.append(Recalls(dataset, [names[i] for i in shown], count - len(shown), images, kept))
+        found.append(Recalls(dataset, [names[i] for i in shown], count - len(shown), images, kept, whole))
     return found
 
 

@@ -163,12 +163,12 @@ def _sections(reference: str, each: Against) -> list[str]:
 
 _LATENCY = ["batch", "before ms", "after ms", "after / before [95 %]", "latency"]
 _SPEED = ["batch", "before", "after", "after / before [95 %]", "speed-up"]
-_ACCURACY = ["before %", "after %", "points", "accuracy"]
+_ACCURACY = ["before %", "after %", "points", "accuracy", "macro recall before %", "macro recall after %"]
 _COSTS = ["batch", "MMACs/image", "params M", "file MB"]
 _SPEED_NOTE = "A slower machine cancels out here. The interval combines those of both speed-ups."
 _ACCURACY_NOTE = (
     f"Two proportions, unpaired; p below {ALPHA} is called a difference. On the same test images this errs on the side "
-    "of seeing none."
+    "of seeing none. Macro recall: the mean over the classes of the share got right, each counting the same."
 )
 
 
@@ -206,7 +206,9 @@ def _accuracy(change: Change) -> list[str]:
     old, new = change.old, change.new
     points = "" if old.top1 is None or new.top1 is None else f"{100 * (new.top1 - old.top1):+.2f}"
     said = change.accuracy + (f" ({p_value(change.accuracy_p)})" if change.accuracy_p is not None else "")
-    return [percent(old.top1, old.n_images), percent(new.top1, new.n_images), points, said]
+    top1 = [percent(row.top1, row.n_images) for row in (old, new)]
+    macro = [percent(row.macro_recall, row.n_images) for row in (old, new)]
+    return [*top1, points, said, *macro]
 
 
 def _costs(change: Change) -> list[tuple[float, float | None, float | None]]:

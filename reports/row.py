@@ -79,6 +79,12 @@ class Row:
     schema: int = SCHEMA
 
     @property
+    def macro_recall(self) -> float | None:
+        """Mean over the classes of the share got right, however many test images each has; also: balanced accuracy."""
+        known = [share for share in self.class_recall or [] if share is not None]
+        return sum(known) / len(known) if known else None
+
+    @property
     def latency_s(self) -> float | None:
         """Median wall time of one forward pass of `batch_size` images."""
         return statistics.median(self.latency_samples_s) if self.latency_samples_s else None

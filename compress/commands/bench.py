@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from compress import terminal
+from compress import processes, terminal
 from compress.commands.options import Config, DataName, Seed, Threads
 
 
@@ -22,6 +22,9 @@ def bench(
     batch_size: Annotated[str, typer.Option(help="Comma-separated batch sizes to time.")] = "1,32",
     threads: Threads = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Baseline to compress, instead of training one.")] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Checkpoint that the baseline's training begins with: a baseline or pretrained.")
+    ] = None,
     seed: Seed = None,
     out: Annotated[
         Path | None, typer.Option(help="Run directory: models, artifacts, rows, report. [default: runs]")
@@ -43,8 +46,12 @@ def bench(
         ),
     ] = False,
     remeasure: Annotated[bool, typer.Option(help="Measure again what was measured before.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write each epoch as TensorBoard reads it: OUT/tensorboard.")
+    ] = False,
 ) -> None:
     """Train or load the baseline, compress it, measure all variants, write the comparison."""
+    processes.check_alone("compress bench")
     from compress import bench as bench_
     from compress import checkpoint as checkpoint_
     from compress import config as config_
@@ -54,7 +61,7 @@ def bench(
     console = terminal.make_console()
     if checkpoint is not None and data is None and config is None:
         data = checkpoint_.load(checkpoint).dataset
-    settings = config_.read(config, data, seed)
+    settings = config_.read(config, data, seed, init)
     if variants is not None:
         settings = settings.model_copy(update={"variants": tuple(terminal.names(variants, "--variants"))})
     notes: tuple[str, ...] = ()
@@ -74,6 +81,7 @@ def bench(
         seconds=seconds,
         break_even=break_even,
         remeasure=remeasure,
+        tensorboard=tensorboard,
         notes=notes,
     )
     rows = bench_.bench(request, console)

@@ -17,7 +17,7 @@ def export(
     """Write a checkpoint as ONNX, checked against it on real images."""
     from compress import variant
     from compress.export import export_onnx
-    from compress.workshop import check_classes, load_data, parity_images
+    from compress.images import check_classes, load_data, parity_images
 
     model, which, content = variant.restore(checkpoint)
     model = model if content.converted else variant.convert(model, which.methods)

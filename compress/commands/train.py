@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from compress import terminal
+from compress import processes, terminal
 from compress.commands.options import Config, DataName, Out, Seed, Threads
 
 
@@ -14,26 +14,41 @@ def train(
     data: DataName = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
     variant: Annotated[str, typer.Option(help="What to train; its baseline is trained first.")] = "vit",
+    init: Annotated[
+        Path | None, typer.Option(help="Checkpoint that the baseline's training begins with: a baseline or pretrained.")
+    ] = None,
     threads: Threads = None,
     seed: Seed = None,
     out: Out = Path("runs"),
+    resume: Annotated[
+        bool, typer.Option(help="Go on where a training was interrupted; --no-resume discards what there is of it.")
+    ] = True,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write each epoch as TensorBoard reads it: OUT/tensorboard.")
+    ] = False,
 ) -> None:
     """Train the baseline, or a variant of it; goes on where it was interrupted."""
+    processes.quieten()
     import torch
 
     from baselines import device as devices
     from compress import config as config_
     from compress import files
     from compress import variant as variants
-    from compress.measure.environment import available_cpus, settle_allocator
+    from compress.measure.environment import settle_allocator
     from compress.workshop import Workshop
 
     console = terminal.make_console()
-    settings = config_.read(config, data, seed)
+    settings = config_.read(config, data, seed, init)
     wanted = variants.parse(variant, settings.methods)
     chosen = devices.resolve(device)
     files.writable_folder(out)
-    torch.set_num_threads(threads or available_cpus())
+    torch.set_num_threads(threads or processes.processors())
     settle_allocator()
-    workshop = Workshop(settings, out, chosen, console.print)
-    console.print(f"{wanted.name}: {workshop.make(wanted).path}")
+    anew = None if resume else wanted
+    with processes.joined(chosen) as team:
+        workshop = Workshop(
+            settings, out, team.device, console.print, tensorboard=tensorboard, anew=anew, world=team.world
+        )
+        team.kept = workshop.kept
+        console.print(f"{wanted.name}: {workshop.make(wanted).path}")

@@ -5,7 +5,7 @@ from enum import IntEnum
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
+from torch import Tensor, nn
 
 from baselines.train import Step
 from baselines.vit import VisionTransformer
@@ -33,7 +33,7 @@ class Method(BaseModel):
     floor: ClassVar[Floor]
     exclusive: ClassVar[bool] = True  # at most one method of this floor in a variant
     trains: ClassVar[bool] = False  # whether the model is fine-tuned after `prepare`
-    needs_teacher: ClassVar[bool] = False  # whether loss terms look at the logits of the untouched baseline
+    needs_teacher: ClassVar[bool] = False  # whether loss terms look at a teacher; it is the untouched baseline
     identity: ClassVar[Mapping[str, Any]] = {}  # settings at which it changes nothing (tests/test_methods.py)
     numbers: ClassVar[str] = "fp32"  # in which the products of what ships are meant to run: fp32, bf16, int8
     from_scratch: ClassVar[bool] = False  # whether `prepare` makes new weights, trained as the baseline was
@@ -45,6 +45,21 @@ class Method(BaseModel):
     def loss_terms(self, step: Step) -> Mapping[str, Tensor]:
         """Further losses of one training step, weighted, by name."""
         return {}
+
+    def teacher_file(self) -> str | None:
+        """Checkpoint of a teacher that takes the place of the untouched baseline."""
+        return None
+
+    def label_weight(self) -> float:
+        """Factor on the loss against the labels, where the terms of this method take a share of it."""
+        return 1.0
+
+    def guide(self, model: VisionTransformer, teacher: VisionTransformer) -> nn.Module | None:
+        """What makes by-products of the model comparable with the teacher's: by-products -> further ones, by name.
+
+        It is learned with the model and does not ship.
+        """
+        return None
 
     def lr_scale(self) -> Mapping[str, float]:
         """Factors on the learning rate, by prefix of the parameter name."""

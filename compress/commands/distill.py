@@ -1,0 +1,59 @@
+"""`compress distill`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from compress import processes, terminal
+from compress.commands.options import DataName, Out, Seed, Threads
+
+
+def distill(
+    teacher: Annotated[Path, typer.Argument(help="A checkpoint to learn from, of any geometry, compressed or not.")],
+    student: Annotated[Path, typer.Option(help="TOML file of the student; see configs/baselines/tiny.toml.")],
+    data: DataName = None,
+    kind: Annotated[
+        str | None, typer.Option(help="soft: the teacher's probabilities, the default; hard: the class it chooses.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of soft answers; default 3.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    threads: Threads = None,
+    seed: Seed = None,
+    out: Out = Path("runs"),
+    resume: Annotated[
+        bool, typer.Option(help="Go on where a training was interrupted; --no-resume discards what there is of it.")
+    ] = True,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write each epoch as TensorBoard reads it: OUT/tensorboard.")
+    ] = False,
+) -> None:
+    """Train a smaller model that learns from a larger one too; goes on where it was interrupted."""
+    processes.quieten()
+    import torch
+
+    from baselines import device as devices
+    from baselines.errors import InputError
+    from compress import config as config_
+    from compress import files, variant
+    from compress.distill import FILE, Distillation
+    from compress.measure.environment import settle_allocator
+
+    if teacher.resolve() == (out / FILE).resolve():
+        raise InputError(f"{teacher} would be replaced by its own student; give another --out")
+    console = terminal.make_console()
+    settings = config_.read(student, data, seed)
+    given = {"teacher": str(teacher), "kind": kind, "temperature": temperature}
+    given = {name: value for name, value in given.items() if value is not None}
+    method = variant.make_method("distill", {**settings.methods.get("distill", {}), **given})
+    chosen = devices.resolve(device)
+    files.writable_folder(out)
+    torch.set_num_threads(threads or processes.processors())
+    settle_allocator()
+    anew = None if resume else variant.Variant(())
+    with processes.joined(chosen) as team:
+        lesson = Distillation(
+            method, settings, out, team.device, console.print, tensorboard=tensorboard, anew=anew, world=team.world
+        )
+        team.kept = lesson.kept
+        console.print(f"vit: {lesson.baseline().path}, copied to {out / FILE}")

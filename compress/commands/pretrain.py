@@ -1,0 +1,54 @@
+"""`compress pretrain`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from compress import processes, terminal
+from compress.commands.options import Config, DataName, Out, Seed, Threads
+
+
+def pretrain(
+    config: Config = None,
+    data: DataName = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of those in [pretrain].")] = None,
+    threads: Threads = None,
+    seed: Seed = None,
+    out: Out = Path("runs"),
+    resume: Annotated[
+        bool, typer.Option(help="Go on where a training was interrupted; --no-resume discards what there is of it.")
+    ] = True,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write each epoch as TensorBoard reads it: OUT/tensorboard.")
+    ] = False,
+) -> None:
+    """Train the baseline on images without labels, as a start for compress train --init."""
+    processes.quieten()
+    import torch
+
+    from baselines import device as devices
+    from compress import config as config_
+    from compress import files
+    from compress.measure.environment import settle_allocator
+    from compress.pretrain import FILE, Pretraining
+    from compress.variant import Variant
+
+    console = terminal.make_console()
+    settings = config_.read(config, data, seed)
+    if epochs is not None:
+        length = settings.pretrain.model_copy(update={"epochs": epochs, "steps": 0})
+        settings = settings.model_copy(update={"pretrain": length})
+    chosen = devices.resolve(device)
+    files.writable_folder(out)
+    torch.set_num_threads(threads or processes.processors())
+    settle_allocator()
+    anew = None if resume else Variant(())
+    with processes.joined(chosen) as team:
+        workshop = Pretraining(
+            settings, out, team.device, console.print, tensorboard=tensorboard, anew=anew, world=team.world
+        )
+        team.kept = workshop.kept
+        workshop.baseline()
+        console.print(f"pretrained: {out / FILE}; train it with: compress train --init {out / FILE}")
