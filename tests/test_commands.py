@@ -43,7 +43,7 @@ def test_help_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    for command in ("bench", "train", "quantize", "export", "report", "doctor"):
+    for command in ("bench", "train", "pretrain", "distill", "sweep", "quantize", "export", "report", "doctor"):
         assert f" {command} " in done.stdout
 
 

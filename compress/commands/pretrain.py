@@ -13,7 +13,7 @@ def pretrain(
     config: Config = None,
     data: DataName = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
-    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of those in [pretrain].")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of those in the table pretrain.")] = None,
     threads: Threads = None,
     seed: Seed = None,
     out: Out = Path("runs"),

@@ -11,7 +11,7 @@ from compress.commands.options import Threads
 
 def sweep(
     file: Annotated[Path, typer.Argument(help="TOML file of what to try; see configs/sweeps/.")],
-    out: Annotated[Path | None, typer.Option(help="Run directory. [default: runs/sweeps/NAME OF THE FILE]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; default: runs/sweeps/NAME OF THE FILE.")] = None,
     storage: Annotated[
         str | None,
         typer.Option(
