@@ -19,7 +19,7 @@ from PIL import Image
 
 from baselines import sources
 from baselines.errors import InputError
-from compress import files
+from compress import curves, files
 from compress.cli import main
 
 Refused = Callable[..., str]
@@ -48,7 +48,9 @@ def one_sentence(out: str, err: str) -> str:
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """All files but the curves of a training, which hold what was reached however it ended."""
+    found = [path for path in folder.rglob("*") if path.is_file() and path.name != "training.jsonl"]
+    return {path: path.read_bytes() for path in found}
 
 
 @contextlib.contextmanager
@@ -68,7 +70,7 @@ def files_up_to(size: int) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--variants", "vit,turbo"], ["'turbo'", "vit, avit, int8"]),
+        (["--variants", "vit,turbo"], ["'turbo'", "vit, avit, distill, int8"]),
         (["--variants", "int8_avit"], ["'int8_avit'", "order", "write 'avit_int8'"]),
         (["--variants", "avit_avit"], ["'avit_avit'", "at most one"]),
         (["--variants", ","], ["--variants", "commas"]),
@@ -118,7 +120,7 @@ def test_the_script_itself(args: list[str], script: Any, tmp_path: Path) -> None
         ("[train]\nepoch = 3", ["'train.epoch'", "did you mean 'epochs'"]),
         ("[methods.avit]\ntarget_mac = 0.5", ["[methods.avit]", "did you mean 'target_macs'"]),
         ("[methods.avit]\ntarget_macs = 7", ["[methods.avit]", "'target_macs'", "less than or equal to 1"]),
-        ("[methods.avitt]\neps = 0.1", ["[methods.avitt]", "avit, int8"]),
+        ("[methods.avitt]\neps = 0.1", ["[methods.avitt]", "avit, distill, int8"]),
         ("varients = ['vit']", ["'varients'", "did you mean 'variants'"]),
         ("colour = 1", ["'colour'", "not a known key"]),
         ("[model]\ndim = 'wide'", ["'model.dim'", "integer"]),
@@ -215,7 +217,7 @@ def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], byt
         pytest.param(changed(lambda c: c["config"].update(heads=5)), ["heads 5", "dim 32"], id="impossible config"),
         pytest.param(changed(lambda c: c["config"].update(depth=10**12)), ["asks for"], id="config of a giant"),
         pytest.param(changed(lambda c: c.update(methods=[7])), ["damaged"], id="method of nothing"),
-        pytest.param(changed(lambda c: c.update(methods=[{"name": "x"}])), ["'x'", "avit, int8"], id="unknown method"),
+        pytest.param(changed(lambda c: c.update(methods=[{"name": "x"}])), ["'x'", "avit, distill, int8"], id="unknown method"),
         pytest.param(
             changed(lambda c: c.update(methods=[{"name": "avit", "dept": 1}])), ["'dept'"], id="unknown setting"
         ),
@@ -383,6 +385,7 @@ def test_a_disk_that_is_full_while_training_and_while_reporting(
         sentence = refused("train", "--config", tiny, "--threads", 1, "--out", tmp_path / "out")
     assert "state.pt" in sentence
     assert "free some space" in sentence
+    assert [record["epoch"] for record in curves.read(next(tmp_path.rglob("training.jsonl")))] == [1]
     shutil.copytree(run.out, tmp_path / "run", ignore=shutil.ignore_patterns("models"))
     with files_up_to(5_000):
         assert "report.md" in refused("report", tmp_path / "run")
