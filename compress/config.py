@@ -57,7 +57,7 @@ DIGITS: dict[str, Any] = {
         "ema": 0.98,
         "crop_padding": 1,
         "flip": False,
-        "precision": "fp32",
+        "precision": "auto",
     },
     "pretrain": {
         "epochs": 10,
@@ -67,7 +67,7 @@ DIGITS: dict[str, Any] = {
         "ema": 0.98,
         "crop_padding": 1,
         "flip": False,
-        "precision": "fp32",
+        "precision": "auto",
         "mask_size": 2,
     },
     "finetune": {
@@ -78,7 +78,7 @@ DIGITS: dict[str, Any] = {
         "ema": 0.99,
         "crop_padding": 1,
         "flip": False,
-        "precision": "fp32",
+        "precision": "auto",
     },
 }
 
