@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from compress import processes, terminal
-from compress.commands.options import DataName, Out, Seed, Threads
+from compress.commands.options import DataName, Device, Out, Resume, Seed, TensorBoard, Threads
 
 
 def distill(
@@ -17,16 +17,12 @@ def distill(
         str | None, typer.Option(help="soft: the teacher's probabilities, the default; hard: the class it chooses.")
     ] = None,
     temperature: Annotated[float | None, typer.Option(help="Of soft answers; default 3.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    device: Device = "auto",
     threads: Threads = None,
     seed: Seed = None,
     out: Out = Path("runs"),
-    resume: Annotated[
-        bool, typer.Option(help="Go on where a training was interrupted; --no-resume discards what there is of it.")
-    ] = True,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write each epoch as TensorBoard reads it: OUT/tensorboard.")
-    ] = False,
+    resume: Resume = True,
+    tensorboard: TensorBoard = False,
 ) -> None:
     """Train a smaller model that learns from a larger one too; goes on where it was interrupted."""
     processes.quieten()

@@ -11,3 +11,11 @@ Out = Annotated[Path, typer.Option("--out", help="Run directory: models, artifac
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Default: all processors of this process.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Of training; default 0.")]
 CheckpointFile = Annotated[Path, typer.Argument(help="A checkpoint, such as best_vit_model.pth.")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda or auto.")]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume/--no-resume", help="Go on where it was interrupted, or discard what there is of it."),
+]
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="Write each epoch as TensorBoard reads it: OUT/tensorboard.")
+]

@@ -6,23 +6,19 @@ from typing import Annotated
 import typer
 
 from compress import processes, terminal
-from compress.commands.options import Config, DataName, Out, Seed, Threads
+from compress.commands.options import Config, DataName, Device, Out, Resume, Seed, TensorBoard, Threads
 
 
 def pretrain(
     config: Config = None,
     data: DataName = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    device: Device = "auto",
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of those in the table pretrain.")] = None,
     threads: Threads = None,
     seed: Seed = None,
     out: Out = Path("runs"),
-    resume: Annotated[
-        bool, typer.Option(help="Go on where a training was interrupted; --no-resume discards what there is of it.")
-    ] = True,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write each epoch as TensorBoard reads it: OUT/tensorboard.")
-    ] = False,
+    resume: Resume = True,
+    tensorboard: TensorBoard = False,
 ) -> None:
     """Train the baseline on images without labels, as a start for compress train --init."""
     processes.quieten()

@@ -6,13 +6,13 @@ from typing import Annotated
 import typer
 
 from compress import processes, terminal
-from compress.commands.options import Config, DataName, Out, Seed, Threads
+from compress.commands.options import Config, DataName, Device, Out, Resume, Seed, TensorBoard, Threads
 
 
 def train(
     config: Config = None,
     data: DataName = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    device: Device = "auto",
     variant: Annotated[str, typer.Option(help="What to train; its baseline is trained first.")] = "vit",
     init: Annotated[
         Path | None, typer.Option(help="Checkpoint that the baseline's training begins with: a baseline or pretrained.")
@@ -20,12 +20,8 @@ def train(
     threads: Threads = None,
     seed: Seed = None,
     out: Out = Path("runs"),
-    resume: Annotated[
-        bool, typer.Option(help="Go on where a training was interrupted; --no-resume discards what there is of it.")
-    ] = True,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write each epoch as TensorBoard reads it: OUT/tensorboard.")
-    ] = False,
+    resume: Resume = True,
+    tensorboard: TensorBoard = False,
 ) -> None:
     """Train the baseline, or a variant of it; goes on where it was interrupted."""
     processes.quieten()
