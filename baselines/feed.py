@@ -41,7 +41,7 @@ class Feed:
     def __init__(self, data: Data, indices: Tensor, config: TrainConfig, device: torch.device, seed: int, world: World):
         self.data, self.indices, self.config, self.device, self.seed = data, indices, config, device, seed
         self.world = world
-        self.batch_size = config.batch_size if len(indices) >= config.batch_size else len(indices)
+        self.batch_size = min(config.batch_size, len(indices))
         self.steps = max(len(indices) // config.batch_size, 1)  # of an epoch; what is left over waits for the next
         if world.size > 1 and self.batch_size % (2 * world.size):  # pairs are mixed with each other
             given = f"batch_size {config.batch_size}"

@@ -16,6 +16,8 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW or SGD with Nesterov momentum; biases, norms, embeddings and scalars are not decayed.
 
+    What `config` freezes asks for no gradient any more.
+
     Args:
         lr_scale: factors on the learning rate, by prefix of the parameter name, beside those of `config`. The product
             of a group's factors is kept as its `lr_scale`.

@@ -4,8 +4,10 @@ A checkpoint is a dictionary of tensors and plain values in torch's zip format. 
 `weights_only=True`: a file that would run code is refused.
 """
 
+import hashlib
 import io
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,15 @@ def load(path: Path) -> Checkpoint:
         fault = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(f"{path} is a damaged compress checkpoint ({fault}); {ANEW}") from error
     return checkpoint
+
+
+def digest(state: Mapping[str, Tensor]) -> str:
+    """Changes when a name or a bit of the weights does."""
+    found = hashlib.sha256()
+    for name, value in state.items():
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _check_sizes(checkpoint: Checkpoint) -> None:

@@ -36,6 +36,16 @@ class BenchConfig(BaseModel):
     methods: dict[str, dict[str, Any]] = {}  # hyper-parameters by method name
 
 
+DIGITS_TRAIN: dict[str, Any] = {
+    "epochs": 10,
+    "batch_size": 32,
+    "lr": 1e-3,
+    "warmup_epochs": 2,
+    "ema": 0.98,
+    "crop_padding": 1,
+    "flip": False,
+    "precision": "auto",
+}
 # 8x8 scans as 64 tokens of one pixel: the smallest model here on which leaving tokens out saves time (docs/log.md).
 DIGITS: dict[str, Any] = {
     "data": "digits",
@@ -49,45 +59,18 @@ DIGITS: dict[str, Any] = {
         "mlp_dim": 512,
         "tokenizer": "conv",
     },
-    "train": {
-        "epochs": 10,
-        "batch_size": 32,
-        "lr": 1e-3,
-        "warmup_epochs": 2,
-        "ema": 0.98,
-        "crop_padding": 1,
-        "flip": False,
-        "precision": "auto",
-    },
-    "pretrain": {
-        "epochs": 10,
-        "batch_size": 32,
-        "lr": 1e-3,
-        "warmup_epochs": 2,
-        "ema": 0.98,
-        "crop_padding": 1,
-        "flip": False,
-        "precision": "auto",
-        "mask_size": 2,
-    },
-    "finetune": {
-        "epochs": 4,
-        "batch_size": 32,
-        "lr": 1e-3,
-        "warmup_epochs": 1,
-        "ema": 0.99,
-        "crop_padding": 1,
-        "flip": False,
-        "precision": "auto",
-    },
+    "train": DIGITS_TRAIN,
+    "pretrain": {**DIGITS_TRAIN, "mask_size": 2},
+    "finetune": {**DIGITS_TRAIN, "epochs": 4, "warmup_epochs": 1, "ema": 0.99},
 }
 
+SMALL_IMAGES_TRAIN = {"epochs": 16, "batch_size": 128, "lr": 1.5e-3, "warmup_epochs": 1, "ema": 0.998}
 # Photographs of about 32 pixels, for a CPU and an hour of patience: configs/baselines/cct_cpu.toml.
 SMALL_IMAGES: dict[str, Any] = {
     "data": "cifar10",
     "model": {"dim": 128, "depth": 4, "heads": 4, "mlp_dim": 256, "tokenizer": "cct", "pool": "seq"},
-    "train": {"epochs": 16, "batch_size": 128, "lr": 1.5e-3, "warmup_epochs": 1, "ema": 0.998},
-    "pretrain": {"epochs": 16, "batch_size": 128, "lr": 1.5e-3, "warmup_epochs": 1, "ema": 0.998},
+    "train": SMALL_IMAGES_TRAIN,
+    "pretrain": SMALL_IMAGES_TRAIN,
     "finetune": {"epochs": 3, "batch_size": 128, "lr": 3e-4, "warmup_epochs": 0.5, "ema": 0.998},
 }
 

@@ -25,7 +25,7 @@ class Initial:
     @cached_property
     def key(self) -> str:
         """Changes when weights, or what is taken from them, do."""
-        weights = [[name, files.key(value.tolist())] for name, value in self.content.state.items()]
+        weights = checkpoint.digest(self.content.state)
         return files.key(self.content.config.model_dump(), self.content.classes, self.content.pretrained, weights)
 
     def normalise(self, data: Data) -> Data:

@@ -11,11 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from baselines.errors import InputError
-from compress import terminal
-from compress.measure.environment import available_cpus
+from compress import files, terminal
+from compress.measure.environment import available_cpus, settle_allocator
 
 if TYPE_CHECKING:
     import torch
@@ -68,18 +69,30 @@ def check_alone(command: str) -> None:
 
 
 @contextmanager
-def joined(device: "torch.device") -> Iterator[Team]:
-    """Meets the other processes of this training; `device` becomes that of this one.
+def training(device: str, out: Path, threads: int | None) -> Iterator[Team]:
+    """Readies this process for a training, and meets the others.
 
     Leaves with exit code 1, saying why, when another process is gone.
+
+    Args:
+        device: as `--device` takes it.
+        out: run directory.
+        threads: None: the processors of this machine, shared among its processes.
 
     Raises:
         InputError: they cannot work here.
     """
+    import torch
+
+    from baselines import device as devices
     from baselines import distributed
 
-    world, device = distributed.join(device)
-    team = Team(world, device)
+    chosen = devices.resolve(device)
+    files.writable_folder(out)
+    torch.set_num_threads(threads or processors())
+    settle_allocator()
+    world, here = distributed.join(chosen)
+    team = Team(world, here)
     if world.size > 1:
         watch(team)
     try:

@@ -108,7 +108,7 @@ class Workshop:
     def baseline(self) -> Built:
         """The dense model: loaded, found or trained."""
         if self.start:
-            weights = [files.key(value.tolist()) for value in self.start[2].state.values()]
+            weights = checkpoint.digest(self.start[2].state)
             built = self._place(Variant(()), [self.start[2].config.model_dump(), weights])
             if not built.path.exists():
                 checkpoint.save(built.path, self.start[2])

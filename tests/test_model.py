@@ -1,7 +1,10 @@
 """The Vision Transformer, its counting, and ragged batches."""
 
+from unittest.mock import patch
+
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -70,6 +73,24 @@ def test_explicit_attention_equals_the_fused_kernel() -> None:
             if isinstance(module, Attention):
                 module.fused = False
         torch.testing.assert_close(model(images), fused, atol=1e-5, rtol=1e-5)
+
+
+def test_training_in_bf16_spells_attention_out_and_stays_near_float32() -> None:
+    torch.manual_seed(0)
+    attention = Attention(GEOMETRIES[0]).train()
+    x_BND = torch.randn(4, 65, 48)
+    grads = []
+    for bf16 in (False, True):
+        attention.zero_grad()
+        with (
+            torch.autocast("cpu", torch.bfloat16, enabled=bf16),
+            patch.object(F, "scaled_dot_product_attention", wraps=F.scaled_dot_product_attention) as fused,
+        ):
+            attention(x_BND).float().square().mean().backward()
+        assert fused.called != bf16
+        assert attention.qkv.weight.grad is not None
+        grads.append(attention.qkv.weight.grad.clone())
+    assert (grads[1] - grads[0]).norm() < 0.03 * grads[0].norm()
 
 
 @settings(max_examples=40, deadline=None)

@@ -26,14 +26,10 @@ def distill(
 ) -> None:
     """Train a smaller model that learns from a larger one too; goes on where it was interrupted."""
     processes.quieten()
-    import torch
-
-    from baselines import device as devices
     from baselines.errors import InputError
     from compress import config as config_
-    from compress import files, variant
+    from compress import variant
     from compress.distill import FILE, Distillation
-    from compress.measure.environment import settle_allocator
 
     if teacher.resolve() == (out / FILE).resolve():
         raise InputError(f"{teacher} would be replaced by its own student; give another --out")
@@ -42,12 +38,8 @@ def distill(
     given = {"teacher": str(teacher), "kind": kind, "temperature": temperature}
     given = {name: value for name, value in given.items() if value is not None}
     method = variant.make_method("distill", {**settings.methods.get("distill", {}), **given})
-    chosen = devices.resolve(device)
-    files.writable_folder(out)
-    torch.set_num_threads(threads or processes.processors())
-    settle_allocator()
     anew = None if resume else variant.Variant(())
-    with processes.joined(chosen) as team:
+    with processes.training(device, out, threads) as team:
         lesson = Distillation(
             method, settings, out, team.device, console.print, tensorboard=tensorboard, anew=anew, world=team.world
         )

@@ -22,12 +22,7 @@ def pretrain(
 ) -> None:
     """Train the baseline on images without labels, as a start for compress train --init."""
     processes.quieten()
-    import torch
-
-    from baselines import device as devices
     from compress import config as config_
-    from compress import files
-    from compress.measure.environment import settle_allocator
     from compress.pretrain import FILE, Pretraining
     from compress.variant import Variant
 
@@ -36,12 +31,8 @@ def pretrain(
     if epochs is not None:
         length = settings.pretrain.model_copy(update={"epochs": epochs, "steps": 0})
         settings = settings.model_copy(update={"pretrain": length})
-    chosen = devices.resolve(device)
-    files.writable_folder(out)
-    torch.set_num_threads(threads or processes.processors())
-    settle_allocator()
     anew = None if resume else Variant(())
-    with processes.joined(chosen) as team:
+    with processes.training(device, out, threads) as team:
         workshop = Pretraining(
             settings, out, team.device, console.print, tensorboard=tensorboard, anew=anew, world=team.world
         )

@@ -25,24 +25,15 @@ def train(
 ) -> None:
     """Train the baseline, or a variant of it; goes on where it was interrupted."""
     processes.quieten()
-    import torch
-
-    from baselines import device as devices
     from compress import config as config_
-    from compress import files
     from compress import variant as variants
-    from compress.measure.environment import settle_allocator
     from compress.workshop import Workshop
 
     console = terminal.make_console()
     settings = config_.read(config, data, seed, init)
     wanted = variants.parse(variant, settings.methods)
-    chosen = devices.resolve(device)
-    files.writable_folder(out)
-    torch.set_num_threads(threads or processes.processors())
-    settle_allocator()
     anew = None if resume else wanted
-    with processes.joined(chosen) as team:
+    with processes.training(device, out, threads) as team:
         workshop = Workshop(
             settings, out, team.device, console.print, tensorboard=tensorboard, anew=anew, world=team.world
         )
