@@ -25,8 +25,12 @@ def attention_macs(config: ViTConfig, width: Count) -> Count:
     return 2 * config.dim * width * width
 
 
-def stem_macs(config: ViTConfig) -> int:
-    """MACs of one image outside the blocks: tokenizer, pooling and heads."""
+def stem_macs(config: ViTConfig, outputs: int | None = None) -> int:
+    """MACs of one image outside the blocks: tokenizer, pooling and heads.
+
+    Args:
+        outputs: tokens that reach the pooling, prefix included; None: all.
+    """
     grid_height, grid_width = config.grid
     if config.tokenizer == "linear":
         embed = grid_height * grid_width * config.dim * config.channels * config.patch_size**2
@@ -34,10 +38,11 @@ def stem_macs(config: ViTConfig) -> int:
         embed, side = 0, config.patch_size
         for channels_in, channels_out in config.conv_channels:
             after = max(side // 2, 1)  # places along one side of a token that the layer leaves; pooling is free
-            outputs = after if config.tokenizer == "conv" else side
-            embed += grid_height * grid_width * outputs * outputs * 9 * channels_in * channels_out
+            computed = after if config.tokenizer == "conv" else side
+            embed += grid_height * grid_width * computed * computed * 9 * channels_in * channels_out
             side = after
-    pooling = 2 * config.tokens * config.dim if config.pool == "seq" else 0  # scores, weighted mean
+    pooled = (outputs or config.tokens) - config.prefix_tokens
+    pooling = 2 * pooled * config.dim if config.pool == "seq" else 0  # scores, weighted mean
     return embed + pooling + config.dim * config.classes * (1 + config.distill_token)
 
 
@@ -47,15 +52,26 @@ def dense_macs(config: ViTConfig) -> int:
     return stem_macs(config) + config.depth * block
 
 
-def ragged_macs(config: ViTConfig, tokens_BL: Tensor, width_BL: Tensor) -> Tensor:
+def ragged_macs(
+    config: ViTConfig,
+    tokens_BL: Tensor,
+    width_BL: Tensor,
+    mlp_tokens_BL: Tensor | None = None,
+    outputs: int | None = None,
+) -> Tensor:
     """MACs of each image (B,), float64, when only some tokens run.
 
     Args:
         tokens_BL: tokens of each image that ran through each block.
         width_BL: tokens that attention was computed over: the same, or more where it was padded.
+        mlp_tokens_BL: tokens that ran through the second half of each block, where they were others.
+        outputs: tokens that reach the pooling, prefix included; None: all.
     """
-    blocks = tokens_BL.double() * linear_macs(config) + attention_macs(config, width_BL.double())
-    return stem_macs(config) + blocks.sum(1)
+    mlp_tokens_BL = tokens_BL if mlp_tokens_BL is None else mlp_tokens_BL
+    mlp = 2 * config.dim * config.mlp_dim
+    projections = tokens_BL.double() * (linear_macs(config) - mlp)
+    blocks = projections + mlp_tokens_BL.double() * mlp + attention_macs(config, width_BL.double())
+    return stem_macs(config, outputs) + blocks.sum(1)
 
 
 def params(config: ViTConfig) -> int:
@@ -67,6 +83,7 @@ def params(config: ViTConfig) -> int:
         bias = config.tokenizer == "conv"
         embed = sum((9 * channels_in + bias) * channels_out for channels_in, channels_out in config.conv_channels)
     block = 4 * dim * dim + 2 * dim * mlp + 3 * dim + dim + mlp + dim + 4 * dim
+    block += 4 * (dim // config.heads) * config.qk_norm + 2 * dim * (config.layer_scale > 0)
     tokens = (config.tokens + config.prefix_tokens) * dim
     pooling = dim + 1 if config.pool == "seq" else 0
     heads = (dim + 1) * config.classes * (1 + config.distill_token)

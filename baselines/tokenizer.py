@@ -51,10 +51,16 @@ class SequencePool(nn.Module):
         super().__init__()
         self.score = nn.Linear(dim, 1)
 
-    def weights(self, x_BND: Tensor) -> Tensor:
-        """(B, N, D) -> (B, N), summing to 1 over the tokens."""
-        return self.score(x_BND).flatten(1).softmax(1)
+    def weights(self, x_BND: Tensor, size_BN: Tensor | None = None) -> Tensor:
+        """(B, N, D) -> (B, N), summing to 1 over the tokens; a token of size 2 counts like two of them."""
+        weight_BN = self.score(x_BND).flatten(1).softmax(1)
+        return weight_BN if size_BN is None else normalised(weight_BN * size_BN.to(weight_BN.dtype))
 
-    def forward(self, x_BND: Tensor) -> Tensor:
+    def forward(self, x_BND: Tensor, size_BN: Tensor | None = None) -> Tensor:
         """(B, N, D) -> (B, D)."""
-        return (self.weights(x_BND)[:, None] @ x_BND)[:, 0]
+        return (self.weights(x_BND, size_BN)[:, None] @ x_BND)[:, 0]
+
+
+def normalised(weight: Tensor) -> Tensor:
+    """Weights that are not negative -> the same, summing to 1 over the last dimension."""
+    return weight / weight.sum(-1, keepdim=True).clamp(min=1e-12)

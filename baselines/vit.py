@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from baselines.geometry import ViTConfig
 from baselines.ragged import Ragged
-from baselines.tokenizer import SequencePool, norm, tokenizer
+from baselines.tokenizer import SequencePool, norm, normalised, tokenizer
 
 __all__ = ["Attention", "Block", "Encoder", "Mlp", "ViTConfig", "VisionTransformer"]
 
@@ -33,43 +33,55 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.dropout, self.fused = config.heads, config.dropout, True
         self.qkv = nn.Linear(config.dim, 3 * config.dim)
+        self.q_norm, self.k_norm = (nn.LayerNorm(config.dim // config.heads) if config.qk_norm else None for _ in "qk")
         self.proj = nn.Linear(config.dim, config.dim)
 
     def forward(
-        self,
-        x: Tensor,
-        mask: Tensor | None = None,
-        layout: Ragged | None = None,
-        value_gate: Tensor | None = None,
-    ) -> Tensor:
-        """(B, N, D) -> (B, N, D), or packed (T, D) -> (T, D) with `layout`.
+        self, x: Tensor, mask: Tensor | None = None, layout: Ragged | None = None, weight: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, D) -> (B, N, D), and the queries and keys (B, H, N, K) that made it.
+
+        With `layout`, packed (T, D) -> (T, D), and the queries and keys of the last rectangle.
 
         Args:
-            mask: keys that may be attended to, bool, broadcastable to (B, H, N, N).
+            mask: keys that may be attended to, bool, or what is added to the scores, float; broadcastable to
+                (B, H, N, N).
             layout: where each packed token belongs; replaces `mask`.
-            value_gate: factor on the values of each token, (B, N).
+            weight: factor on the attention that each key gets, before it is normalised, (B, N); 0 hides a key.
+                It has a gradient, also where it is 0.
         """
         qkv = self.qkv(x)
         if layout is None:
-            return self.proj(self._mix(qkv, mask, value_gate))
-        return self.proj(layout.join([self._mix(part, keys, None) for part, keys in layout.split(qkv)]))
+            mixed, q, k = self._mix(qkv, mask, weight)
+            return self.proj(mixed), q, k
+        parts = [self._mix(part, keys, None) for part, keys in layout.split(qkv)]
+        return self.proj(layout.join([mixed for mixed, _, _ in parts])), *parts[-1][1:]
 
-    def _mix(self, qkv: Tensor, mask: Tensor | None, value_gate: Tensor | None) -> Tensor:
-        """(B, N, 3D) -> (B, N, D)."""
+    def _mix(self, qkv: Tensor, mask: Tensor | None, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, 3D) -> (B, N, D), queries and keys."""
         batch, tokens, _ = qkv.shape
         q, k, v = qkv.view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each (B, H, N, K)
-        if value_gate is not None:
-            v = v * value_gate[:, None, :, None].to(v.dtype)
-        if self.fused and not (self.training and q.dtype is torch.bfloat16 and q.device.type == "cpu"):
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        slow = self.training and q.dtype is torch.bfloat16 and q.device.type == "cpu"
+        if self.fused and weight is None and not slow:
             out = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
             )
         else:
-            scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
-            if mask is not None:
-                scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-            out = F.dropout(scores.softmax(-1), self.dropout, self.training) @ v
-        return out.transpose(1, 2).reshape(batch, tokens, -1)
+            out = F.dropout(self._weights(q, k, mask, weight), self.dropout, self.training) @ v
+        return out.transpose(1, 2).reshape(batch, tokens, -1), q, k
+
+    def _weights(self, q: Tensor, k: Tensor, mask: Tensor | None, weight: Tensor | None) -> Tensor:
+        """Attention (B, H, N, N) of each query to each key."""
+        scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+        if mask is not None and mask.dtype is torch.bool:
+            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        elif mask is not None:
+            scores = scores + mask
+        if weight is None:
+            return scores.softmax(-1)
+        return normalised(scores.float().softmax(-1) * weight[:, None, None]).to(q.dtype)
 
 
 class Mlp(nn.Module):
@@ -83,6 +95,9 @@ class Mlp(nn.Module):
         return self.fc2(F.dropout(F.gelu(self.fc1(x)), self.dropout, self.training))
 
 
+Between = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
 class Block(nn.Module):
     """Pre-norm transformer block; `drop_path` drops a whole branch for an image (stochastic depth)."""
 
@@ -90,6 +105,8 @@ class Block(nn.Module):
         super().__init__()
         self.norm1, self.attn = norm(config), Attention(config)
         self.norm2, self.mlp = norm(config), Mlp(config)
+        start = torch.full((config.dim,), config.layer_scale)
+        self.scale1, self.scale2 = (nn.Parameter(start.clone()) if config.layer_scale else None for _ in "12")
         self.drop_path = drop_path
 
     def forward(
@@ -97,10 +114,20 @@ class Block(nn.Module):
         x: Tensor,
         mask: Tensor | None = None,
         layout: Ragged | None = None,
-        value_gate: Tensor | None = None,
+        weight: Tensor | None = None,
+        between: Between | None = None,
     ) -> Tensor:
-        x = x + self._drop(self.attn(self.norm1(x), mask, layout, value_gate))
-        return x + self._drop(self.mlp(self.norm2(x)))
+        """(B, N, D) -> (B, N, D), or packed (T, D) -> (T, D); see `Attention`.
+
+        Args:
+            between: takes the tokens between both halves, with queries and keys (B, H, N, K); may return fewer.
+        """
+        mixed, q, k = self.attn(self.norm1(x), mask, layout, weight)
+        x = x + self._drop(mixed if self.scale1 is None else mixed * self.scale1)
+        if between is not None:
+            x = between(x, q, k)
+        refined = self.mlp(self.norm2(x))
+        return x + self._drop(refined if self.scale2 is None else refined * self.scale2)
 
     def _drop(self, branch: Tensor) -> Tensor:
         if not self.training or self.drop_path == 0:
@@ -117,6 +144,7 @@ class Encoder(nn.Module):
     """
 
     watch: Callable[[Tensor], None] | None = None
+    own_macs: int = 0  # of an image, in what the encoder adds to the blocks
 
     def __init__(self, blocks: Iterable[nn.Module]):
         super().__init__()
@@ -126,8 +154,10 @@ class Encoder(nn.Module):
         """Runs all blocks.
 
         Returns:
-            Tokens for the head, (B, at least those that are pooled, D), and named by-products. One of them is read
-            by cost counting: `tokens` (B, L), how many of each image ran in each block; absent where all N did.
+            Tokens for the head, (B, at least those that are pooled, D), and named by-products. Cost counting reads
+            `tokens` (B, L), how many of each image ran in each block, absent where all N did, and `mlp_tokens` (B, L)
+            where others ran in the second half of a block. Pooling reads `sizes` (B, tokens for the head), how many
+            patches each of them stands for, absent where each is one.
         """
         for block in self.blocks:
             x_BND = block(x_BND)
@@ -141,6 +171,8 @@ class VisionTransformer(nn.Module):
         self.patch_embed = tokenizer(config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim)) if config.pool == "cls" else None
         self.distill_token = nn.Parameter(torch.zeros(1, 1, config.dim)) if config.distill_token else None
+        registers = torch.zeros(1, config.registers, config.dim)
+        self.registers = nn.Parameter(registers) if config.registers else None
         self.pos_embed = nn.Parameter(torch.empty(1, config.tokens, config.dim))
         rates = [config.drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
         self.encoder = Encoder([Block(config, rate) for rate in rates])
@@ -162,30 +194,40 @@ class VisionTransformer(nn.Module):
         """
         x_BND, aux = self.encoder(self.embed(images))
         x_BND = self.norm(x_BND)
-        logits = self.head(self.pooled(x_BND))
+        logits = self.head(self.pooled(x_BND, aux.get("sizes")))
         aux = {**aux, "tokens_out": x_BND}
         if self.distill_head is None:
             return logits, aux
         taught = self.distill_head(x_BND[:, 1])
         return (logits, {**aux, "distill_logits": taught}) if self.training else ((logits + taught) / 2, aux)
 
-    def pooled(self, x_BND: Tensor) -> Tensor:
-        """Tokens after the norm (B, N, D) -> what the head looks at (B, D)."""
+    def pooled(self, x_BND: Tensor, size_BN: Tensor | None = None) -> Tensor:
+        """Tokens after the norm (B, N, D) -> what the head looks at (B, D).
+
+        Args:
+            size_BN: patches that each token stands for.
+        """
         if self.config.pool == "cls":
             return x_BND[:, 0]
-        return x_BND.mean(1) if self.sequence_pool is None else self.sequence_pool(x_BND)
+        if self.config.registers:
+            x_BND = x_BND[:, self.config.registers :]
+            size_BN = None if size_BN is None else size_BN[:, self.config.registers :]
+        if self.sequence_pool is not None:
+            return self.sequence_pool(x_BND, size_BN)
+        if size_BN is None:
+            return x_BND.mean(1)
+        return (normalised(size_BN.to(x_BND.dtype))[..., None] * x_BND).sum(1)
 
     def embed(self, images: Tensor) -> Tensor:
         """Images (B, C, height, width) -> tokens (B, N, D) with positions added."""
         x_BND = self.patch_embed(images).flatten(2).transpose(1, 2)
-        first = [
-            token.expand(x_BND.shape[0], -1, -1) for token in (self.cls_token, self.distill_token) if token is not None
-        ]
-        x_BND = torch.cat([*first, x_BND], 1) if first else x_BND
+        first = (self.cls_token, self.distill_token, self.registers)
+        prefix = [token.expand(x_BND.shape[0], -1, -1) for token in first if token is not None]
+        x_BND = torch.cat([*prefix, x_BND], 1) if prefix else x_BND
         return F.dropout(x_BND + self.pos_embed, self.config.dropout, self.training)
 
     def _init_weights(self) -> None:
-        for table in (self.pos_embed, self.cls_token, self.distill_token):
+        for table in (self.pos_embed, self.cls_token, self.distill_token, self.registers):
             if table is not None:
                 nn.init.trunc_normal_(table, std=0.02)
         for module in self.modules():

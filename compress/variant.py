@@ -150,7 +150,7 @@ def apply(
     """
     model = prepare(start, new).to(device)
     history: list[dict[str, float]] = []
-    if any(method.trains for method in new):
+    if any(method.tuned for method in new):
         methods = [*done, *new]
         history = fit(
             model,

@@ -156,7 +156,7 @@ class Workshop:
             parts = [baseline.key, stage.describe(), self.config.calibration_images, *teacher.keys(stage.methods)]
             if any(method.from_scratch for method in stage.methods):
                 parts.append(self.config.train.model_dump())
-            if any(method.trains for method in stage.methods):
+            if any(method.tuned for method in stage.methods):
                 parts += [self.config.finetune.model_dump(), self.config.seed]
             target = self._place(stage, parts)
             if self._missing(target):
@@ -176,7 +176,7 @@ class Workshop:
     def _add(self, start: Built, target: Built, baseline: Built) -> None:
         model, done, _ = self.world.share(lambda: variant.restore(start.path))
         new = target.variant.methods[len(done.methods) :]
-        what = "training" if any(method.trains for method in new) else "calibrating"
+        what = "training" if any(method.tuned for method in new) else "calibrating"
         self.say(f"{what} {target.variant.name}")
         anew = any(method.from_scratch for method in new)
         torch.manual_seed(self.config.seed)  # of new weights, where there are any

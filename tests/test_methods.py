@@ -14,12 +14,15 @@ from compress.methods import METHODS, AViT, Floor, Int8, Method
 from compress.methods.int8 import QuantLinear, channel_scale, quantize_weight
 
 METHOD_TYPES = list(METHODS.values())
-# What a method has to cope with: a class token, none, a learned pooling behind batch norms, a second token and head.
+# What a method has to cope with: a class token, none, a learned pooling behind batch norms, a second token and head,
+# and what later models brought.
 SHAPES: dict[str, dict[str, Any]] = {
     "cls": {},
     "mean": {"pool": "mean"},
     "seq": {"pool": "seq", "tokenizer": "cct", "norm": "batch"},
     "distill": {"distill_token": True},
+    "modern": {"registers": 2, "layer_scale": 0.5, "qk_norm": True},
+    "modern mean": {"pool": "mean", "registers": 3},
 }
 
 

@@ -21,6 +21,10 @@ GEOMETRIES = [
     ViTConfig(dim=48, depth=2, heads=4, mlp_dim=80, pool="seq", tokenizer="cct", norm="batch"),
     ViTConfig(image_size=16, patch_size=1, dim=32, depth=1, heads=2, mlp_dim=40, tokenizer="cct", distill_token=True),
     ViTConfig(image_size=(12, 20), channels=1, patch_size=4, dim=36, depth=2, heads=2, mlp_dim=50, pool="mean"),
+    ViTConfig(
+        image_size=24, patch_size=8, dim=48, depth=2, heads=3, mlp_dim=50, registers=4, layer_scale=0.1, qk_norm=True
+    ),
+    ViTConfig(image_size=40, patch_size=8, dim=48, depth=2, heads=3, mlp_dim=50, pool="seq", registers=3),
 ]
 
 
@@ -86,7 +90,7 @@ def test_training_in_bf16_spells_attention_out_and_stays_near_float32() -> None:
             torch.autocast("cpu", torch.bfloat16, enabled=bf16),
             patch.object(F, "scaled_dot_product_attention", wraps=F.scaled_dot_product_attention) as fused,
         ):
-            attention(x_BND).float().square().mean().backward()
+            attention(x_BND)[0].float().square().mean().backward()
         assert fused.called != bf16
         assert attention.qkv.weight.grad is not None
         grads.append(attention.qkv.weight.grad.clone())
@@ -103,8 +107,8 @@ def test_packed_attention_equals_one_image_at_a_time(counts: list[int]) -> None:
     layout = layout.select(kept)
     x_TD = torch.randn(len(kept), 48)
     with torch.inference_mode():
-        packed = attention(x_TD, layout=layout)
-        alone = torch.cat([attention(part[None])[0] for part in x_TD.split(counts) if len(part)])
+        packed = attention(x_TD, layout=layout)[0]
+        alone = torch.cat([attention(part[None])[0][0] for part in x_TD.split(counts) if len(part)])
     torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-5)
     widths = [part.shape[1] for part, _ in layout.split(x_TD) for _ in range(len(part))]
     assert sorted(widths) == sorted(padded_widths(torch.tensor(counts)[:, None])[:, 0].clamp(min=min(widths)).tolist())

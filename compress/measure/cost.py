@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from baselines.data import Data
 from baselines.macs import dense_macs, ragged_macs
 from baselines.ragged import padded_widths
+from baselines.reduction import Products
 from baselines.tokenizer import SequencePool, TokenBatchNorm
 from baselines.vit import Attention, VisionTransformer
 
@@ -28,6 +29,8 @@ class Cost:
     dense: int  # MACs per image of the same geometry with all tokens
     model: VisionTransformer
     tokens_nL: Tensor | None  # tokens of each image that ran in each block; None where all do
+    mlp_tokens_nL: Tensor | None = None  # in the second half of each block, where they were others
+    outputs: int | None = None  # tokens that reach the pooling; None: all
 
     def executed(self, batch_size: int, group_size: int | None) -> float:
         """Mean MACs per image in batches of `batch_size`, the padding of attention included.
@@ -39,7 +42,7 @@ class Cost:
             return float(self.dense)
         batches = self.tokens_nL.split(batch_size)
         widths = torch.cat([padded_widths(batch, group_size or len(batch)) for batch in batches])
-        return ragged_macs(self.model.config, self.tokens_nL, widths).mean().item()
+        return self._macs(widths).mean().item()
 
     @property
     def fixed(self) -> bool:
@@ -51,20 +54,30 @@ class Cost:
         """MACs of each test image when it is alone, (n,) float64."""
         if self.tokens_nL is None:
             return torch.tensor([float(self.dense)], dtype=torch.float64)
-        return ragged_macs(self.model.config, self.tokens_nL, self.tokens_nL)
+        return self._macs(self.tokens_nL)
+
+    def _macs(self, width_nL: Tensor) -> Tensor:
+        """MACs of each image, (n,), with attention over `width_nL` tokens."""
+        assert self.tokens_nL is not None
+        blocks = ragged_macs(self.model.config, self.tokens_nL, width_nL, self.mlp_tokens_nL, self.outputs)
+        return blocks + self.model.encoder.own_macs
 
 
 @torch.inference_mode()
 def measure(model: VisionTransformer, data: Data) -> Cost:
     """Runs all test images through `model` (on the CPU, not converted) and notes which tokens ran."""
-    counts = []
+    counts, mlp_counts, outputs = [], [], model.config.tokens
     for images, _ in data.batches(data.test, 250, torch.device("cpu")):
         aux = model.forward_aux(images)[1]
         if "tokens" not in aux:
             break
         counts.append(aux["tokens"])
+        mlp_counts.append(aux.get("mlp_tokens", aux["tokens"]))
+        outputs = aux["tokens_out"].shape[1]
     params = sum(parameter.numel() for parameter in model.parameters())
-    return Cost(params, dense_macs(model.config), model, torch.cat(counts) if counts else None)
+    if not counts:
+        return Cost(params, dense_macs(model.config), model, None)
+    return Cost(params, dense_macs(model.config), model, torch.cat(counts), torch.cat(mlp_counts), outputs)
 
 
 def count_otherwise(spent: Cost) -> dict[str, float]:
@@ -136,7 +149,11 @@ def _thop(model: VisionTransformer, image: Tensor) -> float:
     def nothing(module: Any, _inputs: tuple[Tensor, ...], _output: Tensor) -> None:
         module.total_ops += torch.DoubleTensor([0])
 
+    def products(module: Any, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+        module.total_ops += torch.DoubleTensor([module.macs(*inputs)])
+
     rules = {Attention: attention, SequencePool: pooling, nn.LayerNorm: nothing, TokenBatchNorm: nothing}
+    rules |= {kind: products for kind in map(type, model.modules()) if issubclass(kind, Products)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         macs = thop.profile(model, (image,), custom_ops=rules, verbose=False)[0]

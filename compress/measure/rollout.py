@@ -4,19 +4,19 @@ Attention rollout (Abnar & Zuidema 2020, arXiv 2005.00928): a block mixes tokens
 attention averaged over heads and I the residual connection; the product over the blocks says how much of each token
 reaches the output. Rows of A add up to 1 as they are. A token that does not run in a block has its row of I.
 
-The fused kernel never forms W, so W is computed once more, from the output of each `attn.qkv`, whatever module that is.
+The fused kernel never forms W, so W is computed once more, from the queries and keys that each `attn` hands out.
 
 Legend: N tokens of the image, T rows that run in a block, D width, H heads, K width of a head.
 """
 
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from baselines.vit import Attention, VisionTransformer
+from baselines.tokenizer import normalised
+from baselines.vit import VisionTransformer
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,14 @@ def rollout(mixings: list[Mixing], start_N: Tensor) -> Tensor:
     return share_N
 
 
-def attention_weights(qkv_TD: Tensor, heads: int) -> Tensor:
-    """Output of `attn.qkv` for one image (T, 3 H K) -> attention averaged over heads (T, T), float64."""
-    q_HTK, k_HTK, _ = qkv_TD.double().view(len(qkv_TD), 3, heads, -1).permute(1, 2, 0, 3)
-    scores_HTT = q_HTK @ k_HTK.transpose(1, 2) * q_HTK.shape[-1] ** -0.5
-    return scores_HTT.softmax(-1).mean(0)
+def attention_weights(q_HTK: Tensor, k_HTK: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Queries and keys of one image -> attention averaged over heads (T, T), float64.
+
+    Args:
+        mask: what is added to the scores, broadcastable to (H, T, T).
+    """
+    scores_HTT = q_HTK.double() @ k_HTK.double().mT * q_HTK.shape[-1] ** -0.5
+    return (scores_HTT if mask is None else scores_HTT + mask).softmax(-1).mean(0)
 
 
 class Observer:
@@ -79,10 +82,11 @@ class Observer:
         self.token_T = torch.arange(model.config.tokens)  # those that go on
         self.mixings: list[Mixing] = []
         self.out_BND = torch.empty(1, 0, 0)  # tokens that the encoder gave to the head
+        self.sizes: Tensor | None = None  # patches that each of them stands for
         self.hooks = [self.encoder.register_forward_hook(self._finished)]
         for block in self.encoder.blocks:
-            attention = cast(Attention, block.get_submodule("attn"))
-            self.hooks.append(attention.qkv.register_forward_hook(partial(self._attended, attention)))
+            attention = block.get_submodule("attn")
+            self.hooks.append(attention.register_forward_hook(self._attended, with_kwargs=True))
         self.encoder.watch = self._left
 
     def leave(self) -> None:
@@ -93,25 +97,29 @@ class Observer:
     def pooled(self) -> Tensor:
         """Positions of the tokens that the head looks at."""
         if self.config.pool == "cls":
-            return torch.arange(self.config.prefix_tokens)
+            return torch.arange(self.config.head_tokens)
         outputs = self.out_BND.shape[1]
-        return self.token_T if outputs == len(self.token_T) else torch.arange(outputs)
+        left = self.token_T if outputs == len(self.token_T) else torch.arange(outputs)
+        return left[self.config.registers :]
 
     def shares(self) -> Tensor:
         """How much each of those counts in the head, summing to 1."""
-        pool = self.model.sequence_pool
+        pool, looked_at = self.model.sequence_pool, len(self.pooled())
+        if self.config.pool == "cls":
+            return torch.full((looked_at,), 1 / looked_at, dtype=torch.float64)
+        size = torch.ones(1, looked_at) if self.sizes is None else self.sizes[:, self.config.registers :]
         if pool is not None:
-            return pool.weights(self.model.norm(self.out_BND))[0].double()
-        looked_at = len(self.pooled())
-        return torch.full((looked_at,), 1 / looked_at, dtype=torch.float64)
+            return pool.weights(self.model.norm(self.out_BND)[:, self.config.registers :], size)[0].double()
+        return normalised(size.double())[0]
 
     def _left(self, token_T: Tensor) -> None:
         self.token_T = token_T.flatten()
 
-    def _attended(self, attention: Attention, _qkv: nn.Module, _inputs: Any, qkv: Tensor) -> None:
-        qkv_TD = qkv.reshape(-1, qkv.shape[-1])
-        assert len(qkv_TD) == len(self.token_T), f"{type(self.encoder).__name__} dropped tokens without a word"
-        self.mixings.append(Mixing(self.token_T, attention_weights(qkv_TD, attention.heads)))
+    def _attended(self, attention: nn.Module, args: tuple[Any, ...], given: dict[str, Any], out: Any) -> None:
+        _, q, k = out
+        mask = given.get("mask", args[1] if len(args) > 1 else None)
+        assert q.shape[2] == len(self.token_T), f"{type(self.encoder).__name__} dropped tokens without a word"
+        self.mixings.append(Mixing(self.token_T, attention_weights(q[0], k[0], None if mask is None else mask[0])))
 
-    def _finished(self, _encoder: nn.Module, _inputs: Any, out: tuple[Tensor, Any]) -> None:
-        self.out_BND = out[0]
+    def _finished(self, _encoder: nn.Module, _inputs: Any, out: tuple[Tensor, dict[str, Tensor]]) -> None:
+        self.out_BND, self.sizes = out[0], out[1].get("sizes")

@@ -6,7 +6,8 @@ from compress.methods.bf16 import Bf16
 from compress.methods.distill import Distill
 from compress.methods.int8 import Int8
 from compress.methods.narrow import Narrow
+from compress.methods.topk import TopK
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (AViT, Distill, Int8, Bf16, Narrow)}
+METHODS: dict[str, type[Method]] = {method.name: method for method in (AViT, TopK, Distill, Int8, Bf16, Narrow)}
 
-__all__ = ["METHODS", "AViT", "Bf16", "Distill", "Floor", "Int8", "Method", "Narrow"]
+__all__ = ["METHODS", "AViT", "Bf16", "Distill", "Floor", "Int8", "Method", "Narrow", "TopK"]

@@ -13,7 +13,7 @@ Written from the paper; where the published code departs from it or cannot work,
   is a truncated, normalised Gaussian whose mean depth meets the target; its divergence is a true KL of the
   mean token distribution, which the paper's code approximates with clamped, unnormalised values.
 - The class token's loss cannot tell which patch matters, since stopping is a hard mask. A straight-through factor
-  on the values of attention, 1 in the forward pass, gives the gate that gradient.
+  on the attention that a running token gets, 1 in the forward pass, gives the gate that gradient.
 - After training the shift of the gate is set by bisection so that training images meet the target.
 
 Legend: B images, N tokens, D width, T tokens left in a packed batch, L blocks.
@@ -30,13 +30,11 @@ from baselines.macs import dense_macs, ragged_macs, stem_macs
 from baselines.ragged import Ragged
 from baselines.train import Step
 from baselines.vit import Encoder, VisionTransformer
-from compress.methods.base import Floor, Method, tokens_per_block
+from compress.methods.base import TokenMethod, tokens_per_block
 
 
-class AViT(Method):
+class AViT(TokenMethod):
     name: ClassVar[str] = "avit"
-    floor: ClassVar[Floor] = Floor.TOKENS
-    trains: ClassVar[bool] = True
     identity: ClassVar[Mapping[str, Any]] = {"gate_scale": 0.0, "gate_shift": -1e4, "target_macs": 1.0}
 
     target_macs: float = Field(
@@ -98,7 +96,7 @@ class HaltingEncoder(Encoder):
         self.gate_shift = nn.Parameter(torch.tensor(method.gate_shift))
         self.threshold = 1 - method.eps
         self.exempt = model.config.prefix_tokens if not method.cls_halts else 0  # leading tokens that never halt
-        self.pooled = model.config.prefix_tokens or model.config.tokens  # leading tokens that the head looks at
+        self.pooled = model.config.head_tokens or model.config.tokens  # leading tokens that the head looks at
 
     def forward(self, x_BND: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return self.masked(x_BND) if self.training else self.gathered(x_BND)
@@ -120,9 +118,8 @@ class HaltingEncoder(Encoder):
         out_BND = torch.zeros_like(x_BND)
         weights, ran_BN, remainder_BN = [], torch.zeros_like(total_BN), torch.zeros_like(total_BN)
         for index, block in enumerate(self.blocks):
-            keys_BN = running_BN | ~running_BN.any(1, keepdim=True)  # a row without keys would give NaN
             soft_BN = 1 - total_BN
-            x_BND = block(x_BND, mask=keys_BN[:, None, None, :], value_gate=1 + (soft_BN - soft_BN.detach()))
+            x_BND = block(x_BND, weight=running_BN * (1 + (soft_BN - soft_BN.detach())))
             score_BN = self.halting(x_BND, exempt_N, last=index == depth - 1)
             stops_BN = running_BN & (total_BN + score_BN >= self.threshold)
             weight_BN = torch.where(stops_BN, 1 - total_BN, score_BN) * running_BN

@@ -4,11 +4,13 @@ from collections.abc import Iterator, Mapping
 from enum import IntEnum
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from baselines.errors import InputError
+from baselines.reduction import patches_left, places
 from baselines.train import Step
-from baselines.vit import VisionTransformer
+from baselines.vit import VisionTransformer, ViTConfig
 
 
 class Floor(IntEnum):
@@ -32,11 +34,16 @@ class Method(BaseModel):
     name: ClassVar[str]  # in variant names and config keys
     floor: ClassVar[Floor]
     exclusive: ClassVar[bool] = True  # at most one method of this floor in a variant
-    trains: ClassVar[bool] = False  # whether the model is fine-tuned after `prepare`
+    trains: ClassVar[bool] = False  # whether the model can be fine-tuned after `prepare`
     needs_teacher: ClassVar[bool] = False  # whether loss terms look at a teacher; it is the untouched baseline
     identity: ClassVar[Mapping[str, Any]] = {}  # settings at which it changes nothing (tests/test_methods.py)
     numbers: ClassVar[str] = "fp32"  # in which the products of what ships are meant to run: fp32, bf16, int8
     from_scratch: ClassVar[bool] = False  # whether `prepare` makes new weights, trained as the baseline was
+
+    @property
+    def tuned(self) -> bool:
+        """Whether the model is fine-tuned after `prepare`."""
+        return self.trains
 
     def prepare(self, model: VisionTransformer) -> VisionTransformer:
         """Changes the structure. Sees no data; the result is also what a saved state is loaded into."""
@@ -75,6 +82,67 @@ class Method(BaseModel):
     def convert(self, model: VisionTransformer) -> VisionTransformer:
         """The model that ships and is timed. Depends on nothing but the calibrated state."""
         return model
+
+
+class TokenMethod(Method):
+    """A method that decides which tokens run."""
+
+    floor: ClassVar[Floor] = Floor.TOKENS
+    trains: ClassVar[bool] = True
+
+    tune: bool = True  # False: the weights stay as they are
+
+    @property
+    def tuned(self) -> bool:
+        return self.tune
+
+
+class Pruning(TokenMethod):
+    """A token method by which as many patches of every image leave, in a few places."""
+
+    identity: ClassVar[Mapping[str, Any]] = {"keep": 1.0}
+
+    # Share of the patches that stay, each time anew; or one number for each place, as shares of all patches
+    keep: float | tuple[float, ...] = 0.7
+    at: tuple[int, ...] | None = None  # blocks, counted from 0; None: at a quarter, half, three quarters of the depth
+    multiple: int = Field(default=1, gt=0)  # the number of tokens is rounded to multiples of this
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Pruning":
+        shares = self.keep if isinstance(self.keep, tuple) else (self.keep,)
+        if not shares or not all(0 < share <= 1 for share in shares) or sorted(shares, reverse=True) != list(shares):
+            raise ValueError(f"keep {self.keep} is no share, or rises; give numbers from 1 down to more than 0")
+        if self.at is not None and (not self.at or min(self.at) < 0 or sorted(set(self.at)) != list(self.at)):
+            raise ValueError(f"at {self.at} is not a list of rising block numbers; count blocks from 0")
+        if isinstance(self.keep, tuple) and len(self.keep) != len(self.at or (1, 2, 3)):
+            raise ValueError(f"keep has {len(self.keep)} shares for {len(self.at or (1, 2, 3))} places; give one each")
+        return self
+
+    def shares(self, config: ViTConfig) -> dict[int, float]:
+        """Block -> share of all patches that should stay from there on.
+
+        Raises:
+            InputError: the model has no such block, or too few for three shares.
+        """
+        at = self.at or places(config.depth)
+        if at[-1] >= config.depth:
+            raise InputError(f"[methods.{self.name}] at = {at[-1]}, but the model has {config.depth} blocks, from 0 on")
+        if isinstance(self.keep, tuple) and len(self.keep) != len(at):
+            raise InputError(
+                f"[methods.{self.name}] keep has {len(self.keep)} shares, but {config.depth} blocks have {len(at)} "
+                "places; set at too"
+            )
+        each = self.keep if isinstance(self.keep, tuple) else [self.keep ** (i + 1) for i in range(len(at))]
+        return dict(zip(at, each, strict=True))
+
+    def counts(self, config: ViTConfig) -> dict[int, int]:
+        """Block -> patches that stay from there on, where some leave."""
+        shares, before = self.shares(config), config.tokens - config.prefix_tokens
+        found = {}
+        for block, count in zip(shares, patches_left(config, list(shares.values()), self.multiple), strict=True):
+            if count < before:
+                found[block] = before = count
+        return found
 
 
 def tokens_per_block(model: VisionTransformer, batches: list[Tensor]) -> Iterator[Tensor]:

@@ -1,0 +1,100 @@
+"""Top-k: the patches that the class token attends to least leave (EViT, Liang et al. 2022, arXiv 2202.07800).
+
+Modifications to the baseline: `encoder` is replaced by `TopKEncoder`, which holds the same blocks.
+
+- In a few blocks, between the halves, the patches of highest attentiveness stay: the attention that
+  they get from the class token, mean over heads. Only that row of the attention matrix is formed, and only in these
+  blocks; attention itself stays with the fused kernel everywhere.
+- A model without a class token is asked with the mean of the patches' queries.
+- `fuse` puts one token in the place of all that leave: their mean, weighted by attentiveness. The published code adds
+  them up without dividing by the weights, so that the token shrinks with what it stands for. Where the head takes a mean
+  over tokens, it counts as many as it replaced.
+- Nothing is learned, so it works without training; fine-tuning runs through the same gather.
+
+Legend: B images, N tokens, D width, P patches, H heads, K width of a head, L blocks.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from baselines.reduction import Attentiveness, best, take, widths
+from baselines.tokenizer import normalised
+from baselines.vit import Encoder, VisionTransformer
+from compress.methods.base import Pruning
+
+
+class TopK(Pruning):
+    name: ClassVar[str] = "topk"
+
+    fuse: bool = False  # one token stands for all that leave
+
+    def prepare(self, model: VisionTransformer) -> VisionTransformer:
+        model.encoder = TopKEncoder(model, self)
+        return model
+
+
+class TopKEncoder(Encoder):
+    def __init__(self, model: VisionTransformer, method: TopK):
+        super().__init__(model.encoder.blocks)
+        config = model.config
+        self.attentiveness, self.prefix = Attentiveness(config), config.prefix_tokens
+        self.counts, self.fuse = method.counts(config), method.fuse
+        self.own_macs, tokens = 0, config.tokens
+        for count in self.counts.values():
+            self.own_macs += tokens * config.dim  # one row of attention
+            tokens = self.prefix + count + self.fuse
+
+    def forward(self, x_BND: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        run, mlp_run = [], []  # tokens in the halves of each block
+        place_BN = torch.arange(x_BND.shape[1], device=x_BND.device)[None]
+        size_BN = torch.ones(x_BND.shape[:2], device=x_BND.device) if self.fuse else None
+        for index, block in enumerate(self.blocks):
+            run.append(x_BND.shape[1])
+            if index in self.counts:
+                leaving = Leaving(self, self.counts[index])
+                x_BND = block(x_BND, between=leaving)
+                size_BN = leaving.sizes(size_BN)
+                if self.watch is not None:
+                    place_BN = leaving.places(place_BN)
+                    self.watch(place_BN)
+            else:
+                x_BND = block(x_BND)
+            mlp_run.append(x_BND.shape[1])
+        seen = {"tokens": run, "mlp_tokens": mlp_run}
+        aux = {
+            name: torch.tensor(widths, device=x_BND.device).expand(x_BND.shape[0], -1) for name, widths in seen.items()
+        }
+        return x_BND, aux if size_BN is None else {**aux, "sizes": size_BN}
+
+
+class Leaving:
+    """What happens between the halves of one block; called with tokens, queries and keys, it returns what goes on."""
+
+    def __init__(self, encoder: TopKEncoder, count: int):
+        self.encoder, self.count, self.prefix = encoder, count, encoder.prefix
+
+    def __call__(self, x_BND: Tensor, q_BHNK: Tensor, k_BHNK: Tensor) -> Tensor:
+        self.score_BP = self.encoder.attentiveness(q_BHNK, k_BHNK)
+        self.index_BR = best(self.score_BP, self.count, self.prefix)
+        stay_BRD = take(x_BND, self.index_BR)
+        if not self.encoder.fuse:
+            return stay_BRD
+        self.left_BP = self.score_BP.scatter(1, self.index_BR[:, self.prefix :] - self.prefix, 0.0)
+        share_BP = normalised(self.left_BP).to(x_BND.dtype)
+        return torch.cat([stay_BRD, (share_BP[..., None] * x_BND[:, self.prefix :]).sum(1, keepdim=True)], 1)
+
+    def sizes(self, size_BN: Tensor | None) -> Tensor | None:
+        """Patches that each token stands for: before -> after."""
+        if size_BN is None:
+            return None
+        stay_BR = size_BN.gather(1, self.index_BR)
+        return torch.cat([stay_BR, (size_BN.sum(1) - stay_BR.sum(1))[:, None]], 1)
+
+    def places(self, place_BN: Tensor) -> Tensor:
+        """Positions in the image: before -> after. The token that stands for others is where the first of them was."""
+        stay_BR = place_BN.gather(1, self.index_BR)
+        if not self.encoder.fuse:
+            return stay_BR
+        return torch.cat([stay_BR, place_BN.gather(1, self.left_BP.argmax(1, keepdim=True) + self.prefix)], 1)
