@@ -7,8 +7,8 @@ Modifications to the baseline: `encoder` is replaced by `TopKEncoder`, which hol
   blocks; attention itself stays with the fused kernel everywhere.
 - A model without a class token is asked with the mean of the patches' queries.
 - `fuse` puts one token in the place of all that leave: their mean, weighted by attentiveness. The published code adds
-  them up without dividing by the weights, so that the token shrinks with what it stands for. Where the head takes a mean
-  over tokens, it counts as many as it replaced.
+  them up without dividing by the weights, so that the token shrinks with what it stands for. Where the head takes a
+  mean over tokens, it counts as many as it replaced.
 - Nothing is learned, so it works without training; fine-tuning runs through the same gather.
 
 Legend: B images, N tokens, D width, P patches, H heads, K width of a head, L blocks.
@@ -62,10 +62,8 @@ class TopKEncoder(Encoder):
             else:
                 x_BND = block(x_BND)
             mlp_run.append(x_BND.shape[1])
-        seen = {"tokens": run, "mlp_tokens": mlp_run}
-        aux = {
-            name: torch.tensor(widths, device=x_BND.device).expand(x_BND.shape[0], -1) for name, widths in seen.items()
-        }
+        batch, device = x_BND.shape[0], x_BND.device
+        aux = {"tokens": widths(run, batch, device), "mlp_tokens": widths(mlp_run, batch, device)}
         return x_BND, aux if size_BN is None else {**aux, "sizes": size_BN}
 
 
