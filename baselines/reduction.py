@@ -7,9 +7,11 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.geometry import ViTConfig
+from baselines.tokenizer import SequencePool
 
 
 class Products(nn.Module):
@@ -21,22 +23,46 @@ class Products(nn.Module):
 class Attentiveness(Products):
     """How much attention each patch gets from the class token (EViT, Liang et al. 2022, arXiv 2202.07800, eq. 3).
 
-    Where there is no class token, the mean of all patches' queries asks instead. Either way it is one row of the
-    attention matrix, and the rest is never formed.
+    One row of the attention matrix; the rest is never formed.
     """
 
-    def __init__(self, config: ViTConfig):
+    def forward(self, x_BND: Tensor, q_BHNK: Tensor, k_BHNK: Tensor) -> Tensor:
+        """Tokens, queries and keys of a block -> shares (B, N), mean over heads, summing to 1."""
+        scores = q_BHNK[:, :, :1] @ k_BHNK.transpose(-2, -1) * k_BHNK.shape[-1] ** -0.5
+        return scores.float().softmax(-1).mean(1)[:, 0]
+
+    def macs(self, x_BND: Tensor, *_: Tensor) -> int:
+        return x_BND.numel()
+
+
+class PooledWeight(Products):
+    """How much each token would count in a learned pooling, if the model ended here; `norm` and `pool` are the model's.
+
+    They are not registered once more: they belong to the model.
+    """
+
+    def __init__(self, norm: nn.Module, pool: SequencePool):
         super().__init__()
-        self.cls, self.prefix = config.pool == "cls", config.prefix_tokens
+        self.borrowed = norm, pool
 
-    def forward(self, q_BHNK: Tensor, k_BHNK: Tensor) -> Tensor:
-        """Queries and keys of a block -> shares (B, P), mean over heads; with the prefix they would sum to 1."""
-        row_BH1K = q_BHNK[:, :, :1] if self.cls else q_BHNK[:, :, self.prefix :].mean(2, keepdim=True)
-        scores = row_BH1K @ k_BHNK.transpose(-2, -1) * k_BHNK.shape[-1] ** -0.5
-        return scores.float().softmax(-1).mean(1)[:, 0, self.prefix :]
+    def forward(self, x_BND: Tensor, *_: Tensor) -> Tensor:
+        """Tokens (B, N, D) -> shares (B, N), summing to 1."""
+        norm, pool = self.borrowed
+        return pool.weights(norm(x_BND)).float()
 
-    def macs(self, q_BHNK: Tensor, k_BHNK: Tensor) -> int:
-        return k_BHNK.numel()
+    def macs(self, x_BND: Tensor, *_: Tensor) -> int:
+        return x_BND.numel()
+
+
+class Distinctness(Products):
+    """How far each token points away from their mean: 1 - cosine. For models that ask no token in particular."""
+
+    def forward(self, x_BND: Tensor, *_: Tensor) -> Tensor:
+        """Tokens (B, N, D) -> (B, N), above 0 and up to 2."""
+        return (1 - F.cosine_similarity(x_BND, x_BND.mean(1, keepdim=True), dim=-1).float()).clamp(min=1e-6)
+
+    def macs(self, x_BND: Tensor, *_: Tensor) -> int:
+        return 0
 
 
 def places(depth: int, stages: int = 3) -> tuple[int, ...]:
@@ -66,7 +92,7 @@ def patches_left(config: ViTConfig, shares: Sequence[float], multiple: int = 1) 
 
 
 def best(score_BP: Tensor, count: int, prefix: int) -> Tensor:
-    """Rows of the prefix, then of the `count` patches of highest score, in no order: (B, prefix + count)."""
+    """Rows of the prefix, then of the `count` patches of highest score (B, P), in no order: (B, prefix + count)."""
     index_BR = score_BP.topk(count, 1, sorted=False).indices + prefix
     if prefix == 0:
         return index_BR

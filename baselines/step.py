@@ -25,6 +25,7 @@ class Step:
 
 
 LossTerm = Callable[[Step], Mapping[str, Tensor]]
+Probe = Callable[[VisionTransformer], Mapping[str, float]]  # figures of a model, by name; it may change the model
 
 
 class Snapshot(Protocol):

@@ -26,14 +26,16 @@ from baselines.optimizer import freeze_statistics, make_optimizer, schedule
 from baselines.parallel import Losses, WithAux, even_out, join_batch_norms, part_batch_norms, shared
 from baselines.progress import progress_bar
 from baselines.recipe import TrainConfig
-from baselines.step import LossTerm, Snapshot, Step
-from baselines.validation import count_right, hold_out
+from baselines.step import LossTerm, Probe, Snapshot, Step
+from baselines.validation import count_right, hold_out, probed
 from baselines.vit import VisionTransformer
 
-__all__ = ["Snapshot", "Step", "TrainConfig", "Trainer", "fit"]
+__all__ = ["Probe", "Snapshot", "Step", "TrainConfig", "Trainer", "fit"]
 
 FAR = 500_009  # between the random numbers of two processes, in steps
 SNAPSHOT_S = 120.0  # between snapshots inside an epoch; another is taken at its end
+PARTS = ("model", "average", "optimizer", "scaler")  # of the state, those that have a state of their own
+FACTS = ("step", "history", "before", "best", "sums", "spent")
 
 
 def fit(
@@ -51,6 +53,7 @@ def fit(
     log: Callable[[dict[str, float]], None] | None = None,
     world: World = ALONE,
     trainer: Callable[..., "Trainer"] | None = None,
+    probe: Probe | None = None,
 ) -> list[dict[str, float]]:
     """Trains `model` in place and leaves it in evaluation mode, holding the averaged weights of the chosen epoch.
 
@@ -62,10 +65,11 @@ def fit(
         log: is told the record of each epoch when it ends.
         world: the processes that share the work; all of them call this.
         trainer: what is learned, and from what, where it is not labels.
+        probe: looks at the averaged model, a copy, before the first step and after each epoch. All processes call it.
 
     Returns:
         One record an epoch: `loss`, its terms, `train_top1`, `validation_top1`, `validation_recall`, `lr`,
-        `images_per_s`, `seconds`.
+        `images_per_s`, `seconds`, and what `probe` says; in the first also what it said at the start, as `before_*`.
     """
     run = (trainer or Trainer)(model, data, config, device, seed, terms, teacher, lr_scale or {}, world)
     if snapshot is not None and (state := world.share(snapshot.load)) is not None:
@@ -73,9 +77,12 @@ def fit(
     if world.rank:
         snapshot = log = None
     total = run.total_steps
+    if run.step == 0 < total:
+        run.before = {f"before_{name}": value for name, value in probed(probe, run.average.module).items()}
     with contextlib.nullcontext(lambda _: None) if world.rank else progress_bar(title, total, run.step) as advance:
         while run.step < total:
             record = run.epoch(advance, snapshot)
+            record |= {**probed(probe, run.average.module), **(run.before if len(run.history) == 1 else {})}
             if log is not None:
                 log(record)
             if snapshot is not None:
@@ -121,6 +128,7 @@ class Trainer:
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
         self.step = 0
         self.history: list[dict[str, float]] = []
+        self.before: dict[str, float] = {}  # for the first record: what was seen before the first step
         self.best: dict[str, Any] = {"score": -1.0, "weights": None}
         self.sums: dict[str, Tensor] = {}  # of the running epoch
         self.spent = [0.0, 0.0]  # images and seconds of the running epoch
@@ -230,21 +238,12 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """All that decides how the training goes on."""
-        return {
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "step": self.step,
-            "history": self.history,
-            "best": self.best,
-            "sums": self.sums,
-            "spent": self.spent,
-        }
+        parts = {name: getattr(self, name).state_dict() for name in PARTS}
+        return parts | {name: getattr(self, name) for name in FACTS}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        for name in ("model", "average", "optimizer", "scaler"):
+        for name in PARTS:
             getattr(self, name).load_state_dict(state[name])
-        for name in ("step", "history", "best", "spent"):
+        for name in FACTS:
             setattr(self, name, state[name])
-        self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
+        self.sums = {name: value.to(self.device) for name, value in self.sums.items()}

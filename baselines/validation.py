@@ -1,10 +1,16 @@
-"""Training images held out, and how many of them a model gets right."""
+"""What is looked at while a model learns: training images held out, and whatever a probe measures."""
+
+import copy
+from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from baselines.data import Data, Split
 from baselines.distributed import ALONE, World
+from baselines.step import Probe
+from baselines.vit import VisionTransformer
 
 
 @torch.inference_mode()
@@ -19,6 +25,11 @@ def count_right(
         seen += labels.bincount(minlength=len(seen))
         right += labels[model(images).argmax(1) == labels].bincount(minlength=len(seen))
     return world.sum(right), world.sum(seen)
+
+
+def probed(probe: Probe | None, model: nn.Module) -> Mapping[str, float]:
+    """What `probe` says of a copy of `model`; nothing where there is no probe."""
+    return probe(cast(VisionTransformer, copy.deepcopy(model))) if probe is not None else {}
 
 
 def hold_out(split: Split, fraction: float) -> tuple[Tensor, Tensor]:

@@ -41,7 +41,7 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, D) -> (B, N, D), and the queries and keys (B, H, N, K) that made it.
 
-        With `layout`, packed (T, D) -> (T, D), and the queries and keys of the last rectangle.
+        With `layout`, packed (T, D) -> (T, D); queries and keys are then those of a batch of one image only.
 
         Args:
             mask: keys that may be attended to, bool, or what is added to the scores, float; broadcastable to
@@ -54,8 +54,25 @@ class Attention(nn.Module):
         if layout is None:
             mixed, q, k = self._mix(qkv, mask, weight)
             return self.proj(mixed), q, k
+        if qkv.is_cuda and layout.batch > 1 and not layout.padded:
+            mixed, q, k = self.jagged(qkv, layout)
+            return self.proj(mixed), q, k
         parts = [self._mix(part, keys, None) for part, keys in layout.split(qkv)]
         return self.proj(layout.join([mixed for mixed, _, _ in parts])), *parts[-1][1:]
+
+    def jagged(self, qkv: Tensor, layout: Ragged) -> tuple[Tensor, Tensor, Tensor]:
+        """Packed (T, 3D) -> (T, D), queries and keys (T, H, K).
+
+        All images go through one call of a kernel that takes different lengths, for GPUs.
+        """
+        offsets = F.pad(layout.counts_B.cumsum(0), (1, 0))
+        q, k, v = (part.unflatten(1, (self.heads, -1)) for part in qkv.chunk(3, 1))  # each (T, H, K)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        queries, keys, values = (
+            torch.nested.nested_tensor_from_jagged(x.contiguous(), offsets).transpose(1, 2) for x in (q, k, v)
+        )
+        return F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).values().flatten(1), q, k
 
     def _mix(self, qkv: Tensor, mask: Tensor | None, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, 3D) -> (B, N, D), queries and keys."""
@@ -145,6 +162,7 @@ class Encoder(nn.Module):
 
     watch: Callable[[Tensor], None] | None = None
     own_macs: int = 0  # of an image, in what the encoder adds to the blocks
+    token_macs: int = 0  # of each token in each block but the last, likewise
 
     def __init__(self, blocks: Iterable[nn.Module]):
         super().__init__()

@@ -9,7 +9,9 @@ from compress.commands.bench import bench
 from compress.commands.distill import distill
 from compress.commands.doctor import doctor
 from compress.commands.export import export
+from compress.commands.halt import halt
 from compress.commands.pretrain import pretrain
+from compress.commands.prune import prune
 from compress.commands.quantize import quantize
 from compress.commands.report import report
 from compress.commands.sweep import sweep
@@ -20,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (bench, train, sweep, pretrain, distill, quantize, export, report, doctor):
+for command in (bench, train, sweep, pretrain, distill, prune, halt, quantize, export, report, doctor):
     app.command()(command)
 
 

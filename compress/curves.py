@@ -1,7 +1,7 @@
 """What is noted of a training while it runs: `training.jsonl`, lines at the terminal, TensorBoard.
 
-A record is what `fit` returns for an epoch. The file always holds the epochs from the first to the newest, each once,
-however often the training was interrupted.
+A record is what `fit` returns for an epoch; what was known before the first step stands in the first, as `before_*`.
+The file always holds the epochs from the first to the newest, each once, however often the training was interrupted.
 """
 
 import json
@@ -14,6 +14,7 @@ from baselines.errors import InputError
 from compress import files
 
 LONG_EPOCH_S = 10.0  # a shorter one is not worth a line
+BEFORE = "before_"  # of names in the first record
 Record = dict[str, float]
 
 
@@ -66,13 +67,13 @@ class Board:
     def add(self, earlier: Sequence[Record], record: Record) -> None:
         """Adds an epoch, and before the first one those of `earlier` processes.
 
-        What such a process wrote is written again, and readers are told to forget everything from step 1 on, so that
+        What such a process wrote is written again, and readers are told to forget everything from step 0 on, so that
         no step appears twice. The time of an epoch is as if the training had never been interrupted.
         """
         now = time.time()
         if self.writer is None:
             try:
-                self.writer = self.make_writer(str(self.folder), purge_step=1)
+                self.writer = self.make_writer(str(self.folder), purge_step=0)
             except OSError as error:
                 raise files.unwritable(self.folder, error) from error
             for i, known in enumerate(earlier):
@@ -87,7 +88,11 @@ class Board:
 
     def _write(self, record: Record, when: float) -> None:
         for name, value in record.items():
-            if name != "epoch":
+            if name.startswith(BEFORE):
+                label, start = name.removeprefix(BEFORE), when - record["seconds"]
+                self.writer.add_scalar(f"{_group(label)}/{label}", value, 0, walltime=start)
+        for name, value in record.items():
+            if name != "epoch" and not name.startswith(BEFORE):
                 self.writer.add_scalar(f"{_group(name)}/{name}", value, int(record["epoch"]), walltime=when)
 
 

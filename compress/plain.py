@@ -51,4 +51,4 @@ def bf16_helps(request: Request) -> bool:
 def _share(each: Candidate, made: Sequence[Candidate]) -> float | None:
     """MACs of a variant at batch 1, as a share of the baseline's."""
     dense = next((other for other in made if other.built.variant.name == BASELINE), None)
-    return each.cost.executed(1, each.runtime.group_size) / dense.cost.dense if dense else None
+    return each.cost.executed(1, padded=each.runtime.padded) / dense.cost.dense if dense else None

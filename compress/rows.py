@@ -165,8 +165,8 @@ class Group:
         return figures
 
     def _cost(self, each: Measured) -> dict[str, Any]:
-        spent, group_size = each.candidate.cost, each.candidate.runtime.group_size
-        macs = spent.executed(self.batch_size, group_size)
+        spent = each.candidate.cost
+        macs = spent.executed(self.batch_size, padded=each.candidate.runtime.padded)
         figures: dict[str, Any] = {
             "macs_per_image": macs,
             "macs_promised": spent.per_image.mean().item(),

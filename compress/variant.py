@@ -25,6 +25,7 @@ from baselines.train import Snapshot, TrainConfig, fit
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import checkpoint, files
 from compress.checkpoint import Checkpoint
+from compress.measure import recovery
 from compress.methods import METHODS, Floor, Method
 
 BASELINE = "vit"
@@ -146,10 +147,16 @@ def apply(
         calibration: normalised training images, each (B, C, height, width).
 
     Returns:
-        The model, not converted, in evaluation mode, and the record of its training, one entry an epoch.
+        The model, not converted, in evaluation mode, and the record of its training, one entry an epoch. Where it was
+        fine-tuned, an entry holds the `top1` and `macs` it would have ended with, the first also those it began with.
     """
     model = prepare(start, new).to(device)
     history: list[dict[str, float]] = []
+
+    def worth(model: VisionTransformer) -> dict[str, float]:
+        """For the record alone: test images score, and nothing is ever chosen by what they say."""
+        return recovery.score(calibrate(model, new, calibration, device), data, device, world)
+
     if any(method.tuned for method in new):
         methods = [*done, *new]
         history = fit(
@@ -166,10 +173,19 @@ def apply(
             log=log,
             world=world,
             trainer=guided(methods, model, teacher),
+            probe=None if any(method.from_scratch for method in new) else worth,
         )
-    for method in new:
-        method.calibrate(model, [images.to(device) for images in calibration])
-    return model.eval(), history
+    return calibrate(model, new, calibration, device), history
+
+
+def calibrate(
+    model: VisionTransformer, methods: Sequence[Method], images: list[Tensor], device: torch.device
+) -> VisionTransformer:
+    """The same model, in evaluation mode, after each of the methods has measured on training images what it needs."""
+    model.eval()
+    for method in methods:
+        method.calibrate(model, [batch.to(device) for batch in images])
+    return model.eval()
 
 
 def guided(methods: Sequence[Method], model: VisionTransformer, teacher: VisionTransformer) -> partial[Guided]:

@@ -8,6 +8,7 @@ from reports.findings import findings
 from reports.pictures import captions
 from reports.plots import PLOTS
 from reports.plots.training import trained
+from reports.recovery import recovery
 from reports.row import Row
 from reports.setup import commands, configuration, environment, variants
 from reports.table import SHOWN, markdown_table
@@ -50,6 +51,7 @@ SECTIONS: list[tuple[str, Callable[[list[Row]], str], tuple[str, ...]]] = [
     ("Integer kernels", integers, ()),
     ("Counted four ways", counters, ()),
     ("Timing", timing, ("latency",)),
+    ("Recovery", recovery, ("recovery",)),
     ("Training", training, ("training",)),
     ("Variants", variants, ()),
     ("Environment", environment, ()),

@@ -1,4 +1,4 @@
-"""Pictures of test images: which patches a variant stopped, where it looked, what it answered.
+"""Pictures of test images: which patches left a variant in which block, where it looked, what it answered.
 
 They are laid out in pixels, so that each pixel of an image becomes a square and all squares are of one size.
 """
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from reports.pixels import heated, veiled
 from reports.row import Row, RowError
 from reports.text import clean
 
@@ -21,13 +22,12 @@ if TYPE_CHECKING:
 
 CELL = 128  # pixels: about the longer side of an enlarged image
 GAP, LINE, TITLE, LABELS = 12, 20, 64, 170  # pixels: heights of a line of text and of a title, width of labels
-MOST_IMAGES, MOST_BLOCKS = 8, 6  # in the picture of stopped patches
+MOST_IMAGES, MOST_BLOCKS = 8, 6  # in the picture of patches that leave
 LARGEST = 1024  # pixels a side of an image in a row; those we write have 96
 INK, GREY, RIGHT, WRONG = "#1a1a1a", "#666666", "#00714f", "#b3400a"
-VEIL = (24, 42, 90)  # light added to stopped patches, themselves dimmed to 40 %: seen on black as well as on white
 CAPTIONS = {
-    "halting": "Which patches {} still computes in each block: those under the blue veil have stopped; "
-    "the figures are shares of patches left.",
+    "halting": "Which patches {} still computes in each block: those under the blue veil have left, stopped or been "
+    "merged into others; the figures are shares of patches left.",
     "rollout": "Where {} looks: attention rollout (Abnar and Zuidema 2020) beside each image, from its least (dark) "
     "to its most (bright) regarded patch.",
     "predictions": "What {} says about test images chosen so that the baseline errs on half of them, where it errs "
@@ -128,14 +128,13 @@ def read(example: dict[str, Any], classes: list[str] | None) -> Example:
 
 
 def halting(variant: str, examples: list[Example]) -> Sheet:
-    """A line for each image: as it is, then block after block with the stopped patches under a veil."""
+    """A line for each image: as it is, then block after block with the patches that are gone under a veil."""
     examples = evenly(examples, MOST_IMAGES)
     height, width = examples[0].image.shape[:2]
-    first = 2 if all(it.blocks.all() for it in examples) else 1  # where all patches run there is nothing to see
-    blocks = evenly(range(first, examples[0].depth + 1), MOST_BLOCKS)
+    blocks = telling(examples)
     wide, tall = width + GAP, height + LINE + GAP
     sheet = Sheet(LABELS + (1 + len(blocks)) * wide, TITLE + LINE + GAP + len(examples) * tall)
-    sheet.title(f"{variant}: patches left in each block", "blue veil: stopped; figures: share of patches left")
+    sheet.title(f"{variant}: patches left in each block", "blue veil: gone; figures: share of patches left")
     for column, head in enumerate(["image", *(f"block {block}" for block in blocks)]):
         sheet.text(head, LABELS + column * wide + width / 2, TITLE, GREY, ha="center")
     for line, it in enumerate(examples):
@@ -189,27 +188,12 @@ def evenly(items: Sequence[Any], most: int) -> list[Any]:
     return list(items) if last < most else [items[round(i * last / (most - 1))] for i in range(most)]
 
 
-def spread(grid: NDArray[Any], image: NDArray[Any]) -> NDArray[Any]:
-    """Values of patches (rows, columns) -> of the pixels of an image (height, width)."""
-    import numpy as np
-
-    down, across = (np.arange(size) * parts // size for size, parts in zip(image.shape, grid.shape, strict=False))
-    return grid[down][:, across]
-
-
-def veiled(image: NDArray[Any], running: NDArray[Any]) -> NDArray[Any]:
-    """The image, with the patches that do not run grey under a veil."""
-    runs = spread(running, image)[..., None]
-    return (runs * image + ~runs * (0.4 * image.mean(2, keepdims=True) + VEIL)).astype("uint8")
-
-
-def heated(image: NDArray[Any], shares: NDArray[Any]) -> NDArray[Any]:
-    """The image in grey under colours from the smallest share to the largest."""
-    from matplotlib import colormaps
-
-    heat = shares - shares.min()
-    colours = 255 * colormaps["inferno"](spread(heat / max(heat.max(), 1e-9), image))[..., :3]
-    return (0.25 * image.mean(2, keepdims=True) + 0.75 * colours).astype("uint8")
+def telling(examples: list[Example]) -> list[int]:
+    """Numbers of the blocks, from 1 on, that show how patches leave; of many, those before which some did."""
+    depth = examples[0].depth
+    ran = {int(count) for it in examples for count in it.blocks.flat}
+    every = range(1 if 0 in ran else 2, depth + 1)  # where all patches run there is nothing to see
+    return evenly(every if len(every) <= MOST_BLOCKS else [b for b in every if b - 1 in ran], MOST_BLOCKS)
 
 
 class Sheet:

@@ -23,7 +23,7 @@ def halting_model(pool: str = "cls", cls_halts: bool = False, *, shift: float = 
         distill_token=pool == "distill",
     )
     method = AViT(cls_halts=cls_halts, gate_scale=6.0, gate_shift=shift)
-    return variant.prepare(VisionTransformer(config).eval(), [method])
+    return variant.prepare(VisionTransformer(config), [method]).eval()
 
 
 def encoder_of(model: VisionTransformer) -> HaltingEncoder:
@@ -62,7 +62,8 @@ def test_an_image_gets_the_same_answer_in_any_batch(pool: str) -> None:
 def test_never_and_at_once(pool: str, cls_halts: bool) -> None:
     model = halting_model(pool, cls_halts).eval()
     encoder, images = encoder_of(model), torch.randn(5, 1, 16, 8)
-    encoder.gate_scale.fill_(0.0)
+    for gate in encoder.gates.parameters():
+        gate.zero_()
     encoder.gate_shift.fill_(1e4)
     logits, aux = model.forward_aux(images)
     assert logits.isfinite().all()
@@ -89,7 +90,7 @@ def test_the_prior_is_a_distribution_with_the_mean_that_was_asked_for(mean: floa
 def test_target_depth_is_the_depth_that_costs_the_target() -> None:
     model = halting_model()
     config = model.config
-    depth = target_depth(0.7, model)
+    depth = target_depth(0.7, config, 1)
     gated, dense = config.tokens - 1, dense_macs(config)
     # linear share of a block only: the depth formula takes attention to shrink in proportion too, a little too little
     tokens = torch.full((1, 1), 1 + gated * depth / config.depth).expand(1, config.depth)

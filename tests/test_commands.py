@@ -24,7 +24,7 @@ from compress.runtimes.ort import BoundSession, OrtSession, integer_products
 from reports import Row, parse_rows
 
 CPU = torch.device("cpu")
-PLOTS = ("pareto", "pareto_cost", "realised", "tokens", "latency", "recall", "confusion", "training")
+PLOTS = ("pareto", "pareto_cost", "realised", "tokens", "latency", "recall", "confusion", "recovery", "training")
 PICTURES = ("halting_avit.png", "halting_avit_int8.png", "rollout_vit.png", "rollout_avit.png")
 PICTURES += tuple(f"predictions_{name}.png" for name in ("vit", "avit", "avit_int8"))
 REPORT = ("report.md", "report.html", "rows.csv", "table.tex", *PICTURES)
@@ -43,7 +43,19 @@ def test_help_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    for command in ("bench", "train", "pretrain", "distill", "sweep", "quantize", "export", "report", "doctor"):
+    for command in (
+        "bench",
+        "train",
+        "pretrain",
+        "distill",
+        "sweep",
+        "prune",
+        "halt",
+        "quantize",
+        "export",
+        "report",
+        "doctor",
+    ):
         assert f" {command} " in done.stdout
 
 

@@ -13,7 +13,7 @@ from baselines.vit import VisionTransformer, ViTConfig
 from compress import variant
 from compress.checkpoint import Checkpoint
 from compress.export import ParityError, check_parity, export_onnx
-from compress.methods import AViT, Int8
+from compress.methods import METHODS, Floor, Int8, Method
 from compress.methods.int8 import LEVELS, QuantLinear, channel_scale, quantize_weight, value_range
 from compress.runtimes.ort import integer_products
 
@@ -66,7 +66,12 @@ def test_constant_and_infinite_activations() -> None:
         layer.set_range(0.0, float("inf"))
 
 
-@pytest.mark.parametrize("methods", [(Int8(),), (AViT(), Int8())], ids=["int8", "avit_int8"])
+TOKENS: list[tuple[Method, ...]] = [(kind(),) for kind in METHODS.values() if kind.floor == Floor.TOKENS]
+
+
+@pytest.mark.parametrize(
+    "methods", [(*tokens, Int8()) for tokens in [(), *TOKENS]], ids=lambda methods: variant.Variant(methods).name
+)
 def test_every_linear_of_the_blocks_runs_in_integers(methods: tuple, tmp_path) -> None:  # type: ignore[no-untyped-def]
     torch.manual_seed(0)
     images = torch.randn(40, 1, 8, 8)

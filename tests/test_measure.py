@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from baselines.ragged import GROUP_SIZE, Ragged, padded_widths
+from baselines.ragged import padded_widths
 from baselines.vit import Encoder, VisionTransformer, ViTConfig
 from compress import variant
 from compress.measure import cost, latency, load, statistics
@@ -93,13 +93,13 @@ def test_wilson_and_mcnemar_against_closed_forms() -> None:
 
 
 def test_padding_is_counted_as_it_happens() -> None:
-    counts = torch.randint(1, 30, (3 * GROUP_SIZE + 5,), generator=torch.Generator().manual_seed(0))
-    layout = Ragged.full(len(counts), 30, torch.device("cpu"))
-    rows = torch.cat([torch.arange(n) + 30 * i for i, n in enumerate(counts.tolist())])
-    layout = layout.select(rows)
-    really = sum(part.shape[0] * part.shape[1] ** 2 for part, _ in layout.split(torch.zeros(len(rows), 1)))
-    assert padded_widths(counts[:, None]).square().sum() == really
-    assert padded_widths(counts[:, None], len(counts)).unique().tolist() == [counts.max()]
+    tokens_nL = torch.tensor([[5, 4], [5, 1], [5, 2]])  # batches of two: the last is alone
+    assert padded_widths(tokens_nL[:2]).tolist() == [[5, 4], [5, 4]]
+    config = ViTConfig(image_size=8, patch_size=4, dim=4, depth=2, heads=1, mlp_dim=4)
+    spent = cost.Cost(0, 0, VisionTransformer(config), tokens_nL)
+    extra = 2 * 4 * (4 * 4 - 1 * 1) / 3  # both products of attention, of the second image, in the second block
+    assert spent.executed(2, padded=True) == pytest.approx(spent.executed(2, padded=False) + extra)
+    assert spent.executed(1, padded=True) == spent.executed(1, padded=False)
 
 
 def test_the_command_in_a_report_can_be_typed_again() -> None:

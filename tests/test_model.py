@@ -1,5 +1,6 @@
 """The Vision Transformer, its counting, and ragged batches."""
 
+import warnings
 from unittest.mock import patch
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from baselines.macs import dense_macs, params, ragged_macs
-from baselines.ragged import GROUP_SIZE, Ragged, padded_widths
+from baselines.ragged import Ragged
 from baselines.vit import Attention, VisionTransformer, ViTConfig
 from compress.measure.cost import Cost, count_otherwise
 
@@ -98,7 +99,7 @@ def test_training_in_bf16_spells_attention_out_and_stays_near_float32() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(counts=st.lists(st.integers(0, 9), min_size=1, max_size=2 * GROUP_SIZE + 3).filter(any))
+@given(counts=st.lists(st.integers(0, 9), min_size=1, max_size=20).filter(any))
 def test_packed_attention_equals_one_image_at_a_time(counts: list[int]) -> None:
     torch.manual_seed(len(counts))
     attention = Attention(GEOMETRIES[0]).eval()
@@ -109,6 +110,10 @@ def test_packed_attention_equals_one_image_at_a_time(counts: list[int]) -> None:
     with torch.inference_mode():
         packed = attention(x_TD, layout=layout)[0]
         alone = torch.cat([attention(part[None])[0][0] for part in x_TD.split(counts) if len(part)])
-    torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-5)
-    widths = [part.shape[1] for part, _ in layout.split(x_TD) for _ in range(len(part))]
-    assert sorted(widths) == sorted(padded_widths(torch.tensor(counts)[:, None])[:, 0].clamp(min=min(widths)).tolist())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch calls nested tensors a prototype
+            jagged = attention.proj(attention.jagged(attention.qkv(x_TD), layout)[0])  # as on a GPU
+        layout.padded = True
+        in_one_rectangle = attention(x_TD, layout=layout)[0]  # as in an exported graph
+    for other in (packed, jagged, in_one_rectangle):
+        torch.testing.assert_close(other, alone, atol=1e-5, rtol=1e-5)

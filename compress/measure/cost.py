@@ -6,7 +6,7 @@ Legend: n test images, L blocks.
 import copy
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,17 +32,17 @@ class Cost:
     mlp_tokens_nL: Tensor | None = None  # in the second half of each block, where they were others
     outputs: int | None = None  # tokens that reach the pooling; None: all
 
-    def executed(self, batch_size: int, group_size: int | None) -> float:
+    def executed(self, batch_size: int, *, padded: bool) -> float:
         """Mean MACs per image in batches of `batch_size`, the padding of attention included.
 
         Args:
-            group_size: images that are padded to a common length; None for the whole batch.
+            padded: whether attention computes all images of a batch at the length of the longest.
         """
         if self.tokens_nL is None:
             return float(self.dense)
-        batches = self.tokens_nL.split(batch_size)
-        widths = torch.cat([padded_widths(batch, group_size or len(batch)) for batch in batches])
-        return self._macs(widths).mean().item()
+        if not padded:
+            return self.per_image.mean().item()
+        return self._macs(torch.cat([padded_widths(batch) for batch in self.tokens_nL.split(batch_size)])).mean().item()
 
     @property
     def fixed(self) -> bool:
@@ -60,14 +60,20 @@ class Cost:
         """MACs of each image, (n,), with attention over `width_nL` tokens."""
         assert self.tokens_nL is not None
         blocks = ragged_macs(self.model.config, self.tokens_nL, width_nL, self.mlp_tokens_nL, self.outputs)
-        return blocks + self.model.encoder.own_macs
+        encoder = self.model.encoder
+        return blocks + encoder.own_macs + encoder.token_macs * self.tokens_nL[:, :-1].sum(1)
+
+
+def measure(model: VisionTransformer, data: Data) -> Cost:
+    """Runs all test images through `model` (on the CPU, not converted) and notes which tokens ran."""
+    return of_images(model, (images for images, _ in data.batches(data.test, 250, torch.device("cpu"))))
 
 
 @torch.inference_mode()
-def measure(model: VisionTransformer, data: Data) -> Cost:
-    """Runs all test images through `model` (on the CPU, not converted) and notes which tokens ran."""
+def of_images(model: VisionTransformer, batches: Iterable[Tensor]) -> Cost:
+    """The same for batches of normalised images, each (B, C, height, width)."""
     counts, mlp_counts, outputs = [], [], model.config.tokens
-    for images, _ in data.batches(data.test, 250, torch.device("cpu")):
+    for images in batches:
         aux = model.forward_aux(images)[1]
         if "tokens" not in aux:
             break
@@ -78,6 +84,13 @@ def measure(model: VisionTransformer, data: Data) -> Cost:
     if not counts:
         return Cost(params, dense_macs(model.config), model, None)
     return Cost(params, dense_macs(model.config), model, torch.cat(counts), torch.cat(mlp_counts), outputs)
+
+
+def of_batch(model: VisionTransformer, aux: Mapping[str, Tensor]) -> Tensor:
+    """MACs of each image of a batch when it is alone, (B,) float64, from the by-products of the forward pass."""
+    tokens, outputs = aux.get("tokens"), aux["tokens_out"].shape[1]
+    spent = Cost(0, dense_macs(model.config), model, tokens, aux.get("mlp_tokens", tokens), outputs)
+    return spent.per_image.expand(aux["tokens_out"].shape[0])
 
 
 def count_otherwise(spent: Cost) -> dict[str, float]:

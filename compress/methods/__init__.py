@@ -4,10 +4,14 @@ from compress.methods.avit import AViT
 from compress.methods.base import Floor, Method
 from compress.methods.bf16 import Bf16
 from compress.methods.distill import Distill
+from compress.methods.dynamicvit import DynamicViT
 from compress.methods.int8 import Int8
 from compress.methods.narrow import Narrow
+from compress.methods.tome import ToMe
 from compress.methods.topk import TopK
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (AViT, TopK, Distill, Int8, Bf16, Narrow)}
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (AViT, TopK, DynamicViT, ToMe, Distill, Int8, Bf16, Narrow)
+}
 
-__all__ = ["METHODS", "AViT", "Bf16", "Distill", "Floor", "Int8", "Method", "Narrow", "TopK"]
+__all__ = ["METHODS", "AViT", "Bf16", "Distill", "DynamicViT", "Floor", "Int8", "Method", "Narrow", "ToMe", "TopK"]

@@ -3,12 +3,18 @@
 Modifications to the baseline: `encoder` is replaced by `HaltingEncoder`, which holds the same blocks.
 Written from the paper; where the published code departs from it or cannot work, the choice taken is:
 
-- Halting score (eq. 3) `h = sigmoid(gate_scale * x[..., 0] + gate_shift)` of a block's output; the last stops all.
+- Halting score of a block's output x: `h = sigmoid(gate(x) + gate_shift)`; the last block stops all. The paper (eq. 3)
+  takes the first channel, times a constant. That is where training starts (`gate_scale`), and what `gate = "channel"`
+  keeps to; `gate = "linear"` learns a weight for every channel, block by block, so that a model whose first channel
+  means something else need not unlearn it.
 - A token stops when its scores add up to 1 - eps (eq. 4-6). Its weights over the blocks (eq. 8: the scores, then the
   remainder) are a distribution; the token handed to the head is the mean of its states under it (mean field, eq. 9).
 - The class token is not gated unless `cls_halts`: its state is then simply that of the last block.
 - Training masks stopped tokens as keys. Deployment removes them from the packed batch, so that nothing is computed
   for them at any batch size; both give the same logits.
+- The shift is no weight: while training, it follows the distance of the batch from `target_macs`, so that the model
+  is trained at the cost it will ship with. A shift that has to be learned moves too little in a few epochs, and what
+  calibration takes away in the end is then missed (docs/log.md).
 - The ponder loss (eq. 10-11) pulls towards `target_macs` from both sides instead of down without end, and the prior
   is a truncated, normalised Gaussian whose mean depth meets the target; its divergence is a true KL of the
   mean token distribution, which the paper's code approximates with clamped, unnormalised values.
@@ -20,7 +26,7 @@ Legend: B images, N tokens, D width, T tokens left in a packed batch, L blocks.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -29,7 +35,7 @@ from torch import Tensor, nn
 from baselines.macs import dense_macs, ragged_macs, stem_macs
 from baselines.ragged import Ragged
 from baselines.train import Step
-from baselines.vit import Encoder, VisionTransformer
+from baselines.vit import Encoder, VisionTransformer, ViTConfig
 from compress.methods.base import TokenMethod, tokens_per_block
 
 
@@ -43,9 +49,11 @@ class AViT(TokenMethod):
     ponder: float = Field(default=1.0, ge=0)  # weight of the ponder loss
     prior: float = Field(default=0.1, ge=0)  # weight of the divergence from the prior
     prior_std: float = Field(default=1.0, gt=0)  # blocks
-    gate_scale: float = 5.0  # gamma of eq. 3, where training starts
-    gate_shift: float = -5.0  # beta of eq. 3
-    gate_lr: float = Field(default=10.0, gt=0)  # factor on the learning rate of the gate
+    gate: Literal["linear", "channel"] = "linear"  # learned from all channels, or set on the first one
+    gate_scale: float = 5.0  # gamma of eq. 3; of the linear gate, where training starts
+    gate_shift: float = -5.0  # beta of eq. 3, where training starts
+    gate_lr: float = Field(default=10.0, gt=0)  # factor on the learning rate of the linear gate
+    steering: float = Field(default=0.5, ge=0)  # how far the shift moves in a step, by distance from the target
     eps: float = Field(default=0.01, gt=0, lt=1)
     cls_halts: bool = False
 
@@ -54,13 +62,15 @@ class AViT(TokenMethod):
         return model
 
     def lr_scale(self) -> Mapping[str, float]:
-        return {"encoder.gate": self.gate_lr}
+        return {"encoder.gates": self.gate_lr}
 
     def loss_terms(self, step: Step) -> Mapping[str, Tensor]:
         weights_BNL, ran_BN = step.aux["halting_weights"], step.aux["blocks_run"]
         depth = weights_BNL.shape[-1]
         remainder_BN = step.aux["remainder"]
-        target = target_depth(self.target_macs, step.model) / depth
+        encoder = step.model.encoder
+        assert isinstance(encoder, HaltingEncoder)
+        target = encoder.target
         # The count of blocks has no gradient; as in the paper the remainder stands in for it. Its sign follows
         # the distance of the real count from the target.
         gap = (ran_BN.float().mean() / depth - target).detach()
@@ -79,7 +89,7 @@ class AViT(TokenMethod):
         low, high = -60.0, 60.0  # shift: more of it, earlier halting
         for _ in range(16):
             encoder.gate_shift.fill_((low + high) / 2)
-            macs = torch.cat([ragged_macs(model.config, tokens, tokens) for tokens in tokens_per_block(model, batches)])
+            macs = torch.cat([halting_macs(model.config, tokens) for tokens in tokens_per_block(model, batches)])
             if macs.mean().item() > self.target_macs * dense_macs(model.config):
                 low = encoder.gate_shift.item()
             else:
@@ -92,20 +102,27 @@ class HaltingEncoder(Encoder):
 
     def __init__(self, model: VisionTransformer, method: AViT):
         super().__init__(model.encoder.blocks)
-        self.gate_scale = nn.Parameter(torch.tensor(method.gate_scale))
-        self.gate_shift = nn.Parameter(torch.tensor(method.gate_shift))
+        config = model.config
+        self.gates = nn.ModuleList(nn.Linear(config.dim, 1, bias=False) for _ in range(config.depth - 1))
+        for gate in self.gates:
+            start = method.gate_scale * torch.eye(1, config.dim)
+            gate.weight = nn.Parameter(start, requires_grad=method.gate == "linear")
+        self.gate_shift: Tensor
+        self.register_buffer("gate_shift", torch.tensor(method.gate_shift))
+        self.token_macs, self.steering = config.dim, method.steering
         self.threshold = 1 - method.eps
-        self.exempt = model.config.prefix_tokens if not method.cls_halts else 0  # leading tokens that never halt
+        self.exempt = config.prefix_tokens if not method.cls_halts else 0  # leading tokens that never halt
+        self.target = target_depth(method.target_macs, config, self.exempt) / config.depth  # share of the blocks
         self.pooled = model.config.head_tokens or model.config.tokens  # leading tokens that the head looks at
 
     def forward(self, x_BND: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return self.masked(x_BND) if self.training else self.gathered(x_BND)
 
-    def halting(self, x: Tensor, exempt: Tensor, last: bool) -> Tensor:
-        """Halting scores of block outputs (..., D) -> (...); `exempt` tokens (bool) score 0 before the last block."""
-        if last:
-            return torch.ones_like(x[..., 0])
-        scores = torch.sigmoid(self.gate_scale * x[..., 0].float() + self.gate_shift)
+    def halting(self, x: Tensor, exempt: Tensor, index: int) -> Tensor:
+        """Halting scores of a block's output (..., D) -> (...); `exempt` ones (bool) score 0 before the last block."""
+        if index == len(self.blocks) - 1:
+            return torch.ones_like(x[..., 0], dtype=torch.float32)
+        scores = torch.sigmoid(self.gates[index](x)[..., 0].float() + self.gate_shift)
         return scores.masked_fill(exempt, 0.0)
 
     def masked(self, x_BND: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -120,7 +137,7 @@ class HaltingEncoder(Encoder):
         for index, block in enumerate(self.blocks):
             soft_BN = 1 - total_BN
             x_BND = block(x_BND, weight=running_BN * (1 + (soft_BN - soft_BN.detach())))
-            score_BN = self.halting(x_BND, exempt_N, last=index == depth - 1)
+            score_BN = self.halting(x_BND, exempt_N, index)
             stops_BN = running_BN & (total_BN + score_BN >= self.threshold)
             weight_BN = torch.where(stops_BN, 1 - total_BN, score_BN) * running_BN
             out_BND = out_BND + weight_BN[..., None] * x_BND
@@ -130,6 +147,8 @@ class HaltingEncoder(Encoder):
             running_BN = running_BN & ~stops_BN
             weights.append(weight_BN)
         gated = slice(self.exempt, None)
+        if self.training:  # a step later: the graph of this one holds the sigmoid's result, not the shift
+            self.gate_shift += self.steering * (ran_BN[:, gated].mean() / depth - self.target)
         return out_BND, {
             "halting_weights": torch.stack(weights, -1)[:, gated],
             "blocks_run": ran_BN[:, gated],
@@ -150,7 +169,7 @@ class HaltingEncoder(Encoder):
             last = index == len(self.blocks) - 1
             if last and field is None:
                 break  # nothing but the exempt tokens, which lead their image, is looked at
-            score_T = self.halting(x_TD, layout.token_T < self.exempt, last)
+            score_T = self.halting(x_TD, layout.token_T < self.exempt, index)
             stops_T = total_T + score_T >= self.threshold
             if field is not None:
                 field.add(layout, torch.where(stops_T, 1 - total_T, score_T), x_TD)
@@ -191,13 +210,20 @@ class MeanField:
         return self.sums_RD.view(self.batch, self.pooled, -1)
 
 
-def target_depth(target_macs: float, model: VisionTransformer) -> float:
-    """Mean number of blocks that a gated token may run so that the whole model meets `target_macs`."""
-    config, encoder = model.config, model.encoder
-    assert isinstance(encoder, HaltingEncoder)
+def halting_macs(config: ViTConfig, tokens_BL: Tensor) -> Tensor:
+    """MACs of each image (B,), the gate included."""
+    return ragged_macs(config, tokens_BL, tokens_BL) + config.dim * tokens_BL[:, :-1].sum(1)
+
+
+def target_depth(target_macs: float, config: ViTConfig, exempt: int) -> float:
+    """Mean number of blocks that a gated token may run so that the whole model meets `target_macs`.
+
+    Args:
+        exempt: tokens that are not gated.
+    """
     dense = dense_macs(config)
     in_blocks = (dense - stem_macs(config)) / dense  # share of the cost that halting can touch
-    gated = (config.tokens - encoder.exempt) / config.tokens
+    gated = (config.tokens - exempt) / config.tokens
     return min(max(config.depth * (1 - (1 - target_macs) / (in_blocks * gated)), 1.0), float(config.depth))
 
 

@@ -2,11 +2,13 @@
 
 Modifications to the baseline: `encoder` is replaced by `TopKEncoder`, which holds the same blocks.
 
-- In a few blocks, between the halves, the patches of highest attentiveness stay: the attention that
-  they get from the class token, mean over heads. Only that row of the attention matrix is formed, and only in these
-  blocks; attention itself stays with the fused kernel everywhere.
-- A model without a class token is asked with the mean of the patches' queries.
-- `fuse` puts one token in the place of all that leave: their mean, weighted by attentiveness. The published code adds
+- In a few blocks, between the halves, the patches of highest score stay. With a class token that is the attention they
+  get from it, mean over heads. Only that row of the attention matrix is formed, and only in these blocks; attention
+  itself stays with the fused kernel everywhere.
+- A learned pooling is asked itself: the weight that each patch would get if the model ended here. A model that takes
+  the plain mean keeps the patches that point farthest away from it. (The attention that patches get from all others, or
+  from their mean query, chooses worse than chance: docs/log.md.)
+- `fuse` puts one token in the place of all that leave: their mean, weighted by score. The published code adds
   them up without dividing by the weights, so that the token shrinks with what it stands for. Where the head takes a
   mean over tokens, it counts as many as it replaced.
 - Nothing is learned, so it works without training; fine-tuning runs through the same gather.
@@ -19,7 +21,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from baselines.reduction import Attentiveness, best, take, widths
+from baselines.reduction import Attentiveness, Distinctness, PooledWeight, Products, best, take, widths
 from baselines.tokenizer import normalised
 from baselines.vit import Encoder, VisionTransformer
 from compress.methods.base import Pruning
@@ -39,11 +41,11 @@ class TopKEncoder(Encoder):
     def __init__(self, model: VisionTransformer, method: TopK):
         super().__init__(model.encoder.blocks)
         config = model.config
-        self.attentiveness, self.prefix = Attentiveness(config), config.prefix_tokens
+        self.importance, self.prefix = importance(model), config.prefix_tokens
         self.counts, self.fuse = method.counts(config), method.fuse
         self.own_macs, tokens = 0, config.tokens
         for count in self.counts.values():
-            self.own_macs += tokens * config.dim  # one row of attention
+            self.own_macs += self.importance.macs(torch.empty(1, tokens, config.dim, device="meta"))
             tokens = self.prefix + count + self.fuse
 
     def forward(self, x_BND: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -67,6 +69,13 @@ class TopKEncoder(Encoder):
         return x_BND, aux if size_BN is None else {**aux, "sizes": size_BN}
 
 
+def importance(model: VisionTransformer) -> Products:
+    """What says how much each token matters: by what the model's own head looks at."""
+    if model.config.pool == "cls":
+        return Attentiveness()
+    return Distinctness() if model.sequence_pool is None else PooledWeight(model.norm, model.sequence_pool)
+
+
 class Leaving:
     """What happens between the halves of one block; called with tokens, queries and keys, it returns what goes on."""
 
@@ -74,7 +83,7 @@ class Leaving:
         self.encoder, self.count, self.prefix = encoder, count, encoder.prefix
 
     def __call__(self, x_BND: Tensor, q_BHNK: Tensor, k_BHNK: Tensor) -> Tensor:
-        self.score_BP = self.encoder.attentiveness(q_BHNK, k_BHNK)
+        self.score_BP = self.encoder.importance(x_BND, q_BHNK, k_BHNK)[:, self.prefix :]
         self.index_BR = best(self.score_BP, self.count, self.prefix)
         stay_BRD = take(x_BND, self.index_BR)
         if not self.encoder.fuse:

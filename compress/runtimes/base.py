@@ -64,7 +64,7 @@ class Runtime(ABC):
     name: str
     suffix: str  # of its artifacts
     numbers: frozenset[str]  # in which its kernels compute products here: fp32, bf16, int8
-    group_size: int | None  # images padded to a common length in ragged attention; None for the whole batch
+    padded: bool = False  # whether ragged attention computes all images of a batch at the length of the longest
     simulates: frozenset[str] = frozenset()  # numbers whose rounding it computes in float, for their accuracy alone
     fixed_shapes: bool = False  # whether every shape must be compiled: no number of tokens that depends on the image
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from baselines import ragged
 from compress.runtimes.base import Session
 from compress.runtimes.eager import Eager, EagerSession
 
@@ -29,7 +28,7 @@ class CompiledSession(EagerSession):
 
 
 class Compiled(Eager):
-    name, suffix, group_size = "torch.compile", ".pth", ragged.GROUP_SIZE
+    name, suffix = "torch.compile", ".pth"
     numbers = frozenset({"fp32", "bf16"})
     simulates = frozenset[str]()
     fixed_shapes = True

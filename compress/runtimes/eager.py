@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from baselines import ragged
 from baselines.vit import VisionTransformer
 from compress import checkpoint, variant
 from compress.checkpoint import Checkpoint
@@ -42,7 +41,7 @@ class EagerSession(Session):
 
 
 class Eager(Runtime):
-    name, suffix, group_size = "torch", ".pth", ragged.GROUP_SIZE
+    name, suffix = "torch", ".pth"
     numbers = frozenset({"fp32", "bf16"})
     simulates = frozenset({"int8"})
 

@@ -1,11 +1,13 @@
 """OpenVINO on a CPU. The artifact is the ONNX file of ONNX Runtime; QDQ graphs become integer kernels.
 
 Left to itself, OpenVINO computes float models in bfloat16 on processors with AMX and calls them fp32. Here it is told
-to stay with float32: a row that says fp32 is fp32.
+to stay with float32: a row that says fp32 is fp32. A bf16 variant is a float graph whose metadata say so; `executed` is
+what the kernels report.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +32,7 @@ PRODUCTS = frozenset({"MatMul", "Convolution", "GroupConvolution"})
 
 class OpenvinoSession(Session):
     def __init__(self, path: Path, threads: int):
-        self.compiled = openvino.Core().compile_model(read(path), "CPU", settings(threads))
+        self.compiled = openvino.Core().compile_model(read(path), "CPU", settings(threads, wanted(path)))
         self.request = self.compiled.create_infer_request()
         self.device_name = cpu_name()
 
@@ -47,17 +49,22 @@ class OpenvinoSession(Session):
 
 
 class Openvino(Runtime):
-    name, suffix, group_size = "openvino", ".onnx", None
-    numbers = frozenset({"fp32", "int8"})
+    name, suffix, padded = "openvino", ".onnx", True
+    numbers = frozenset({"fp32", "bf16", "int8"})
 
     def devices(self) -> tuple[str, ...]:
         return ("cpu",)
 
     def build(self, model: VisionTransformer, which: Variant, content: Checkpoint, path: Path, images: Tensor) -> None:
+        from baselines.vit import VisionTransformer
         from compress import variant
         from compress.export import export_onnx
 
-        export_onnx(variant.convert(model, which.methods), path, images, content)
+        methods = [method for method in which.methods if method.numbers != "bf16"]
+        if len(methods) < len(which.methods):  # the engine does the rounding
+            model = variant.prepare(VisionTransformer(content.config), methods)
+            model.load_state_dict({name: value.float() for name, value in content.state.items()})
+        export_onnx(variant.convert(model, methods), path, images, content)
 
     def load(self, path: Path, device: str, threads: int) -> OpenvinoSession:
         return OpenvinoSession(path, threads)
@@ -66,17 +73,37 @@ class Openvino(Runtime):
         """Reads the kernels that OpenVINO chose for an image of noise, and what they multiplied."""
         model = read(path)
         if not any(_holds_integers(node) for node in model.get_ops()):
-            return Inspection("fp32")
+            return Inspection(float_kernels(path))
         image = np.random.default_rng(0).standard_normal(_one_image(model), dtype=np.float32)
         integer, products = integer_names(model, image), product_macs(path, image)
         share = sum(macs for name, macs in products.items() if name in integer) / sum(products.values())
         return Inspection("int8" if share else "int8-simulated", share)
 
 
-def settings(threads: int) -> dict[str, Any]:
-    """Float stays float32; one stream of exactly `threads` threads, which the system may place where it likes."""
+def wanted(path: Path) -> str:
+    """In which numbers the float part of a file is meant to be computed: fp32 or bf16."""
+    import onnx
+
+    described = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
+    methods = json.loads(described.get("methods", "[]"))
+    return "bf16" if methods and methods[-1]["name"] == "bf16" else "fp32"
+
+
+def float_kernels(path: Path) -> str:
+    """In which numbers most products of a float graph ran here: fp32 or bf16."""
+    model = read(path)
+    compiled = openvino.Core().compile_model(model, "CPU", settings(1, wanted(path)))
+    compiled.create_infer_request().infer({0: np.zeros(_one_image(model), np.float32)})
+    kernels = [kernel.get_rt_info() for kernel in compiled.get_runtime_model().get_ops()]
+    products = [facts for facts in kernels if facts["layerType"].astype(str) in ("FullyConnected", "MatMul")]
+    low = sum(facts["runtimePrecision"].astype(str) == "bf16" for facts in products)
+    return "bf16" if 2 * low > len(products) else "fp32"
+
+
+def settings(threads: int, numbers: str = "fp32") -> dict[str, Any]:
+    """Float stays float32 unless asked; one stream of exactly `threads` threads, placed where the system likes."""
     return {
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if numbers == "bf16" else "f32",
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
@@ -121,15 +148,18 @@ def product_macs(path: Path, image: np.ndarray) -> dict[str, int]:
     """
     model = read(path)
     products = [node for node in model.get_ops() if node.get_type_name() in PRODUCTS]
-    before = len(model.outputs)
+    before, seen = len(model.outputs), {}  # where the size of a value is found; some are looked at by several products
     for node in products:
-        model.add_outputs([node.output(0), node.input_value(0), node.input_value(1)])
+        for value in (node.output(0), node.input_value(0), node.input_value(1)):
+            if value not in seen:
+                model.add_outputs(value)
+                seen[value] = len(seen)
     request = openvino.Core().compile_model(model, "CPU", settings(1)).create_infer_request()
     request.infer({0: image})
     sizes = [list(request.get_output_tensor(index).shape) for index in range(before, len(model.outputs))]
     macs = {}
-    for index, node in enumerate(products):
-        out, data, weight = sizes[3 * index : 3 * index + 3]
+    for node in products:
+        out, data, weight = (sizes[seen[value]] for value in (node.output(0), node.input_value(0), node.input_value(1)))
         if node.get_type_name() == "MatMul":
             inner = data[-2] if node.get_attributes()["transpose_a"] else data[-1]
         else:

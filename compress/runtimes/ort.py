@@ -78,7 +78,7 @@ class BoundSession(OrtSession):
 
 
 class Ort(Runtime):
-    name, suffix, group_size = "onnxruntime", ".onnx", None
+    name, suffix, padded = "onnxruntime", ".onnx", True
     numbers = frozenset({"fp32", "int8"})
 
     def devices(self) -> tuple[str, ...]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from reports.classes import confused, recalls
-from reports.plots import classes, latency, pareto, saving, training
+from reports.plots import classes, latency, pareto, recovery, saving, training
 from reports.plots.style import png_svg
+from reports.recovery import recoveries
 from reports.row import Row
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ PLOTS = {
     "latency": Plot("Distribution of the latencies", latency.sampled, latency.distributions),
     "recall": Plot("Share of each class that is recognised", recalls, classes.recall),
     "confusion": Plot("Which class is taken for which", confused, classes.confusion),
+    "recovery": Plot("Accuracy over the epochs of fine-tuning, against the baseline", recoveries, recovery.curves),
     "training": Plot("Loss and accuracy over the epochs of training", training.trained, training.curves),
 }
 

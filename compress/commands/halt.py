@@ -1,0 +1,41 @@
+"""`compress halt`."""
+
+from compress import processes, terminal
+from compress.commands.options import CheckpointFile, Config, DataName, Device, Resume, Seed, Threads
+from compress.commands.prune import BatchSize, Epochs, Folder, TargetMacs
+
+
+def halt(
+    checkpoint: CheckpointFile,
+    target_macs: TargetMacs = None,
+    epochs: Epochs = 0,
+    config: Config = None,
+    data: DataName = None,
+    device: Device = "auto",
+    batch_size: BatchSize = 1,
+    threads: Threads = None,
+    seed: Seed = None,
+    out: Folder = None,
+    resume: Resume = True,
+) -> None:
+    """Let every token of a trained model stop when it has seen enough (A-ViT), with or without training."""
+    processes.check_alone("compress halt")
+    from compress.measure.environment import available_cpus
+    from compress.prune import Request, prune
+
+    request = Request(
+        path=checkpoint,
+        verb="halt",
+        method="avit",
+        amounts={"target_macs": target_macs},
+        epochs=epochs,
+        config=config,
+        data=data,
+        device=device,
+        batch_size=batch_size,
+        threads=threads or available_cpus(),
+        seed=seed,
+        out=out,
+        resume=resume,
+    )
+    prune(request, terminal.make_console())

@@ -1,0 +1,220 @@
+"""`compress prune` and `compress halt`: one trained model, tokens taken out of it, before and after in one table."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Run
+
+from baselines.data import Data
+from baselines.sources import load
+from baselines.vit import VisionTransformer, ViTConfig
+from compress import checkpoint, variant
+from compress.checkpoint import Checkpoint
+from compress.cli import main
+from compress.images import sample_images
+from compress.prune import comparison
+
+TINY_FINETUNE = "[finetune]\nbatch_size = 64\nlr = 2e-3\nwarmup_epochs = 0.2\nema = 0.9\n"
+
+
+@pytest.fixture
+def model(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint of its own for each test; latency is measured as briefly as can be."""
+    monkeypatch.setattr(comparison, "SECONDS", 0.0)
+    return Path(shutil.copy(run.checkpoint(), tmp_path / "model.pth"))
+
+
+def table(printed: str) -> dict[str, dict[str, str]]:
+    """The printed table: line -> heading -> cell."""
+    lines = [re.split("[│┃]", line)[1:-1] for line in printed.splitlines() if line[:1] in "│┃" and line]
+    headings, *rows = [[cell.strip() for cell in line] for line in lines]
+    return {row[0]: dict(zip(headings[1:], row[1:], strict=True)) for row in rows}
+
+
+def prune(*args: object, verb: str = "prune") -> int:
+    return main([verb, *map(str, args), "--threads", "1", "--device", "cpu"])
+
+
+def normalised(content: Checkpoint, root: Path) -> Data:
+    data = load(content.dataset, content.config.image_size, content.config.channels, root)
+    return data.normalised(content.mean, content.std)
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("verb", "args", "settings"),
+    [
+        ("prune", ["--keep", "0.5"], {"name": "topk", "keep": 0.5, "tune": False}),
+        ("halt", ["--target-macs", "0.8"], {"name": "avit", "target_macs": 0.8, "tune": False}),
+    ],
+)
+def test_an_answer_without_training_and_a_checkpoint_that_ships(
+    verb: str,
+    args: list[str],
+    settings: dict[str, object],
+    model: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert prune(model, *args, verb=verb) == 0
+    target = model.with_name(f"model.{settings['name']}.pth")
+    assert names(model.parent) == {model.name, target.name}
+    printed = capfd.readouterr().out
+    assert printed.splitlines()[-1].startswith(f"wrote {target}; next: compress export {target}")
+
+    dense, _, old = variant.restore(model)
+    shipped, which, new = variant.restore(target)
+    (method,) = which.methods
+    assert settings.items() <= which.describe()[0].items()
+    assert all(torch.equal(new.state[name], value) for name, value in old.state.items())
+    data = normalised(new, tmp_path)
+    expected = variant.prepare(dense, [method]).eval()
+    method.calibrate(expected, sample_images(data, 256))
+    images = next(data.batches(data.test, 100, torch.device("cpu")))[0]
+    assert torch.equal(shipped(images), expected(images))
+
+    before, after = table(printed).values()
+    share = float(after["MACs"].split()[-1].rstrip("%"))
+    assert share < 100
+    assert 100 / share == pytest.approx(float(after["ceiling"].rstrip("x")), abs=0.01)
+    assert before["same class"] == before["p"] == ""
+    assert after["file"] == f"{target.stat().st_size / 1e6:.2f} MB"
+    if verb == "halt":
+        assert share == pytest.approx(80, abs=4)  # of test images; the gate was set on others
+        low, high = map(float, re.findall(r"[\d.]+", after["10 % to 90 % of images"]))
+        assert low < float(after["MACs"].split()[0]) < high
+        assert before["blocks per token"] == "2.00 of 2"
+    else:
+        assert main(["export", str(target)]) == 0
+
+
+def test_a_curve_begins_with_the_model_itself_and_writes_none(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert prune(model, "--keep", "1,0.75,0.5") == 0
+    assert names(model.parent) == {model.name}
+    printed = capfd.readouterr().out
+    assert "writes no checkpoint" in printed.splitlines()[-1]
+    before, whole, *rest = table(printed).values()
+    assert whole["top-1 [95 %]"] == before["top-1 [95 %]"]
+    assert (whole["same class"], whole["p"]) == ("100.00%", "1")
+    assert whole["MACs"] == before["MACs"]
+    macs = [float(row["MACs"].split()[0]) for row in (whole, *rest)]
+    assert macs[0] > macs[1] > macs[2]
+
+
+def test_after_training_a_third_line_and_the_second_time_at_once(
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = tmp_path / "my.toml"
+    settings.write_text(TINY_FINETUNE)
+    args = [model, "--keep", "0.5", "--epochs", "1", "--config", settings]
+    assert prune(*args) == 0
+    first = capfd.readouterr().out
+    assert list(table(first)) == ["before", "keep 0.5", "keep 0.5, 1 epoch"]
+    assert "training topk" in first
+    target, folder = tmp_path / "model.topk.pth", tmp_path / "model-prune"
+    (made,) = folder.glob("models/topk-*/best_topk_model.pth")
+    assert target.read_bytes() == made.read_bytes()
+    assert variant.restore(target)[1].describe()[0]["tune"] is True
+    dense, tuned = checkpoint.load(model).state, checkpoint.load(target).state
+    assert not torch.equal(dense["head.weight"], tuned["head.weight"])
+
+    assert prune(*args) == 0
+    second = capfd.readouterr().out
+    assert "training topk" not in second
+    assert [row["top-1 [95 %]"] for row in table(first).values()] == [
+        row["top-1 [95 %]"] for row in table(second).values()
+    ]
+    assert prune(*args, "--no-resume") == 0
+    assert "training topk" in capfd.readouterr().out
+
+
+def test_weights_stay_in_the_precision_of_the_file(model: Path) -> None:
+    content = checkpoint.load(model)
+    half = {name: value.half() if value.is_floating_point() else value for name, value in content.state.items()}
+    checkpoint.save(model, Checkpoint(**{**vars(content), "state": half}))
+    assert prune(model) == 0
+    assert {value.dtype for value in checkpoint.load(model.with_name("model.topk.pth")).state.values()} == {
+        value.dtype for value in half.values()
+    }
+
+
+def test_a_narrow_model_loses_tokens_too(model: Path, tmp_path: Path) -> None:
+    content = checkpoint.load(model)
+    config = ViTConfig(**{**content.config.model_dump(), "dim": 16, "mlp_dim": 32})
+    narrow = Checkpoint(
+        **{
+            **vars(content),
+            "config": config,
+            "methods": ({"name": "narrow", "macs": 0.3}, {"name": "distill"}),
+            "state": VisionTransformer(config).state_dict(),
+        }
+    )
+    checkpoint.save(model, narrow)
+    assert prune(model) == 0
+    assert variant.restore(tmp_path / "model.topk.pth")[1].name == "narrow_topk_distill"
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["prune", "--method", "tome", "--keep", "0.5"], ["--keep", "tome", "takes --r or --target-macs"]),
+        (["prune", "--r", "4"], ["--r", "topk", "takes --keep"]),
+        (["prune", "--method", "avit", "--keep", "0.5"], ["--keep", "avit", "takes --target-macs"]),
+        (["prune", "--method", "tome", "--r", "2", "--target-macs", "0.7"], ["--r and --target-macs", "one of them"]),
+        (["prune", "--method", "int8"], ["--method 'int8'", "avit, topk"]),
+        (["prune", "--method", "shears"], ["--method 'shears'", "avit, topk"]),
+        (["prune", "--keep", "1.5"], ["--keep 1.5", "no share"]),
+        (["prune", "--keep", "0.9,0"], ["--keep 0", "no share"]),
+        (["prune", "--keep", "nan"], ["--keep nan", "no share"]),
+        (["prune", "--keep", "half"], ["--keep 'half'", "not a number"]),
+        (["prune", "--keep", ""], ["--keep ''", "not a number"]),
+        (["prune", "--keep", "0.9,0.5", "--epochs", "1"], ["--epochs", "--keep names 2", "one value"]),
+        (["prune", "--method", "tome", "--r", "2.5"], ["--r 2.5", "integer"]),
+        (["prune", "--data", "imagenet"], ["--data 'imagenet'", "digits"]),
+        (["prune", "--device", "tpu"], ["--device 'tpu'", "cpu, cuda or auto"]),
+        (["prune", "--config", "nowhere.toml"], ["nowhere.toml", "TOML"]),
+        (["halt", "--target-macs", "7"], ["--target-macs 7", "less than or equal to 1"]),
+        (["halt", "--epochs", "-1"], ["--epochs", "compress halt --help"]),
+    ],
+)
+def test_options_that_do_not_fit(
+    args: list[str], words: list[str], model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    refused([args[0], str(model), *args[1:]], words, model, capfd)
+
+
+@pytest.mark.parametrize(("kind", "verb"), [("avit", "prune"), ("avit_int8", "halt")])
+def test_a_model_that_lost_tokens_or_floats_before(
+    kind: str, verb: str, run: Run, model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(run.checkpoint(kind), model)
+    refused([verb, str(model)], [str(model), f"already {kind!r}", "float model"], model, capfd)
+
+
+@pytest.mark.parametrize("keep", ["0.7", "1,0.7"])
+def test_what_guesses_until_it_is_trained_asks_for_epochs(
+    keep: str, model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    args = ["prune", str(model), "--method", "dynamicvit", "--keep", keep]
+    refused(args, ["--method dynamicvit", "--epochs"], model, capfd)
+
+
+def refused(args: list[str], words: list[str], model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """One sentence, exit code 2, and nothing is written."""
+    before = names(model.parent)
+    assert main(args) == 2
+    out, error = capfd.readouterr()
+    assert out == ""
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert all(word in error for word in words), error
+    assert names(model.parent) == before
