@@ -6,7 +6,8 @@ Written from the paper; where the published code departs from it or cannot work,
 - Halting score of a block's output x: `h = sigmoid(gate(x) + gate_shift)`; the last block stops all. The paper (eq. 3)
   takes the first channel, times a constant. That is where training starts (`gate_scale`), and what `gate = "channel"`
   keeps to; `gate = "linear"` learns a weight for every channel, block by block, so that a model whose first channel
-  means something else need not unlearn it.
+  means something else need not unlearn it. Where the head has a learned pooling, it starts from that: what the
+  pooling would count least stops first.
 - A token stops when its scores add up to 1 - eps (eq. 4-6). Its weights over the blocks (eq. 8: the scores, then the
   remainder) are a distribution; the token handed to the head is the mean of its states under it (mean field, eq. 9).
 - The class token is not gated unless `cls_halts`: its state is then simply that of the last block.
@@ -29,6 +30,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -53,7 +55,7 @@ class AViT(TokenMethod):
     gate_scale: float = 5.0  # gamma of eq. 3; of the linear gate, where training starts
     gate_shift: float = -5.0  # beta of eq. 3, where training starts
     gate_lr: float = Field(default=10.0, gt=0)  # factor on the learning rate of the linear gate
-    steering: float = Field(default=0.5, ge=0)  # how far the shift moves in a step, by distance from the target
+    steering: float = Field(default=5.0, ge=0)  # how far the shift moves in a step, by distance from the target
     eps: float = Field(default=0.01, gt=0, lt=1)
     cls_halts: bool = False
 
@@ -105,8 +107,8 @@ class HaltingEncoder(Encoder):
         config = model.config
         self.gates = nn.ModuleList(nn.Linear(config.dim, 1, bias=False) for _ in range(config.depth - 1))
         for gate in self.gates:
-            start = method.gate_scale * torch.eye(1, config.dim)
-            gate.weight = nn.Parameter(start, requires_grad=method.gate == "linear")
+            start = torch.eye(1, config.dim) if method.gate == "channel" else opening(model)
+            gate.weight = nn.Parameter(method.gate_scale * start, requires_grad=method.gate == "linear")
         self.gate_shift: Tensor
         self.register_buffer("gate_shift", torch.tensor(method.gate_shift))
         self.token_macs, self.steering = config.dim, method.steering
@@ -189,6 +191,16 @@ class HaltingEncoder(Encoder):
             out_BND = field.sums
         counts += [torch.zeros_like(layout.counts_B)] * (len(self.blocks) - len(counts))
         return out_BND, {"tokens": torch.stack(counts, 1)}
+
+
+def opening(model: VisionTransformer) -> Tensor:
+    """The direction (1, D) in which a linear gate looks at first, of length 1: away from what a learned pooling wants.
+
+    Without such a pooling nothing is known, and the first channel is as good as any.
+    """
+    if model.sequence_pool is None:
+        return torch.eye(1, model.config.dim)
+    return -F.normalize(model.sequence_pool.score.weight.detach() * model.norm.get_parameter("weight").detach())
 
 
 class MeanField:
