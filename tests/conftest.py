@@ -1,5 +1,6 @@
 """What tests share: a tiny configuration, and one run directory that the real command line made from it."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -7,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests share the processors, and so does what they start
 
 ROOT = Path(__file__).resolve().parents[1]
 
