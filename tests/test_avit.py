@@ -6,7 +6,7 @@ import torch
 from baselines.macs import dense_macs, ragged_macs
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import variant
-from compress.methods.avit import AViT, HaltingEncoder, gaussian_prior, target_depth
+from compress.methods.avit import AViT, HaltingEncoder, gaussian_prior, halting_macs, target_depth
 
 
 def halting_model(pool: str = "cls", cls_halts: bool = False, *, shift: float = -2.0) -> VisionTransformer:
@@ -105,10 +105,28 @@ def test_target_depth_is_the_depth_that_costs_the_target() -> None:
 @pytest.mark.parametrize("target", [0.5, 0.7, 0.9])
 def test_calibration_meets_the_budget(target: float) -> None:
     model = halting_model()
-    images = torch.randn(200, 1, 16, 8)
+    images = torch.randn(400, 1, 16, 8)
     AViT(target_macs=target).calibrate(model, [images])
-    with torch.inference_mode():
-        tokens = model.eval().forward_aux(images)[1]["tokens"]
-    share = ragged_macs(model.config, tokens, tokens).mean().item() / dense_macs(model.config)
+    share = share_of(model, images)
     assert share == pytest.approx(target, rel=0.02)
     assert share <= target
+    assert share_of(model, torch.randn(400, 1, 16, 8)) == pytest.approx(target, rel=0.03)  # images it has not seen
+
+
+def test_training_steers_to_the_budget() -> None:
+    """Weights stand still here: the shift alone brings a batch to its target, from far on both sides."""
+    for start in (-8.0, 8.0):
+        model = halting_model(shift=start).train()
+        encoder, seen = encoder_of(model), []
+        for _ in range(60):
+            with torch.no_grad():
+                seen.append(encoder.masked(model.embed(torch.randn(64, 1, 16, 8)))[1]["blocks_run"].mean() / 4)
+        assert abs(seen[0] - encoder.target) > 0.2
+        assert torch.stack(seen[-10:]).mean().item() == pytest.approx(encoder.target, abs=0.02)
+
+
+@torch.inference_mode()
+def share_of(model: VisionTransformer, images: torch.Tensor) -> float:
+    """Of the dense model's MACs."""
+    tokens = model.eval().forward_aux(images)[1]["tokens"]
+    return halting_macs(model.config, tokens).mean().item() / dense_macs(model.config)
