@@ -51,6 +51,9 @@ def main() -> None:
     parser.add_argument("--batch-sizes", default="1,8")
     parser.add_argument("--threads", type=int, default=environment.available_cpus())
     parser.add_argument("--seconds", type=float, default=60, help="of measurement for each engine and batch size")
+    parser.add_argument(
+        "--folder", type=Path, help="where artifacts are kept and found again, as long as nothing changes"
+    )
     options = parser.parse_args()
 
     settings: dict[str, dict[str, str]] = {
@@ -69,12 +72,14 @@ def main() -> None:
     table = Table(title=title)
     for heading in ("engine", "batch", "model", "p50 ms", "p99 ms", "speed-up [95 %]", "ceiling", "realised"):
         table.add_column(heading, justify="left" if heading in ("engine", "model") else "right")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as passing:
+        folder = options.folder or Path(passing)
+        folder.mkdir(parents=True, exist_ok=True)
         for engine in options.engines.split(","):
             runtime, _, numbers = engine.partition("_")
             parts = {name: variant.parse(f"{name}_{numbers}" if numbers else name, settings).methods for name in names}
             with ExitStack() as stack:
-                race = Race(dense, runtime, parts, Path(folder), options.threads, stack)
+                race = Race(dense, runtime, parts, folder, options.threads, stack)
                 for batch_size in (int(part) for part in options.batch_sizes.split(",")):
                     for row in race.rows(batch_size, options.seconds):
                         table.add_row(engine, str(batch_size), *row)

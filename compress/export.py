@@ -14,7 +14,7 @@ import torch
 from onnxscript import opset20 as op
 from torch import Tensor
 
-from baselines.vit import Attention, VisionTransformer
+from baselines.vit import Attention, Encoder, VisionTransformer
 from compress import files
 from compress.checkpoint import Checkpoint
 
@@ -22,6 +22,7 @@ OPSET = 20
 PARITY_BATCHES = (1, 2, 7)
 FLOAT_TOLERANCE = 1e-3  # of the largest logit
 INTEGER_AGREEMENT = 0.95  # integer kernels round on their own; the class must survive it
+CHOOSING_SHARE = 0.5  # of the images, where a model chooses tokens: a tie that rounding decides changes the logits
 
 
 class ParityError(RuntimeError):
@@ -35,6 +36,7 @@ class Parity:
     n_images: int
     max_difference: float  # of logits, relative to the largest logit
     agreement: float  # share of images given the same class
+    close: float  # share of images whose logits differ by no more than float rounding
 
 
 def export_onnx(model: VisionTransformer, path: Path, images: Tensor, content: Checkpoint) -> Parity:
@@ -136,12 +138,16 @@ def check_parity(model: VisionTransformer, serialised: bytes, images: Tensor, *,
             expected.append(model(batch).numpy())
             start += size
     a, b = np.concatenate(got), np.concatenate(expected)
+    differences = np.abs(a - b).max(1) / np.abs(b).max()
     parity = Parity(
         n_images=len(a),
-        max_difference=float(np.abs(a - b).max() / np.abs(b).max()),
+        max_difference=float(differences.max()),
         agreement=float((a.argmax(1) == b.argmax(1)).mean()),
+        close=float((differences <= FLOAT_TOLERANCE).mean()),
     )
-    good = parity.agreement >= INTEGER_AGREEMENT if integer else parity.max_difference <= FLOAT_TOLERANCE
+    chooses = type(model.encoder) is not Encoder
+    enough = CHOOSING_SHARE if chooses else 1.0
+    good = parity.close == 1 or parity.agreement >= INTEGER_AGREEMENT and (integer or parity.close >= enough)
     if not (good and np.isfinite(a).all()):
         raise ParityError(
             f"the exported graph disagrees with the model on {len(a)} images (largest difference "

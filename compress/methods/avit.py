@@ -40,6 +40,9 @@ from baselines.train import Step
 from baselines.vit import Encoder, VisionTransformer, ViTConfig
 from compress.methods.base import TokenMethod, tokens_per_block
 
+FAR = 1e5  # a shift that halts or spares everything, whatever the gate says
+CLOSE = 4e-3  # to which calibration finds it
+
 
 class AViT(TokenMethod):
     name: ClassVar[str] = "avit"
@@ -88,14 +91,20 @@ class AViT(TokenMethod):
         encoder = model.encoder
         assert isinstance(encoder, HaltingEncoder)
         model.eval()
-        low, high = -60.0, 60.0  # shift: more of it, earlier halting
-        for _ in range(16):
-            encoder.gate_shift.fill_((low + high) / 2)
+
+        def too_much(shift: float) -> bool:
+            encoder.gate_shift.fill_(shift)
             macs = torch.cat([halting_macs(model.config, tokens) for tokens in tokens_per_block(model, batches)])
-            if macs.mean().item() > self.target_macs * dense_macs(model.config):
-                low = encoder.gate_shift.item()
-            else:
-                high = encoder.gate_shift.item()
+            return macs.mean().item() > self.target_macs * dense_macs(model.config)
+
+        low, high = -64.0, 64.0  # more of it, earlier halting; how much it takes depends on the weights of the gate
+        while too_much(high) and high < FAR:
+            low, high = high, 4 * high
+        while low < high < FAR and not too_much(low) and low > -FAR:
+            low, high = 4 * low, low
+        while high - low > CLOSE:
+            middle = (low + high) / 2
+            low, high = (middle, high) if too_much(middle) else (low, middle)
         encoder.gate_shift.fill_(high)
 
 
