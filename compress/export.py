@@ -147,7 +147,7 @@ def check_parity(model: VisionTransformer, serialised: bytes, images: Tensor, *,
     )
     chooses = type(model.encoder) is not Encoder
     enough = CHOOSING_SHARE if chooses else 1.0
-    good = parity.close == 1 or parity.agreement >= INTEGER_AGREEMENT and (integer or parity.close >= enough)
+    good = parity.close == 1 or (parity.agreement >= INTEGER_AGREEMENT and (integer or parity.close >= enough))
     if not (good and np.isfinite(a).all()):
         raise ParityError(
             f"the exported graph disagrees with the model on {len(a)} images (largest difference "

@@ -68,7 +68,7 @@ def files_up_to(size: int) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--variants", "vit,turbo"], ["'turbo'", "vit, avit, distill, int8"]),
+        (["--variants", "vit,turbo"], ["'turbo'", "vit, avit, topk, dynamicvit, tome, distill, int8"]),
         (["--variants", "int8_avit"], ["'int8_avit'", "order", "write 'avit_int8'"]),
         (["--variants", "avit_avit"], ["'avit_avit'", "at most one"]),
         (["--variants", ","], ["--variants", "commas"]),
@@ -118,7 +118,7 @@ def test_the_script_itself(args: list[str], script: Any, tmp_path: Path) -> None
         ("[train]\nepoch = 3", ["'train.epoch'", "did you mean 'epochs'"]),
         ("[methods.avit]\ntarget_mac = 0.5", ["[methods.avit]", "did you mean 'target_macs'"]),
         ("[methods.avit]\ntarget_macs = 7", ["[methods.avit]", "'target_macs'", "less than or equal to 1"]),
-        ("[methods.avitt]\neps = 0.1", ["[methods.avitt]", "avit, distill, int8"]),
+        ("[methods.avitt]\neps = 0.1", ["[methods.avitt]", "avit, topk, dynamicvit, tome, distill, int8"]),
         ("varients = ['vit']", ["'varients'", "did you mean 'variants'"]),
         ("colour = 1", ["'colour'", "not a known key"]),
         ("[model]\ndim = 'wide'", ["'model.dim'", "integer"]),
@@ -216,7 +216,7 @@ def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], byt
         pytest.param(changed(lambda c: c["config"].update(depth=10**12)), ["asks for"], id="config of a giant"),
         pytest.param(changed(lambda c: c.update(methods=[7])), ["damaged"], id="method of nothing"),
         pytest.param(
-            changed(lambda c: c.update(methods=[{"name": "x"}])), ["'x'", "avit, distill"], id="unknown method"
+            changed(lambda c: c.update(methods=[{"name": "x"}])), ["'x'", "avit, topk"], id="unknown method"
         ),
         pytest.param(
             changed(lambda c: c.update(methods=[{"name": "avit", "dept": 1}])), ["'dept'"], id="unknown setting"

@@ -11,6 +11,6 @@ import pytest
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="the package openvino is not installed")
 def test_openvino() -> None:
     checks = Path(__file__).with_name("openvino_checks.py")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(checks)]
+    command = [sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", str(checks)]
     done = subprocess.run(command, cwd=checks.parents[1], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

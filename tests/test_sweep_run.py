@@ -55,7 +55,7 @@ def test_a_killed_sweep_goes_on_and_a_finished_one_does_nothing(
     assert said.count("failed: the loss became ") == 3
     assert not list(out.rglob("state.pt"))
 
-    rows = {(row["model.dim"], row["model.heads"]): row for row in csv.DictReader((out / "sweep.csv").open())
+    rows = {(row["model.dim"], row["model.heads"]): row for row in csv.DictReader((out / "sweep.csv").read_text().splitlines())
             if row["state"] == "done"}  # fmt: skip
     assert rows.keys() == {("8", "2"), ("8", "8"), ("12", "2")}
     best = {path.parent.name: json.loads(path.read_text()) for path in out.glob("trials/*/result.json")}
