@@ -215,9 +215,7 @@ def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], byt
         pytest.param(changed(lambda c: c["config"].update(heads=5)), ["heads 5", "dim 32"], id="impossible config"),
         pytest.param(changed(lambda c: c["config"].update(depth=10**12)), ["asks for"], id="config of a giant"),
         pytest.param(changed(lambda c: c.update(methods=[7])), ["damaged"], id="method of nothing"),
-        pytest.param(
-            changed(lambda c: c.update(methods=[{"name": "x"}])), ["'x'", "avit, topk"], id="unknown method"
-        ),
+        pytest.param(changed(lambda c: c.update(methods=[{"name": "x"}])), ["'x'", "avit, topk"], id="unknown method"),
         pytest.param(
             changed(lambda c: c.update(methods=[{"name": "avit", "dept": 1}])), ["'dept'"], id="unknown setting"
         ),

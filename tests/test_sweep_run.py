@@ -55,8 +55,8 @@ def test_a_killed_sweep_goes_on_and_a_finished_one_does_nothing(
     assert said.count("failed: the loss became ") == 3
     assert not list(out.rglob("state.pt"))
 
-    rows = {(row["model.dim"], row["model.heads"]): row for row in csv.DictReader((out / "sweep.csv").read_text().splitlines())
-            if row["state"] == "done"}  # fmt: skip
+    table = csv.DictReader((out / "sweep.csv").read_text().splitlines())
+    rows = {(row["model.dim"], row["model.heads"]): row for row in table if row["state"] == "done"}
     assert rows.keys() == {("8", "2"), ("8", "8"), ("12", "2")}
     best = {path.parent.name: json.loads(path.read_text()) for path in out.glob("trials/*/result.json")}
     assert {str(each["top1"]) for each in best.values()} == {row["top1"] for row in rows.values()}

@@ -41,7 +41,7 @@ from baselines.vit import Encoder, VisionTransformer, ViTConfig
 from compress.methods.base import TokenMethod, tokens_per_block
 
 FAR = 1e5  # a shift that halts or spares everything, whatever the gate says
-CLOSE = 4e-3  # to which calibration finds it
+CLOSE = 0.01  # to which calibration finds it
 
 
 class AViT(TokenMethod):
@@ -97,12 +97,15 @@ class AViT(TokenMethod):
             macs = torch.cat([halting_macs(model.config, tokens) for tokens in tokens_per_block(model, batches)])
             return macs.mean().item() > self.target_macs * dense_macs(model.config)
 
-        low, high = -64.0, 64.0  # more of it, earlier halting; how much it takes depends on the weights of the gate
-        while too_much(high) and high < FAR:
-            low, high = high, 4 * high
-        while low < high < FAR and not too_much(low) and low > -FAR:
-            low, high = 4 * low, low
-        while high - low > CLOSE:
+        low = high = encoder.gate_shift.item()  # more of it, earlier halting
+        step = 0.5  # training left it near; how far off depends on the weights of the gate
+        if too_much(high):
+            while too_much(high := high + step) and high < FAR:
+                low, step = high, 4 * step
+        else:
+            while not too_much(low := low - step) and low > -FAR:
+                high, step = low, 4 * step
+        while high - low > CLOSE and low > -FAR and high < FAR:
             middle = (low + high) / 2
             low, high = (middle, high) if too_much(middle) else (low, middle)
         encoder.gate_shift.fill_(high)
