@@ -17,6 +17,7 @@ from torch import Tensor
 from baselines.vit import Attention, Encoder, VisionTransformer
 from compress import files
 from compress.checkpoint import Checkpoint
+from compress.methods import METHODS
 
 OPSET = 20
 PARITY_BATCHES = (1, 2, 7)
@@ -112,6 +113,7 @@ def describe(proto: onnx.ModelProto, content: Checkpoint) -> None:
         "std": content.std,
         "dataset": content.dataset,
         "methods": content.methods,
+        "numbers": METHODS[str(content.methods[-1]["name"])].numbers if content.methods else "fp32",
         "image_size": content.config.image_size,
     }
     onnx.helper.set_model_props(proto, {name: json.dumps(value) for name, value in facts.items()})

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from baselines.vit import VisionTransformer, ViTConfig
 from compress import runtimes, variant
 from compress.checkpoint import Checkpoint
 from compress.export import export_onnx
-from compress.methods import METHODS, Floor, Int8, Method
+from compress.methods import METHODS, Bf16, Floor, Int8, Method
 from compress.runtimes import Session
 from compress.runtimes.openvino import RUNTIME, OpenvinoSession, product_macs
 from compress.runtimes.ort import example, profile
@@ -62,6 +63,29 @@ def test_logits_are_those_of_onnx_runtime(name: str, files: dict[str, Path]) -> 
         got, expected = logits(ours, images), logits(theirs, images)
         assert got.shape == expected.shape
         assert np.abs(got - expected).max() <= tolerance * np.abs(expected).max()
+
+
+def test_bf16_is_computed_where_the_processor_has_it_and_said_as_it_is(files: dict[str, Path], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    which = variant.Variant((Bf16(),))
+    model, images = variant.prepare(VisionTransformer(CONFIG), which.methods).eval(), torch.randn(24, 3, 16, 16)
+    content = variant.pack(model, which.methods, Made(), CONFIG)  # type: ignore[arg-type]
+    RUNTIME.build(model, which, content, path := tmp_path / "bf16.onnx", images)
+    hardware = "avx512_bf16" in Path("/proc/cpuinfo").read_text() or "amx_bf16" in Path("/proc/cpuinfo").read_text()
+    assert RUNTIME.inspect(path).executed == ("bf16" if hardware else "fp32")
+    got = logits(RUNTIME.load(path, "cpu", 1), images.numpy())
+    expected = logits(runtimes.get("onnxruntime").load(path, "cpu", 1), images.numpy())
+    assert np.abs(got - expected).max() <= 0.03 * np.abs(expected).max()
+
+
+@dataclass
+class Made:
+    """What a checkpoint takes from a data set."""
+
+    name: str = "noise"
+    classes: tuple[str, ...] = tuple("0123456789")
+    mean: tuple[float, ...] = (0.0,) * 3
+    std: tuple[float, ...] = (1.0,) * 3
 
 
 def test_a_result_outlives_the_next_call(files: dict[str, Path]) -> None:

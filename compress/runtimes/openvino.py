@@ -85,8 +85,7 @@ def wanted(path: Path) -> str:
     import onnx
 
     described = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
-    methods = json.loads(described.get("methods", "[]"))
-    return "bf16" if methods and methods[-1]["name"] == "bf16" else "fp32"
+    return "bf16" if json.loads(described.get("numbers", "null")) == "bf16" else "fp32"
 
 
 def float_kernels(path: Path) -> str:
