@@ -1,6 +1,6 @@
 """What a classifier is trained to do, image by image, also where classes are not equally common.
 
-Legend: B images.
+Legend: B images, C classes.
 """
 
 import torch
@@ -45,3 +45,9 @@ class Classification:
             wrong = -logits.log_softmax(1).gather(1, labels[:, None])[:, 0].expm1()
             losses = wrong.clamp(min=CERTAIN) ** self.config.focal_gamma * losses
         return losses * self.weights[labels]
+
+
+def soft(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
+    """Logits of student and teacher (B, C) -> T^2 KL, averaged over images (Hinton et al. 2015, arXiv 1503.02531)."""
+    own, aim = ((each / temperature).log_softmax(1) for each in (logits, taught))
+    return temperature**2 * F.kl_div(own, aim, reduction="batchmean", log_target=True)

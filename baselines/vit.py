@@ -32,6 +32,7 @@ class Attention(nn.Module):
     def __init__(self, config: ViTConfig):
         super().__init__()
         self.heads, self.dropout, self.fused = config.heads, config.dropout, True
+        self.rounding: nn.ModuleDict | None = None  # of queries, keys, values and weights, before they are multiplied
         self.qkv = nn.Linear(config.dim, 3 * config.dim)
         self.q_norm, self.k_norm = (nn.LayerNorm(config.dim // config.heads) if config.qk_norm else None for _ in "qk")
         self.proj = nn.Linear(config.dim, config.dim)
@@ -81,12 +82,14 @@ class Attention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         slow = self.training and q.dtype is torch.bfloat16 and q.device.type == "cpu"
-        if self.fused and weight is None and not slow:
-            out = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
-            )
+        dropout = self.dropout if self.training else 0.0
+        if self.rounding is not None:
+            q, k, v = (self.rounding[name](x) for name, x in (("q", q), ("k", k), ("v", v)))
+            out = F.dropout(self.rounding["weights"](self._weights(q, k, mask, weight)), dropout) @ v
+        elif self.fused and weight is None and not slow:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         else:
-            out = F.dropout(self._weights(q, k, mask, weight), self.dropout, self.training) @ v
+            out = F.dropout(self._weights(q, k, mask, weight), dropout) @ v
         return out.transpose(1, 2).reshape(batch, tokens, -1), q, k
 
     def _weights(self, q: Tensor, k: Tensor, mask: Tensor | None, weight: Tensor | None) -> Tensor:

@@ -37,6 +37,7 @@ class Checkpoint:
     std: tuple[float, ...]
     converted: bool = False  # whether the methods' `convert` has been applied: a model that ships
     pretrained: bool = False  # whether it has seen no labels: its head knows nothing
+    calibration: dict[str, Any] | None = None  # `images`, `sha256` of those that set what is measured, not learned
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -58,6 +59,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
             "std": list(checkpoint.std),
             "converted": checkpoint.converted,
             "pretrained": checkpoint.pretrained,
+            "calibration": checkpoint.calibration,
         },
     )
 
@@ -82,6 +84,7 @@ def load(path: Path) -> Checkpoint:
             std=tuple(float(value) for value in content["std"]),
             converted=bool(content["converted"]),
             pretrained=bool(content.get("pretrained", False)),
+            calibration=dict(content["calibration"]) if content.get("calibration") else None,
         )
         _check_sizes(checkpoint)
     except ValidationError as error:

@@ -6,18 +6,15 @@ import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import torch
-from onnxscript import opset20 as op
 from torch import Tensor
 
 from baselines.vit import Attention, Encoder, VisionTransformer
-from compress import files
+from compress import files, graph, variant
 from compress.checkpoint import Checkpoint
-from compress.methods import METHODS
 
 OPSET = 20
 PARITY_BATCHES = (1, 2, 7)
@@ -54,6 +51,8 @@ def export_onnx(model: VisionTransformer, path: Path, images: Tensor, content: C
     model = copy.deepcopy(model).cpu().eval()
     proto = trace(model, images[:2].cpu())
     describe(proto, content)
+    if has_integers(proto):
+        graph.halve(proto)
     onnx.checker.check_model(proto)
     serialised = proto.SerializeToString()
     parity = check_parity(model, serialised, images.cpu(), integer=has_integers(proto))
@@ -66,10 +65,6 @@ def trace(model: VisionTransformer, images: Tensor) -> onnx.ModelProto:
     for module in model.modules():
         if isinstance(module, Attention):
             module.fused = False
-    table = {
-        torch.ops.compress.quantize_dequantize.default: _quantize_dequantize,
-        torch.ops.compress.dequantize_columns.default: _dequantize_columns,
-    }
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -82,20 +77,11 @@ def trace(model: VisionTransformer, images: Tensor) -> onnx.ModelProto:
             output_names=["logits"],
             opset_version=OPSET,
             external_data=False,
-            custom_translation_table=table,
+            custom_translation_table=graph.translations(),
             verbose=False,
         )
     assert program is not None
     return program.model_proto
-
-
-def _quantize_dequantize(x: Any, scale: Any, zero_point: Any) -> Any:
-    levels: Any = op.QuantizeLinear(x, scale, zero_point)
-    return op.DequantizeLinear(levels, scale, zero_point)
-
-
-def _dequantize_columns(weight: Any, scale: Any) -> Any:
-    return op.DequantizeLinear(weight, scale, axis=1)
 
 
 def describe(proto: onnx.ModelProto, content: Checkpoint) -> None:
@@ -113,11 +99,18 @@ def describe(proto: onnx.ModelProto, content: Checkpoint) -> None:
         "std": content.std,
         "dataset": content.dataset,
         "methods": content.methods,
-        "numbers": METHODS[str(content.methods[-1]["name"])].numbers if content.methods else "fp32",
+        "rest": rest(content),
+        "calibration": content.calibration,
         "image_size": content.config.image_size,
     }
     onnx.helper.set_model_props(proto, {name: json.dumps(value) for name, value in facts.items()})
     proto.producer_name, proto.graph.name = "compress", "vit"
+
+
+def rest(content: Checkpoint) -> str:
+    """In which numbers an engine may compute whatever is not in integers: fp32 or bf16."""
+    settings = dict(content.methods[-1]) if content.methods else {}
+    return variant.make_method(str(settings.pop("name")), settings).numbers_around() if settings else "fp32"
 
 
 def check_parity(model: VisionTransformer, serialised: bytes, images: Tensor, *, integer: bool) -> Parity:
@@ -159,4 +152,4 @@ def check_parity(model: VisionTransformer, serialised: bytes, images: Tensor, *,
 
 
 def has_integers(proto: onnx.ModelProto) -> bool:
-    return any(node.op_type == "QuantizeLinear" for node in proto.graph.node)
+    return any(node.op_type in ("QuantizeLinear", "MatMulInteger", "MatMulNBits") for node in proto.graph.node)

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,37 @@ def write(path: Path, content: bytes | str) -> None:
     Raises:
         InputError: the place cannot be written or is full. What was there before is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    write_together({path: content})
+
+
+def write_together(contents: Mapping[Path, bytes | str]) -> None:
+    """Writes files that belong together: renames none before all are whole, and the last one last.
+
+    Raises:
+        InputError: as `write`.
+    """
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
+    path = next(iter(contents))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary[path].open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+        for path in contents:
+            temporary[path].replace(path)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
-        _forget(temporary)
+        for half in temporary.values():
+            _forget(half)
+
+
+def size(path: Path) -> int:
+    """Bytes of an artifact: of its own file, and of the second one where some kinds keep their weights."""
+    beside = {".onnx": path.with_name(f"{path.name}.data"), ".xml": path.with_suffix(".bin")}.get(path.suffix)
+    return path.stat().st_size + (beside.stat().st_size if beside and beside.is_file() else 0)
 
 
 def append(path: Path, line: str) -> None:

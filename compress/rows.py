@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from baselines.macs import dense_macs
-from compress import variant
+from compress import files, variant
 from compress.config import BenchConfig
 from compress.measure import cost, environment, examples, latency, statistics
 from compress.measure.cost import Cost
@@ -23,6 +23,7 @@ from compress.workshop import Built, Workshop
 from reports import Row
 
 MANY_CLASSES = 100  # above it a confusion matrix says little and fills the file
+FEW_IMAGES = 32  # calibration images, below which chance decides on ranges
 SLOW_FIRST_CALL = 20  # times the median
 
 
@@ -120,7 +121,7 @@ class Group:
                 executed=each.inspection.executed,
                 integer_share=each.inspection.integer_share,
                 params=candidate.cost.params,
-                file_bytes=candidate.artifact.stat().st_size,
+                file_bytes=files.size(candidate.artifact),
                 warnings=[*self._warnings(each), *cost.disagreements(counted)],
                 artifact=str(candidate.artifact.relative_to(self.request.out)),
                 **self._accuracy(each),
@@ -144,6 +145,9 @@ class Group:
 
     def _warnings(self, each: Measured) -> Iterator[str]:
         yield from (*each.inspection.notes, *self.request.notes, *self.notes, *latency.warnings(each.timing))
+        calibrated = min(self.request.config.calibration_images, len(self.workshop.data.train.labels))
+        if each.candidate.built.variant.numbers == "int8" and calibrated < FEW_IMAGES:
+            yield f"ranges come from {calibrated} images: fewer than {FEW_IMAGES} leave much to chance"
         first, samples = each.start.first_call_s.get(self.batch_size), each.timing.samples
         if first and samples and first > max(SLOW_FIRST_CALL * float(np.median(samples)), 1):
             yield f"first call slow: {first:.1f} s, {first / float(np.median(samples)):,.0f} times the median"

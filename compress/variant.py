@@ -151,6 +151,9 @@ def apply(
         fine-tuned, an entry holds the `top1` and `macs` it would have ended with, the first also those it began with.
     """
     model = prepare(start, new).to(device)
+    for method in new:
+        method.begin(model, [batch.to(device) for batch in calibration])
+        training = method.training(training)
     history: list[dict[str, float]] = []
 
     def worth(model: VisionTransformer) -> dict[str, float]:
@@ -195,7 +198,13 @@ def guided(methods: Sequence[Method], model: VisionTransformer, teacher: VisionT
 
 
 def pack(
-    model: VisionTransformer, methods: Sequence[Method], data: Data, config: ViTConfig, *, converted: bool = False
+    model: VisionTransformer,
+    methods: Sequence[Method],
+    data: Data,
+    config: ViTConfig,
+    *,
+    converted: bool = False,
+    calibration: dict[str, Any] | None = None,
 ) -> Checkpoint:
     """A model with all that is needed to rebuild and feed it."""
     return Checkpoint(
@@ -207,6 +216,7 @@ def pack(
         mean=data.mean,
         std=data.std,
         converted=converted,
+        calibration=calibration,
     )
 
 

@@ -29,7 +29,7 @@ from compress import __version__, checkpoint, curves, files, initial, teacher, v
 from compress.checkpoint import StateFile
 from compress.config import BenchConfig
 from compress.curves import Curves
-from compress.images import check_classes, load_data, parity_images, sample_images
+from compress.images import check_classes, describe_calibration, load_data, parity_images, sample_images
 from compress.runtimes import Runtime
 from compress.variant import Variant
 
@@ -235,7 +235,9 @@ class Workshop:
             seen = sum(entry["images_per_s"] * entry["seconds"] for entry in history)
             speed = seen / sum(entry["seconds"] for entry in history)
             self.say(f"  {built.variant.name} done in {time.perf_counter() - started:.0f} s, {speed:,.0f} images/s")
-        packed = variant.pack(model, built.variant.methods, self.data, model.config)
+        methods = built.variant.methods
+        seen = describe_calibration(self.data, self.config.calibration_images) if methods else None
+        packed = variant.pack(model, methods, self.data, model.config, calibration=seen)
         checkpoint.save(built.path, replace(packed, dataset=self.config.data, pretrained=built.pretrained))
         state.remove()
 

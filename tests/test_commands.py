@@ -20,7 +20,7 @@ from PIL import Image
 from baselines.sources import load
 from compress import variant
 from compress.cli import main
-from compress.runtimes.ort import BoundSession, OrtSession, integer_products
+from compress.runtimes.ort import BoundSession, OrtSession
 from reports import Row, parse_rows
 
 CPU = torch.device("cpu")
@@ -208,31 +208,6 @@ def test_export(name: str, run: Run, tmp_path: Path, capfd: pytest.CaptureFixtur
         with torch.inference_mode():
             expected = model(torch.from_numpy(batch)).numpy()
         np.testing.assert_allclose(session.run(None, {"images": batch})[0], expected, atol=1e-4, rtol=1e-4)
-
-
-def test_quantize(run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    checkpoint = tmp_path / "best_vit_model.pth"
-    shutil.copy(run.out / "best_vit_model.pth", checkpoint)
-    assert main(["quantize", str(checkpoint), "--threads", "1"]) == 0
-    shown = capfd.readouterr().out
-    small, full = tmp_path / "best_vit_model.int8.onnx", tmp_path / "best_vit_model.onnx"
-    assert {path.name for path in tmp_path.iterdir()} == {checkpoint.name, small.name, full.name}
-    assert small.stat().st_size < full.stat().st_size
-    before = rows_of(run.out)[1].top1 * 100
-    accuracy, size, latency = (
-        next(line for line in shown.splitlines() if label in line) for label in ("top-1", "file", "latency, batch 1")
-    )
-    assert f"{before:.2f} %" in accuracy
-    assert size.count("MB") == 2
-    assert latency.count(" ms") == 2
-    assert integer_products(small) == (8, 0)  # 4 Linear layers in each of 2 blocks, all in integer kernels
-    _, images = real_images(checkpoint)
-    session = onnxruntime.InferenceSession(small, providers=["CPUExecutionProvider"])
-    reference = onnxruntime.InferenceSession(full, providers=["CPUExecutionProvider"])
-    for size in (1, 2, 5):
-        logits, exact = (each.run(None, {"images": images[:size]})[0] for each in (session, reference))
-        assert logits.shape == (size, 10)
-        assert 0 < np.abs(logits - exact).max() < 0.2 * np.abs(exact).max()
 
 
 # --- an end in the middle of training

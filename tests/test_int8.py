@@ -7,14 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import variant
 from compress.checkpoint import Checkpoint
 from compress.export import ParityError, check_parity, export_onnx
+from compress.integers.linear import QuantLinear, Rounding
+from compress.integers.operators import channel_scale, quantize_weight
 from compress.methods import METHODS, Floor, Int8, Method
-from compress.methods.int8 import LEVELS, QuantLinear, channel_scale, quantize_weight, value_range
 from compress.runtimes.ort import integer_products
 
 CONFIG = ViTConfig(image_size=8, channels=1, patch_size=2, dim=32, depth=2, heads=2, mlp_dim=48, tokenizer="conv")
@@ -26,18 +26,21 @@ CONFIG = ViTConfig(image_size=8, channels=1, patch_size=2, dim=32, depth=2, head
     low=st.floats(-50, 50),
     span=st.floats(1e-3, 100),
     outlier=st.sampled_from([0.0, 1e4]),
+    signed=st.booleans(),
 )
-def test_at_most_256_levels_and_half_a_step(seed: int, low: float, span: float, outlier: float) -> None:
+def test_at_most_256_levels_and_half_a_step(seed: int, low: float, span: float, outlier: float, signed: bool) -> None:
     x = torch.rand(400, generator=torch.Generator().manual_seed(seed)) * span + low
-    layer = QuantLinear(nn.Linear(4, 4))
-    layer.set_range(x.min().item(), x.max().item())
+    place = Rounding(signed).eval()
+    place.set_range(x.min().item(), x.max().item())
     x = torch.cat([x, torch.tensor([outlier])])
-    got = torch.ops.compress.quantize_dequantize(x, layer.scale, layer.zero_point)
-    scale, zero = layer.scale.item(), int(layer.zero_point)
-    assert len(got.unique()) <= LEVELS + 1
-    inside = (x >= -zero * scale) & (x <= (LEVELS - zero) * scale)
+    got, learning = place(x), place.train()(x)
+    assert torch.equal(got, learning)
+    scale, zero = place.scale.item(), int(place.zero_point)
+    least, most = (-128, 127) if signed else (0, 255)
+    assert len(got.unique()) <= 256
+    inside = (x >= (least - zero) * scale) & (x <= (most - zero) * scale)
     assert ((got - x).abs()[inside] <= scale / 2 * (1 + 1e-3) + 1e-6).all()
-    assert torch.ops.compress.quantize_dequantize(torch.zeros(1), layer.scale, layer.zero_point).item() == 0
+    assert place(torch.zeros(1)).item() == 0
 
 
 def test_weights_channel_by_channel_with_dead_and_huge_channels() -> None:
@@ -52,18 +55,12 @@ def test_weights_channel_by_channel_with_dead_and_huge_channels() -> None:
     assert (levels[1] == 0).all()
 
 
-def test_percentile_leaves_out_the_outermost_values() -> None:
-    x = torch.arange(1000.0)
-    assert value_range(x, 100) == (0, 999)
-    assert value_range(x, 99) == (5, 994)
-
-
 def test_constant_and_infinite_activations() -> None:
-    layer = QuantLinear(nn.Linear(4, 4))
-    layer.set_range(0.0, 0.0)
-    assert layer(torch.zeros(2, 4)).isfinite().all()
+    place = Rounding()
+    place.set_range(0.0, 0.0)
+    assert place(torch.zeros(2, 4)).isfinite().all()
     with pytest.raises(ValueError, match="not finite"):
-        layer.set_range(0.0, float("inf"))
+        place.set_range(0.0, float("inf"))
 
 
 TOKENS: list[tuple[Method, ...]] = [(kind(),) for kind in METHODS.values() if kind.floor == Floor.TOKENS]

@@ -10,8 +10,9 @@ from baselines.errors import InputError
 from baselines.train import Step
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import variant
+from compress.integers.linear import layers_of
+from compress.integers.operators import quantize_weight
 from compress.methods import METHODS, AViT, Floor, Int8, Method
-from compress.methods.int8 import QuantLinear, channel_scale, quantize_weight
 
 METHOD_TYPES = list(METHODS.values())
 # What a method has to cope with: a class token, none, a learned pooling behind batch norms, a second token and head,
@@ -41,6 +42,7 @@ def images(n: int = 9) -> torch.Tensor:
 def ready(model: VisionTransformer, method: Method) -> VisionTransformer:
     """Prepared and calibrated, not converted."""
     prepared = variant.prepare(model, [method])
+    method.begin(prepared, [images(32)])
     method.calibrate(prepared, [images(32)])
     return prepared.eval()
 
@@ -104,14 +106,11 @@ def test_the_identity_setting_changes_nothing(kind: type[Method], shape: str) ->
     method, model = kind(**kind.identity), small(shape)
     if kind.floor == Floor.NUMERICS:  # of a model whose numbers are levels already
         model = variant.convert(ready(model, method), [method])
-        for module in model.modules():
-            if isinstance(module, QuantLinear):
-                weight_OI = module.weight.t().float() * module.weight_scale[:, None]
-                again = quantize_weight(weight_OI, channel_scale(weight_OI))
-                assert torch.equal(again.t(), module.weight)
-                once = torch.ops.compress.quantize_dequantize(images(), module.scale, module.zero_point)
-                twice = torch.ops.compress.quantize_dequantize(once, module.scale, module.zero_point)
-                assert torch.equal(once, twice)
+        for layer in layers_of(model).values():
+            weight_OI = layer.weight.t().float() * layer.weight_scale[:, None]
+            assert torch.equal(quantize_weight(weight_OI, layer.weight_scale).t(), layer.weight)
+            assert layer.input is not None
+            assert torch.equal(layer.input(once := layer.input(images())), once)
     else:
         shipped = variant.convert(variant.prepare(model, [method]), [method])
         assert torch.equal(shipped(images()), model(images()))

@@ -17,7 +17,7 @@ def bench(
         str, typer.Option(help="cpu, cuda, cpu,cuda, or auto: cpu, and cuda where there is one.")
     ] = "auto",
     runtime: Annotated[
-        str, typer.Option(help="torch, torch.compile, onnxruntime, openvino, several with commas, or auto.")
+        str, typer.Option(help="torch, torch.compile, onnxruntime, openvino, nncf; several with commas, or auto.")
     ] = "auto",
     batch_size: Annotated[str, typer.Option(help="Comma-separated batch sizes to time.")] = "1,32",
     threads: Threads = None,

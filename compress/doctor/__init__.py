@@ -6,11 +6,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from compress import runtimes
+from compress import choices, runtimes
 from compress.doctor import cuda, engines, machine
 from compress.doctor.engines import Found
 from compress.doctor.tables import show, tell
-from compress.measure.environment import available_cpus
+from compress.measure.environment import available_cpus, cpu_name
 
 
 def doctor(artifact: Path | None, threads: int | None, console: Console, batch_size: int = 1) -> int:
@@ -34,6 +34,7 @@ def doctor(artifact: Path | None, threads: int | None, console: Console, batch_s
     found = engines.probe()
     _machine(console)
     _engines(found, console)
+    _choices(console)
     broken = [each.name for each in found.values() if each.broken]
     if artifact is not None:
         needed = "onnxruntime" if artifact.suffix == ".onnx" else "torch"
@@ -58,6 +59,17 @@ def _engines(found: Mapping[str, Found], console: Console) -> None:
     tell(console, "to put right", [*engines.repairs(found), *engines.unsuitable_versions()])
     settings = engines.settings(os.environ)
     show(console, "settings that change timings", settings, ("variable", "value", "what it does"))
+
+
+def _choices(console: Console) -> None:
+    """What `compress quantize` found to be the fastest here."""
+    rows = [
+        (each.model, each.batch_size, each.threads, each.chosen, f"{each.speedup:.2f}x", each.time_utc, each.why)
+        for each in choices.load().values()
+        if each.machine == cpu_name()
+    ]
+    headings = ("model", "batch", "threads", "fastest in integers", "over fp32 in torch", "measured", "why")
+    show(console, f"ways to integers, as measured here ({choices.place()})", rows, headings)
 
 
 def _usable(found: Mapping[str, Found]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from baselines.errors import InputError
-from compress import runtimes
+from compress import files, runtimes
 from compress.doctor import compare, reasons
 from compress.doctor.machine import flags
 from compress.doctor.tables import show, tell
@@ -151,6 +151,5 @@ def _inspect(path: Path, usable: Sequence[str], console: Console) -> list[tuple[
 
 
 def _size(path: Path) -> str:
-    """Megabytes, with the second file that large ONNX models are split into."""
-    parts = (path, path.with_name(f"{path.name}.data"))
-    return f"{sum(part.stat().st_size for part in parts if part.is_file()) / 1e6:.2f} MB"
+    """Megabytes."""
+    return f"{files.size(path) / 1e6:.2f} MB"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 REQUIRED = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript")
-OPTIONAL = ("openvino",)
+OPTIONAL = ("openvino", "nncf")
 PATIENCE_S = 180.0  # for all imports together
 SOURCE = Path(__file__).resolve().parents[2]
 SETTINGS = {
@@ -111,7 +111,10 @@ def repairs(found: Mapping[str, Found]) -> list[str]:
     for each in found.values():
         if each.works:
             continue
-        if each.version is None:
+        missing = each.error.partition("No module named ")[2].strip("'")
+        if each.version is not None and missing in (*REQUIRED, *OPTIONAL):
+            sentences.append(f"{each.name} needs {missing}; run: pip install '{_wanted(missing)}'")
+        elif each.version is None:
             sentences.append(f"{each.name} is not installed; run: pip install '{_wanted(each.name)}'")
         elif each.name == "torchvision" and found.get("torch", each).works:
             sentences.append(_unfitting(each))

@@ -59,11 +59,17 @@ def openvino() -> dict[str, Any]:
     return {"detail": f"devices: {', '.join(openvino.Core().available_devices)}"}
 
 
+def nncf() -> dict[str, Any]:
+    importlib.import_module("openvino")  # what it quantises for; it can be imported without
+    return {"detail": "quantises for OpenVINO"}
+
+
 SPECIAL: dict[str, Callable[[], dict[str, Any]]] = {
     "torch": torch,
     "torchvision": torchvision,
     "onnxruntime": onnxruntime,
     "openvino": openvino,
+    "nncf": nncf,
 }
 
 

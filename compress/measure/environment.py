@@ -14,7 +14,7 @@ from baselines.cpu import cpu_flags
 
 REPORTED_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # how OpenMP threads wait
-PACKAGES = ("compress", "torch", "torchvision", "onnx", "onnxruntime", "openvino", "onnxscript", "numpy")
+PACKAGES = ("compress", "torch", "torchvision", "onnx", "onnxruntime", "openvino", "nncf", "onnxscript", "numpy")
 
 
 def capture(device: str, threads: int) -> dict[str, Any]:

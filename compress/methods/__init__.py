@@ -5,13 +5,31 @@ from compress.methods.base import Floor, Method
 from compress.methods.bf16 import Bf16
 from compress.methods.distill import Distill
 from compress.methods.dynamicvit import DynamicViT
+from compress.methods.fp8 import Fp8
+from compress.methods.int4 import Int4
 from compress.methods.int8 import Int8
 from compress.methods.narrow import Narrow
+from compress.methods.qat import Qat
 from compress.methods.tome import ToMe
 from compress.methods.topk import TopK
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (AViT, TopK, DynamicViT, ToMe, Distill, Int8, Bf16, Narrow)
+    method.name: method for method in (AViT, TopK, DynamicViT, ToMe, Distill, Int8, Qat, Int4, Fp8, Bf16, Narrow)
 }
 
-__all__ = ["METHODS", "AViT", "Bf16", "Distill", "DynamicViT", "Floor", "Int8", "Method", "Narrow", "ToMe", "TopK"]
+__all__ = [
+    "METHODS",
+    "AViT",
+    "Bf16",
+    "Distill",
+    "DynamicViT",
+    "Floor",
+    "Fp8",
+    "Int4",
+    "Int8",
+    "Method",
+    "Narrow",
+    "Qat",
+    "ToMe",
+    "TopK",
+]

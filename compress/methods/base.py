@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 from enum import IntEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from baselines.errors import InputError
 from baselines.reduction import patches_left, places
-from baselines.train import Step
+from baselines.train import Step, TrainConfig
 from baselines.vit import VisionTransformer, ViTConfig
+from compress.integers.linear import layers_of
 
 
 class Floor(IntEnum):
@@ -26,7 +27,8 @@ class Method(BaseModel):
     """A compression method: its hyper-parameters, and hooks of which it overrides the few it needs.
 
     Hooks change the model they are given and return it; `variant.py` hands them a copy.
-    Hooks run in this order: `prepare`, then training with `loss_terms`, then `calibrate`; `convert` makes what ships.
+    Hooks run in this order: `prepare`, `begin`, then training with `loss_terms`, then `calibrate`; `convert` makes what
+    ships.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +50,17 @@ class Method(BaseModel):
     def prepare(self, model: VisionTransformer) -> VisionTransformer:
         """Changes the structure. Sees no data; the result is also what a saved state is loaded into."""
         return model
+
+    def begin(self, model: VisionTransformer, batches: list[Tensor]) -> None:
+        """Sets where training starts, from training images.
+
+        Args:
+            batches: as those of `calibrate`.
+        """
+
+    def training(self, settings: TrainConfig) -> TrainConfig:
+        """The settings of fine-tuning as this method needs them."""
+        return settings
 
     def loss_terms(self, step: Step) -> Mapping[str, Tensor]:
         """Further losses of one training step, weighted, by name."""
@@ -78,6 +91,10 @@ class Method(BaseModel):
         Args:
             batches: normalised training images, each (B, C, height, width), on the model's device.
         """
+
+    def numbers_around(self) -> str:
+        """In which numbers an engine that can choose may compute what is not in `numbers`: fp32 or bf16."""
+        return "fp32"
 
     def convert(self, model: VisionTransformer) -> VisionTransformer:
         """The model that ships and is timed. Depends on nothing but the calibrated state."""
@@ -143,6 +160,25 @@ class Pruning(TokenMethod):
             if count < before:
                 found[block] = before = count
         return found
+
+
+class Integers(Method):
+    """A method after which the Linear layers of the blocks multiply integers."""
+
+    floor: ClassVar[Floor] = Floor.NUMERICS
+    numbers: ClassVar[str] = "int8"
+
+    signed: bool = False  # activations are int8 instead of uint8
+    skip: tuple[str, ...] = ()  # layers that stay float: blocks.0.mlp.fc2, or fc2, with * for anything
+    rest: Literal["fp32", "bf16"] = "fp32"  # everything else, where the engine can choose
+
+    def numbers_around(self) -> str:
+        return self.rest
+
+    def convert(self, model: VisionTransformer) -> VisionTransformer:
+        for layer in layers_of(model).values():
+            layer.pack_()
+        return model
 
 
 def tokens_per_block(model: VisionTransformer, batches: list[Tensor]) -> Iterator[Tensor]:

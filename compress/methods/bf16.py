@@ -18,6 +18,9 @@ class Bf16(Method):
     floor: ClassVar[Floor] = Floor.NUMERICS
     numbers: ClassVar[str] = "bf16"
 
+    def numbers_around(self) -> str:
+        return "bf16"
+
     def prepare(self, model: VisionTransformer) -> VisionTransformer:
         model.to(torch.bfloat16)
         model.patch_embed.register_forward_pre_hook(_round)

@@ -30,6 +30,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from baselines.errors import InputError
+from baselines.losses import soft
 from baselines.train import Step
 from baselines.vit import VisionTransformer, ViTConfig
 from compress.methods.base import Floor, Method
@@ -80,12 +81,6 @@ class Projection(nn.Module):
 
     def forward(self, aux: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {"projected": self.linear(aux["tokens_out"])}
-
-
-def soft(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
-    """Logits of student and teacher (B, C) -> T^2 KL, averaged over the images."""
-    own, aim = ((each / temperature).log_softmax(1) for each in (logits, taught))
-    return temperature**2 * F.kl_div(own, aim, reduction="batchmean", log_target=True)
 
 
 def hard(logits: Tensor, taught: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
 """The engines a variant can run on. A new one is one file and one line here."""
 
 import importlib
+import sys
+from typing import Any
 
 from baselines.errors import InputError
 from compress.runtimes.base import Inspection, Runtime, Session
@@ -10,8 +12,14 @@ _MODULES = {
     "torch.compile": "compress.runtimes.compiled",
     "onnxruntime": "compress.runtimes.ort",
     "openvino": "compress.runtimes.openvino",
+    "nncf": "compress.runtimes.nncf",
 }
+_PACKAGES = {"torch.compile": "torch", "nncf": "nncf openvino"}  # where they are not called as the runtime is
 RUNTIMES = tuple(_MODULES)
+
+# OpenVINO and NNCF report to Google Analytics whenever they are imported, unless the package that does so is missing.
+_imported: dict[str, Any] = sys.modules
+_imported.setdefault("openvino_telemetry", None)
 
 
 def get(name: str) -> Runtime:
@@ -25,7 +33,7 @@ def get(name: str) -> Runtime:
     try:
         return importlib.import_module(_MODULES[name]).RUNTIME
     except ImportError as error:
-        package = name.split(".")[0]
+        package = _PACKAGES.get(name, name)
         raise InputError(f"--runtime {name} cannot be used: {error}; install it with: pip install {package}") from error
 
 

@@ -66,6 +66,9 @@ class Runtime(ABC):
     numbers: frozenset[str]  # in which its kernels compute products here: fp32, bf16, int8
     padded: bool = False  # whether ragged attention computes all images of a batch at the length of the longest
     simulates: frozenset[str] = frozenset()  # numbers whose rounding it computes in float, for their accuracy alone
+    rests: tuple[str, ...] = ("fp32",)  # in which it may compute what is not in integers, when it is told
+    dynamic: tuple[str, ...] = ()  # granularities at which it finds scales of activations itself, worth trying
+    own_ranges: bool = False  # whether it sets ranges anew, instead of taking those of the model
     fixed_shapes: bool = False  # whether every shape must be compiled: no number of tokens that depends on the image
 
     @abstractmethod

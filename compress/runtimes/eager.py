@@ -1,5 +1,6 @@
 """PyTorch, eager. The artifact is a checkpoint of the converted model."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,16 @@ from torch import Tensor
 from baselines.vit import VisionTransformer
 from compress import checkpoint, variant
 from compress.checkpoint import Checkpoint
+from compress.integers.float8 import Float8Linear, in_hardware, unfit
+from compress.integers.products import CUDA_MULTIPLE, CUDA_ROWS, exact, integer_, integer_macs
+from compress.integers.storage import lean
+from compress.measure import cost
 from compress.measure.environment import cpu_name, settle_allocator
 from compress.runtimes.base import Inspection, Runtime, Session
 from compress.variant import Variant
+
+FLOAT8 = frozenset({"fp8"} if in_hardware() else ())
+INT8 = frozenset({"int8"} if torch.cuda.is_available() or exact(torch.device("cpu")) else ())
 
 
 class EagerSession(Session):
@@ -42,30 +50,72 @@ class EagerSession(Session):
 
 class Eager(Runtime):
     name, suffix = "torch", ".pth"
-    numbers = frozenset({"fp32", "bf16"})
-    simulates = frozenset({"int8"})
+    numbers = frozenset({"fp32", "bf16"}) | FLOAT8 | INT8
+    simulates = frozenset({"int8", "int4", "fp8"}) - FLOAT8 - INT8
+    loaded_on = "cpu"
 
     def devices(self) -> tuple[str, ...]:
         return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
     def build(self, model: VisionTransformer, which: Variant, content: Checkpoint, path: Path, images: Tensor) -> None:
         shipped = variant.convert(model, which.methods)
-        checkpoint.save(path, replace(content, state=shipped.state_dict(), converted=True))
+        state = lean(shipped.state_dict()) if which.numbers == "int8" else shipped.state_dict()
+        checkpoint.save(path, replace(content, state=state, converted=True))
 
     def load(self, path: Path, device: str, threads: int) -> Session:
         torch.set_num_threads(threads)
         settle_allocator()
+        self.loaded_on = device
         model, variant_, content = variant.restore(path)
         if not content.converted:
             model = variant.convert(model, variant_.methods)
+        integer_(model, torch.device(device))
         return EagerSession(model, torch.device(device))
 
     def inspect(self, path: Path) -> Inspection:
-        numbers = variant.restore(path)[1].numbers
-        if numbers != "int8":
-            return Inspection(numbers)
-        note = "torch computes the quantised model in float: its accuracy is real, its speed is not int8's"
-        return Inspection("int8-simulated", 0.0, (note,))
+        model, which, content = variant.restore(path)
+        numbers, notes = which.numbers, ()
+        if numbers == "int8":
+            return self._integers(model if content.converted else variant.convert(model, which.methods))
+        if numbers == "fp8":
+            notes = _beside_float8(model)
+            if not any(isinstance(module, Float8Linear) for module in model.modules()):
+                return Inspection("bf16", notes=notes)
+        if numbers in ("fp32", "bf16") or (numbers == "fp8" and self.loaded_on == "cuda" and in_hardware()):
+            return Inspection(numbers, notes=notes)
+        note = f"torch computes the quantised model in float: its accuracy is real, its speed is not {numbers}'s"
+        return Inspection(f"{numbers}-simulated", None if numbers == "fp8" else 0.0, (note, *notes))
+
+    def callable(self, model: VisionTransformer) -> Callable[[Tensor], Any]:
+        """A model as this engine runs it, every kernel called from the host."""
+        return torch.no_grad()(model)
+
+    def _integers(self, model: VisionTransformer) -> Inspection:
+        """Runs images through an int8 model, and counts what integer kernels did of them."""
+        config, device = model.config, torch.device(self.loaded_on)
+        count = CUDA_ROWS if device.type == "cuda" else 1  # so many that no product has rows that were only added
+        images = torch.randn(count, config.channels, *config.image_size, generator=torch.Generator().manual_seed(0))
+        total = cost.of_images(model, [images]).per_image.mean().item() * count
+        left = integer_(model, device)
+        run, images = self.callable(model.to(device)), images.to(device)
+        run(images)
+        share = integer_macs(lambda: run(images)) / total
+        why = (
+            f"sizes no multiples of {CUDA_MULTIPLE}" if exact(device) else f"integer products overflow on this {device}"
+        )
+        notes = (f"computed in float ({why}): {_few(left)}",) if left else ()
+        return Inspection("int8" if share else "int8-simulated", share, notes)
+
+
+def _beside_float8(model: VisionTransformer) -> tuple[str, ...]:
+    """Which Linears the hardware takes not."""
+    names = unfit(model.encoder.blocks)
+    return (f"in bf16, since their sizes are no multiples of 16: {_few(names)}",) if names else ()
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return f"{', '.join(names[:4])}{more}"
 
 
 RUNTIME = Eager()

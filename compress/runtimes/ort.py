@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from compress.variant import Variant
 
 MATRIX_KERNELS = frozenset({"MatMul", "FusedMatMul", "Gemm", "MatMulNBits"})
+FOUR_BITS = "MatMulNBits"  # weights of 4 bits; its inputs are float, rounded to int8 inside where it may
 INTEGER_KERNELS = frozenset(
     {"MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "QGemm", "MatMulInteger"}
 )
+INT8_INSIDE = 4  # its `accuracy_level` that allows so
 CONVOLUTIONS = frozenset({"Conv", "FusedConv"})
 INTEGER_CONVOLUTIONS = frozenset({"QLinearConv", "ConvInteger"})
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -79,7 +81,8 @@ class BoundSession(OrtSession):
 
 class Ort(Runtime):
     name, suffix, padded = "onnxruntime", ".onnx", True
-    numbers = frozenset({"fp32", "int8"})
+    numbers = frozenset({"fp32", "int8", "int4"})
+    dynamic = ("tensor",)  # with a scale for each token it takes 7 times as long (docs/log.md)
 
     def devices(self) -> tuple[str, ...]:
         available = onnxruntime.get_available_providers()
@@ -96,12 +99,24 @@ class Ort(Runtime):
 
     def inspect(self, path: Path) -> Inspection:
         """Reads from the optimised graph, and from one run of it, which numbers the kernels work in."""
+        packed = [node for node in optimised(path).node if node.op_type == FOUR_BITS]
+        if packed:
+            return _inspect_int4(path, packed)
         integer, floating = integer_products(path)
         if not integer + floating:
             return Inspection("fp32")
         share = integer_share(profile(path, example(path)))
         left = f"{floating} of {integer + floating} quantised products run in float"
         return Inspection("int8" if integer else "int8-simulated", share, (left,) if floating else ())
+
+
+def _inspect_int4(path: Path, packed: Sequence[onnx.NodeProto]) -> Inspection:
+    levels = [attribute.i for node in packed for attribute in node.attribute if attribute.name == "accuracy_level"]
+    if levels.count(INT8_INSIDE) < len(packed):
+        return Inspection("int4", notes=("weights of 4 bits, activations in float",))
+    kernels = profile(path, example(path))
+    share = sum(kernel.macs for kernel in kernels if kernel.op == FOUR_BITS) / sum(kernel.macs for kernel in kernels)
+    return Inspection("int4", share, ("weights of 4 bits, activations rounded to int8 on their way in",))
 
 
 def options(threads: int) -> onnxruntime.SessionOptions:
@@ -121,7 +136,7 @@ class Kernel:
     op: str
     seconds: float  # median over the calls
     macs: int  # multiply-accumulates of one call; 0 where it is no product
-    integer: bool  # whether it multiplies integers
+    integer: bool  # whether it multiplies integers, or with them
     inner: int = 0  # length of the dot products; 0 where it is no product
     columns: int = 0  # outputs (last dimension, or channels) that share an input
 
@@ -166,7 +181,7 @@ def _kernel(events: Sequence[dict[str, Any]]) -> Kernel:
         op=op,
         seconds=seconds,
         macs=math.prod(out) * inner,
-        integer=op in INTEGER_KERNELS | INTEGER_CONVOLUTIONS,
+        integer=op in INTEGER_KERNELS | INTEGER_CONVOLUTIONS | {FOUR_BITS},
         inner=inner,
         columns=columns,
     )
@@ -204,17 +219,22 @@ def integer_products(path: Path) -> tuple[int, int]:
 
 def quantised_products(path: Path) -> tuple[list[str], list[str]]:
     """Names of the quantised matrix products that ONNX Runtime runs in integers, and of those it left in float."""
+    graph = optimised(path)
+    dequantised = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    return [node.name for node in graph.node if node.op_type in INTEGER_KERNELS], [
+        node.name for node in graph.node if node.op_type in MATRIX_KERNELS and _dequantised(node, dequantised)
+    ]
+
+
+def optimised(path: Path) -> onnx.GraphProto:
+    """The graph of a model as ONNX Runtime runs it on a CPU."""
     import onnx
 
     with tempfile.TemporaryDirectory() as folder:
         chosen = options(1)
         chosen.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
         onnxruntime.InferenceSession(path, chosen, providers=["CPUExecutionProvider"])
-        graph = onnx.load(chosen.optimized_model_filepath).graph
-    dequantised = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
-    return [node.name for node in graph.node if node.op_type in INTEGER_KERNELS], [
-        node.name for node in graph.node if node.op_type in MATRIX_KERNELS and _dequantised(node, dequantised)
-    ]
+        return onnx.load(chosen.optimized_model_filepath).graph
 
 
 def _dequantised(node: onnx.NodeProto, dequantised: set[str]) -> bool:

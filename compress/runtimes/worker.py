@@ -62,9 +62,12 @@ class Server:
 
     def predict(self, arrays: list[np.ndarray]) -> dict[str, Any]:
         """Predicted class of each image."""
-        (images,) = arrays
-        logits = self.session.get(self.session.run(self.session.put(images)))
+        (logits,) = self.logits(arrays)["arrays"]
         return {"arrays": [logits.argmax(1)]}
+
+    def logits(self, arrays: list[np.ndarray]) -> dict[str, Any]:
+        (images,) = arrays
+        return {"arrays": [self.session.get(self.session.run(self.session.put(images)))]}
 
     def peak(self, _arrays: list[np.ndarray]) -> dict[str, Any]:
         return {"peak_memory_bytes": self.session.peak_memory_bytes()}

@@ -99,6 +99,10 @@ class Worker:
         """Predicted class (B,) of normalised images (B, C, height, width) float32."""
         return self._ask({"do": "predict", "arrays": [images]})[1][0]
 
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Logits (B, classes) of normalised images (B, C, height, width) float32."""
+        return self._ask({"do": "logits", "arrays": [images]})[1][0]
+
     def peak_memory_bytes(self) -> int | None:
         """Most memory so far: allocated on an accelerator, or resident in the whole process on a CPU."""
         return self._ask({"do": "peak"})[0]["peak_memory_bytes"]

@@ -1,0 +1,24 @@
+"""A model in bfloat16 that still takes and gives float32."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from baselines.vit import VisionTransformer
+
+
+def in_bf16(model: VisionTransformer) -> VisionTransformer:
+    """Every parameter and buffer becomes bfloat16; images are rounded on their way in, logits widened at the end."""
+    model.to(torch.bfloat16)
+    model.patch_embed.register_forward_pre_hook(_round)
+    model.head.register_forward_hook(_widen)
+    return model
+
+
+def _round(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor]:
+    return (inputs[0].to(torch.bfloat16),)
+
+
+def _widen(_module: nn.Module, _inputs: tuple[Any, ...], logits: Tensor) -> Tensor:
+    return logits.float()

@@ -1,0 +1,38 @@
+"""fp8 after training: products of 8-bit floats for the Linear layers, where a GPU has them (Ada, Hopper and later).
+
+Modifications to the baseline: each Linear of the blocks (qkv, proj, fc1, fc2) whose sizes are multiples of 16 becomes a
+`Float8Linear`; everything else is in bfloat16, as its outputs are. Nothing is trained or calibrated: weights have a
+scale for each output channel, activations one for each token, found while it runs. Half the file of bf16, about.
+"""
+
+from typing import ClassVar
+
+from baselines.vit import VisionTransformer
+from compress.integers.bfloat16 import in_bf16
+from compress.integers.float8 import Float8Linear, unfit
+from compress.integers.linear import layers_of, replace_linears
+from compress.methods.base import Floor, Method
+
+
+class Fp8(Method):
+    name: ClassVar[str] = "fp8"
+    floor: ClassVar[Floor] = Floor.NUMERICS
+    numbers: ClassVar[str] = "fp8"
+
+    skip: tuple[str, ...] = ()  # layers that stay in bf16: blocks.0.mlp.fc2, or fc2, with * for anything
+
+    def numbers_around(self) -> str:
+        return "bf16"
+
+    def prepare(self, model: VisionTransformer) -> VisionTransformer:
+        blocks = model.encoder.blocks
+        replace_linears(blocks, (*self.skip, *unfit(blocks)), "token", signed=True)
+        for name, layer in layers_of(blocks).items():
+            blocks.set_submodule(name, Float8Linear(layer.weight, layer.bias))
+        return in_bf16(model)
+
+    def convert(self, model: VisionTransformer) -> VisionTransformer:
+        for module in model.modules():
+            if isinstance(module, Float8Linear):
+                module.pack_()
+        return model

@@ -1,0 +1,45 @@
+"""int4 after training: weights of 4 bits, for a file of a sixth of the size.
+
+Modifications to the baseline: each Linear of the blocks (qkv, proj, fc1, fc2) becomes an `Int4Linear`; everything else
+stays in float, its matrices rounded to 16 bits. Each weight is rounded to the nearest of 16 levels of its group.
+Nothing is trained, and no image is looked at.
+
+Activations are float; engines round groups of them to int8 on their way into a product, which costs a fraction of what
+the weights lose. With activations in float the products would take twice as long as float32's on a CPU, since every
+weight is turned into float first. What this is for is size: int8 runs faster on CPUs.
+"""
+
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from baselines.vit import VisionTransformer
+from compress.integers.int4 import Int4Linear
+from compress.integers.linear import layers_of, replace_linears
+from compress.integers.storage import round_rest
+from compress.methods.base import Floor, Method
+
+
+class Int4(Method):
+    name: ClassVar[str] = "int4"
+    floor: ClassVar[Floor] = Floor.NUMERICS
+    numbers: ClassVar[str] = "int4"
+
+    group: Literal[16, 32, 64, 128, 256] = 32  # inputs that share a scale, as many as engines can
+    skip: tuple[str, ...] = ()  # layers that stay float: blocks.0.mlp.fc2, or fc2, with * for anything
+
+    def prepare(self, model: VisionTransformer) -> VisionTransformer:
+        blocks = model.encoder.blocks
+        replace_linears(blocks, self.skip, "token", signed=True)
+        for name, layer in layers_of(blocks).items():
+            blocks.set_submodule(name, Int4Linear(layer.weight, layer.bias, self.group))
+        return model
+
+    def calibrate(self, model: VisionTransformer, batches: list[Tensor]) -> None:
+        round_rest(model)
+
+    def convert(self, model: VisionTransformer) -> VisionTransformer:
+        for module in model.modules():
+            if isinstance(module, Int4Linear):
+                module.pack_()
+        return model

@@ -1,0 +1,69 @@
+"""int8 in training: the weights learn to live with their rounding.
+
+Modifications to the baseline: those of `int8`, and a learned factor on each scale, which does not ship. Training starts
+from what calibration finds (`begin`), and what comes out is exactly the integer model that was trained: the same scales
+and zero points go into the graph.
+
+- full: weights and activations are rounded in every step, all scales are learned (LSQ, Esser et al. 2020, arXiv
+  1902.08153), through the logarithm, so that one learning rate suits all of them.
+- short: only activations are rounded while training; weights are rounded afterwards, such that errors cancel (GPLQ,
+  Liang et al. 2025, arXiv 2506.11784: an epoch is enough).
+
+The float model teaches: its answers have `weight` of the objective, the labels the rest.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from baselines.losses import soft
+from baselines.train import Step, TrainConfig
+from baselines.vit import VisionTransformer
+from compress.integers.calibration import Recipe, calibrate, calibrate_weights
+from compress.integers.linear import layers_of, replace_linears
+from compress.integers.storage import round_rest
+from compress.methods.base import Integers
+
+START = Recipe("mse", 99.99, rescale=True, reconstruct=False, correct_bias=True)
+ROUND = Recipe("mse", 99.99, rescale=False, reconstruct=True, correct_bias=True)
+
+
+class Qat(Integers):
+    name: ClassVar[str] = "qat"
+    trains: ClassVar[bool] = True
+    needs_teacher: ClassVar[bool] = True
+
+    recipe: Literal["full", "short"] = "full"
+    weight: float = Field(default=0.5, ge=0, le=1)  # share of the float model's answers in the objective
+    temperature: float = Field(default=3.0, gt=0)  # of those answers
+    lr: float = Field(default=0.3, gt=0)  # share of the learning rate of [finetune]: the model is trained already
+
+    def prepare(self, model: VisionTransformer) -> VisionTransformer:
+        replace_linears(model.encoder.blocks, self.skip, "static", self.signed)
+        for layer in layers_of(model).values():
+            layer.whole_weights = self.recipe == "short"
+            layer.learn()
+        return model
+
+    def begin(self, model: VisionTransformer, batches: list[Tensor]) -> None:
+        calibrate(model, batches, START)
+
+    def training(self, settings: TrainConfig) -> TrainConfig:
+        # bf16 would round levels a second time
+        return settings.model_copy(update={"lr": settings.lr * self.lr, "precision": "fp32"})
+
+    def label_weight(self) -> float:
+        return 1 - self.weight
+
+    def loss_terms(self, step: Step) -> Mapping[str, Tensor]:
+        assert step.teacher_logits is not None
+        return {"float": self.weight * soft(step.logits.float(), step.teacher_logits.float(), self.temperature)}
+
+    def calibrate(self, model: VisionTransformer, batches: list[Tensor]) -> None:
+        for layer in layers_of(model).values():
+            layer.settle()
+        if self.recipe == "short":
+            calibrate_weights(model, batches, ROUND)
+        round_rest(model)
