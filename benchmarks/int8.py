@@ -31,19 +31,19 @@ from compress import runtimes, terminal, variant
 from compress.checkpoint import Checkpoint
 from compress.images import check_classes, load_data, sample_images
 from compress.measure import environment
-from compress.methods import METHODS
+from compress.methods import Bf16, Int8, TopK
 
 GEOMETRIES = {
     "cifar": ViTConfig(dim=384, depth=6, heads=6, mlp_dim=1536),
-    "deit-s": ViTConfig(image_size=224, patch_size=16, dim=384, depth=12, heads=6, mlp_dim=1536, classes=1000),
-    "tiny": ViTConfig(image_size=8, channels=1, patch_size=2, dim=32, depth=2, heads=2, mlp_dim=64),
+    "deit-s": ViTConfig(image_size=(224, 224), patch_size=16, dim=384, depth=12, heads=6, mlp_dim=1536, classes=1000),
+    "tiny": ViTConfig(image_size=(8, 8), channels=1, patch_size=2, dim=32, depth=2, heads=2, mlp_dim=64),
 }
 IMAGES = 64  # that calibrate, and of noise that are compared
 
 
 def rows() -> dict[str, Row]:
-    int8, bf16 = METHODS["int8"], METHODS["bf16"]()
-    topk, rest = METHODS["topk"](keep=0.7), METHODS["int8"](rest="bf16")
+    int8, bf16 = Int8(), Bf16()
+    topk, rest = TopK(keep=0.7), Int8(rest="bf16")
     found = {
         BASELINE: Row("torch"),
         "torch_compile": Row("torch.compile"),
@@ -59,17 +59,17 @@ def rows() -> dict[str, Row]:
         "nncf_bf16": Row("openvino", made="nncf/bf16.xml"),
         "torchao": Row("torchao", made="torchao/model.pt2"),
         "torchao_bf16": Row("torchao", made="torchao/model.pt2", precision="bf16"),
-        "ours_ort_static": Row("onnxruntime", (int8(),)),
-        "ours_ort_tensor": Row("onnxruntime", (int8(activations="tensor"),)),
-        "ours_ort_token": Row("onnxruntime", (int8(activations="token"),)),
-        "ours_openvino": Row("openvino", (int8(),)),
+        "ours_ort_static": Row("onnxruntime", (int8,)),
+        "ours_ort_tensor": Row("onnxruntime", (Int8(activations="tensor"),)),
+        "ours_ort_token": Row("onnxruntime", (Int8(activations="token"),)),
+        "ours_openvino": Row("openvino", (int8,)),
         "ours_openvino_bf16": Row("openvino", (rest,)),
         "ours_bf16": Row("openvino", (bf16,)),
-        "ours_topk_ort": Row("onnxruntime", (topk, int8())),
+        "ours_topk_ort": Row("onnxruntime", (topk, int8)),
         "ours_topk_openvino_bf16": Row("openvino", (topk, rest)),
     }
     if "int8" in runtimes.get("torch.compile").numbers:
-        found["ours_compile"] = Row("torch.compile", (int8(),))
+        found["ours_compile"] = Row("torch.compile", (int8,))
     return found
 
 

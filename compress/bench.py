@@ -159,6 +159,8 @@ def _build(
 
 def _fits(runtime: Runtime, each: Variant, request: Request) -> bool:
     """Whether a runtime runs a variant: as it is meant, or, where it was asked for, at least its arithmetic."""
+    if runtime.own_ranges and each.methods and each.methods[-1].tuned:
+        return False  # it would look for ranges again where training has found them
     if request.runtimes:
         return each.numbers in runtime.numbers | runtime.simulates
     return each.numbers in runtime.numbers and (runtime.name != plain.COMPILED or plain.compiled(request, each))

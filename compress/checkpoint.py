@@ -114,7 +114,8 @@ def _check_sizes(checkpoint: Checkpoint) -> None:
     least = config.dim * (config.tokens + config.classes + config.depth * (4 * config.dim + 2 * config.mlp_dim))
     if config.tokenizer == "linear":
         least += config.dim * config.channels * config.patch_size**2
-    held = sum(value.numel() for value in checkpoint.state.values())
+    twice = torch.uint8  # two weights of 4 bits in a byte
+    held = sum(value.numel() * (1 + (value.dtype == twice)) for value in checkpoint.state.values())
     if held < least:
         raise ValueError(f"{held} weights, where its config asks for {least} and more")
 

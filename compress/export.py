@@ -12,6 +12,7 @@ import onnx
 import torch
 from torch import Tensor
 
+from baselines.errors import InputError
 from baselines.vit import Attention, Encoder, VisionTransformer
 from compress import files, graph, variant
 from compress.checkpoint import Checkpoint
@@ -58,6 +59,22 @@ def export_onnx(model: VisionTransformer, path: Path, images: Tensor, content: C
     parity = check_parity(model, serialised, images.cpu(), integer=has_integers(proto))
     files.write(path, serialised)
     return parity
+
+
+def shipped(model: VisionTransformer, which: variant.Variant, content: Checkpoint) -> VisionTransformer:
+    """The converted model that becomes ONNX: in float32 where it was bf16, since engines do that rounding themselves.
+
+    Raises:
+        InputError: it is fp8, which no ONNX engine multiplies here.
+    """
+    if which.numbers == "fp8":
+        raise InputError(f"{which.name!r} runs in torch alone, on GPUs; export the same model in another precision")
+    methods = [method for method in which.methods if method.numbers != "bf16"]
+    if len(methods) < len(which.methods):
+        model = variant.prepare(VisionTransformer(content.config), methods)
+        model = variant.convert(model, methods) if content.converted else model
+        model.load_state_dict({name: value.float() for name, value in content.state.items()})
+    return model.eval() if content.converted else variant.convert(model, methods)
 
 
 def trace(model: VisionTransformer, images: Tensor) -> onnx.ModelProto:

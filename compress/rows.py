@@ -207,7 +207,7 @@ class Group:
         model = variant.restore(built.path)[0]
         chosen = examples.choose(labels, (self._reference or self.measured[0]).predicted)
         found: dict[str, Any] = {"classes": classes, "examples": examples.describe(model, self.workshop.data, chosen)}
-        if each.candidate.cost.fixed and built.variant.numbers != "int8":  # no counter sees integer products
+        if each.candidate.cost.fixed and built.variant.numbers in ("fp32", "bf16"):  # counters see no integer products
             found["macs_counters"] = cost.count_otherwise(each.candidate.cost)
         if len(classes) <= MANY_CLASSES:
             pairs = np.zeros((len(classes), len(classes)), int)

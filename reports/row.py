@@ -24,7 +24,7 @@ class Row:
     runtime: str  # torch, onnxruntime
     device: str  # cpu, cuda
     device_name: str
-    executed: str | None = None  # fp32, bf16, int8, int8-simulated: what the kernels really did
+    executed: str | None = None  # fp32, bf16, int8, int4, fp8, or int8-simulated and the like: what kernels did
     batch_size: int
     threads: int
     dataset: str

@@ -97,7 +97,7 @@ COLUMNS = [
     column("variant", "variant", align="left", meaning="the baseline and the methods applied to it, in order"),
     column("runtime", "runtime", align="left", meaning="the engine that ran it"),
     column("executed", "executed", align="left", meaning="arithmetic that the kernels really did: `fp32`, `bf16`, "
-           "`int8`, or `int8-simulated` (rounded as int8 would, computed in floating point: no time is saved)"),
+           "`int8`, `int4`, `fp8`, or `int8-simulated` and the like (rounded, computed in float: no time is saved)"),
     column("batch_size", "batch", lambda r: str(r.batch_size), rank=None, meaning="images in one forward pass"),
     column("seed", "seed", lambda r: str(r.seed), rank=1, meaning="of training and of every random choice",
            needed=lambda rows: len({r.seed for r in rows}) > 1),

@@ -1,4 +1,4 @@
-"""The benchmark of training as a person types it, on a model that trains in no time."""
+"""Benchmarks as a person types them, on models that take no time."""
 
 import json
 import os
@@ -14,15 +14,15 @@ TINY += ["--seconds", "0.02", "--rounds", "2", "--no-compile"]
 ROWS = ["ours bf16", "ours bf16, no average", "ours fp32", "timm bf16", "timm bf16, no loader", "timm fp32"]
 
 
-def train(*args: str, path: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "benchmarks/train.py", *args]
+def run(script: str, *args: str, path: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, f"benchmarks/{script}.py", *args]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([path, str(ROOT)])}
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 
 
 def test_training_is_compared_with_timm(tmp_path: Path) -> None:
     pytest.importorskip("timm")
-    done = train(*TINY, "--out", str(tmp_path / "train.json"))
+    done = run("train", *TINY, "--out", str(tmp_path / "train.json"))
     assert done.returncode == 0, done.stderr
     for name in ROWS:
         assert name in done.stdout
@@ -38,7 +38,29 @@ def test_training_is_compared_with_timm(tmp_path: Path) -> None:
 
 def test_timm_is_asked_for_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "timm.py").write_text("raise ImportError('No module named timm')")
-    done = train(*TINY, path=str(tmp_path))
+    done = run("train", *TINY, path=str(tmp_path))
     assert (done.returncode, done.stdout) == (2, "")
     assert "pip install 'compress[benchmark]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_int8_is_compared_with_peers(tmp_path: Path) -> None:
+    (tmp_path / "torchao.py").write_text("raise ImportError('it is not here')")
+    rows = "ort_dynamic,torchao,ours_ort_static"
+    args = ["--geometry", "tiny", "--batch-sizes", "3", "--threads", "1", "--seconds", "0.1", "--rows", rows]
+    done = run("int8", *args, "--folder", str(tmp_path), path=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if "│" in line]
+    found = {name: cells for name, *cells in lines}
+    assert list(found) == ["torch", "ort_dynamic", "ours_ort_static"]
+    assert "torchao: torchao ended with exit code 1: ImportError: it is not here" in done.stdout
+    assert "best peer torch" in done.stdout or "best peer ort_dynamic" in done.stdout
+    linears, attention = 17 * (4 * 32 * 32 + 2 * 32 * 64), 2 * 32 * 17 * 17
+    share = 2 * linears / (2 * (linears + attention) + 16 * 4 * 32 + 32 * 10)
+    (artifact,) = tmp_path.glob("tiny-*/int8-*.onnx")
+    (source,) = tmp_path.glob("tiny-*/vit.pth")
+    executed, _, speedup, _, sqnr, agreement, _, size = found["ours_ort_static"]
+    assert (executed, agreement) == (f"int8 {share:.0%}", "1.000")
+    assert size == f"{artifact.stat().st_size / source.stat().st_size:.1%}"
+    assert speedup.count(",") == 1
+    assert float(sqnr) > 30

@@ -114,6 +114,8 @@ def test_a_goal_that_cannot_be_reached_writes_nothing(checkpoint: Path, quantize
         (["--mode", "fast"], "--mode 'fast' is not known; choose from static, dynamic, qat"),
         (["--runtime", "tensorrt"], "--runtime 'tensorrt' is not known"),
         (["--skip", "blocks.9.*"], "skip 'blocks.9.*' fits no layer"),
+        (["--skip", "blocks.*"], "skip blocks.* leaves no layer in integers"),
+        (["--mode", "qat", "--max-drop", "1"], "--max-drop is about models that are not trained"),
         (["--data", "cifar10x"], "--data"),
         (["--calibration-images", "0"], "--calibration-images"),
     ],

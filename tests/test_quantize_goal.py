@@ -23,7 +23,7 @@ from compress.quantize.study import Spread, study, table
 CONFIG = ViTConfig(image_size=8, channels=1, patch_size=2, dim=24, depth=2, heads=2, mlp_dim=48)
 LAYERS = 4 * CONFIG.depth
 QUICK = Int8(observer="minmax")
-POISONED = "1.mlp.fc2"
+POISONED = "blocks.1.mlp.fc2"
 
 
 def data(train: int = 200, test: int = 60) -> Data:
@@ -77,7 +77,7 @@ def test_the_goal_is_met_by_the_poisoned_layer_in_float_and_no_other(tokens: lis
     judged = judged_by(model, held_out_images(images, 100, after=64))
 
     ranking = sensitivities(model, QUICK, calibration)
-    assert ranking[0].name == f"encoder.blocks.{POISONED}"
+    assert ranking[0].name == f"encoder.{POISONED}"
     assert ranking[0].sqnr_db < 10 < ranking[1].sqnr_db
     assert [each.sqnr_db for each in ranking] == sorted(each.sqnr_db for each in ranking)
     assert math.isclose(sum(each.share for each in ranking), 1)

@@ -65,7 +65,7 @@ def _examine_checkpoint(path: Path, usable: Sequence[str], console: Console) -> 
         ],
     )
     _inspect(path, usable, console)
-    if which.numbers == "int8":
+    if which.numbers in ("int8", "int4"):
         tell(console, "next", [f"integer kernels need the ONNX file; run: compress export {path}"])
 
 

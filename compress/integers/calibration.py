@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.errors import InputError
+from baselines.vit import VisionTransformer
 from compress.integers import observers, rescale, rounding
 from compress.integers.linear import QuantLinear, Rounding, layers_of
 from compress.integers.operators import channel_scale
@@ -37,16 +38,16 @@ class Recipe:
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, batches: list[Tensor], recipe: Recipe) -> None:
+def calibrate(model: VisionTransformer, batches: list[Tensor], recipe: Recipe) -> None:
     """Sets scales, zero points and weights of all `QuantLinear` and `Rounding`; leaves the model in evaluation mode.
 
     Args:
         batches: normalised training images, each (B, C, height, width), on the model's device.
 
     Raises:
-        InputError: no images, images that are all the same, or activations that are not finite.
+        InputError: no images, images of another size or all the same, or activations that are not finite.
     """
-    check(batches)
+    check(batches, (model.config.channels, *model.config.image_size))
     model.eval()
     layers = layers_of(model)
     with in_float(model):
@@ -78,10 +79,14 @@ def set_weights(layers: dict[str, QuantLinear], rows: dict[str, Tensor], recipe:
             layer.bias.add_(rows[name].mean(0) @ weight.t() - x.mean(0) @ layer.rounded_weight().t())
 
 
-def check(batches: list[Tensor]) -> None:
-    """Raises InputError for images that say nothing about a model."""
+def check(batches: list[Tensor], shape: tuple[int, int, int]) -> None:
+    """Raises InputError for images that say nothing about a model that takes those of a shape (C, height, width)."""
     if not batches or not sum(len(batch) for batch in batches):
         raise InputError("int8 saw no calibration image; give at least one training image")
+    for got in (tuple(batch.shape[1:]) for batch in batches):
+        if got != shape:
+            sizes = " and ".join("x".join(map(str, each)) for each in (got, shape))
+            raise InputError(f"calibration images and the model differ in size ({sizes}); resize the images")
     if not all(batch.isfinite().all() for batch in batches):
         raise InputError("a calibration image holds values that are not finite; check the data and its normalisation")
     first = batches[0][:1]
@@ -124,12 +129,18 @@ def watching(modules: dict[str, nn.Module], note: Callable[[str, Tensor], None])
 
 
 def kept_rows(model: nn.Module, layers: dict[str, QuantLinear], batches: list[Tensor]) -> dict[str, Tensor]:
-    """Some rows of the input of each layer (R, I), from all batches alike."""
+    """Some rows of the input of each layer (R, I), from all batches alike.
+
+    Raises:
+        InputError: an input is not finite, kept or not.
+    """
     share = -(-ROWS // len(batches))
     kept: dict[str, list[Tensor]] = {name: [] for name in layers}
 
     def note(name: str, x: Tensor) -> None:
         x = x.flatten(0, -2).float()
+        if not x.isfinite().all():
+            raise InputError(f"{name}: calibration met activations that are not finite; check the images and the model")
         chosen = torch.linspace(0, max(len(x) - 1, 0), min(share, len(x)), device=x.device).long()
         kept[name].append(x[chosen])
 

@@ -174,22 +174,28 @@ def learned(scale: Tensor, log_step: Tensor | None, values: int) -> Tensor:
     return scale * (log_step * slow + (log_step * (1 - slow)).detach()).exp()
 
 
-def replace_linears(model: nn.Module, skip: Sequence[str], activations: Activations, signed: bool) -> None:
+def replace_linears(
+    model: nn.Module, skip: Sequence[str], activations: Activations, signed: bool, prefix: str = ""
+) -> None:
     """Puts a `QuantLinear` in the place of every Linear below `model` that `skip` does not name.
 
     Args:
         skip: names as `blocks.0.mlp.fc2`, with * for anything; the last parts of a name are enough.
+        prefix: what the names of these layers begin with, for whoever writes `skip`.
 
     Raises:
-        InputError: a pattern that fits no layer.
+        InputError: a pattern that fits no layer, or patterns that leave none.
     """
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     left = set()
     for pattern in skip:
-        fitting = {name for name in linears if fnmatchcase(f".{name}", f"*.{pattern}")}
+        fitting = {name for name in linears if fnmatchcase(f".{prefix}{name}", f"*.{pattern}")}
         if not fitting:
-            raise InputError(f"skip {pattern!r} fits no layer; the layers are {', '.join(linears[:4])}, and so on")
+            known = ", ".join(f"{prefix}{name}" for name in linears[:4])
+            raise InputError(f"skip {pattern!r} fits no layer; the layers are {known}, and so on")
         left |= fitting
+    if left and len(left) == len(linears):
+        raise InputError(f"skip {', '.join(skip)} leaves no layer in integers; name fewer")
     for name in linears:
         if name not in left:
             linear = model.get_submodule(name)

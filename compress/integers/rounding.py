@@ -22,11 +22,14 @@ def reconstruct(weight_OI: Tensor, scale_O: Tensor, x_RI: Tensor) -> Tensor:
     Args:
         x_RI: inputs as the layer will see them.
     """
+    x_RI = x_RI / x_RI.abs().max().clamp(
+        min=1e-30
+    )  # the products of large inputs overflow
     products = (x_RI.t() @ x_RI).double() / len(x_RI)
     diagonal = products.diagonal()
-    dead = diagonal == 0
+    damping, dead = DAMPING * diagonal.mean(), diagonal == 0
     products[dead, dead] = 1.0
-    diagonal += DAMPING * diagonal.mean()
+    diagonal += damping
     order = diagonal.argsort(descending=True)  # what matters most is rounded while most others can still make up for it
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(products[order][:, order]))
     factor = torch.linalg.cholesky(inverse, upper=True).to(weight_OI.dtype)

@@ -39,7 +39,7 @@ class Method(BaseModel):
     trains: ClassVar[bool] = False  # whether the model can be fine-tuned after `prepare`
     needs_teacher: ClassVar[bool] = False  # whether loss terms look at a teacher; it is the untouched baseline
     identity: ClassVar[Mapping[str, Any]] = {}  # settings at which it changes nothing (tests/test_methods.py)
-    numbers: ClassVar[str] = "fp32"  # in which the products of what ships are meant to run: fp32, bf16, int8
+    numbers: ClassVar[str] = "fp32"  # in which the products of what ships are meant to run: fp32, bf16, int8, int4, fp8
     from_scratch: ClassVar[bool] = False  # whether `prepare` makes new weights, trained as the baseline was
 
     @property

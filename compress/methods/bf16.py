@@ -4,12 +4,10 @@ Modifications to the baseline: every parameter and buffer becomes bfloat16; imag
 become float32 on their way out. Nothing is trained or calibrated. Half the file.
 """
 
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor, nn
+from typing import ClassVar
 
 from baselines.vit import VisionTransformer
+from compress.integers.bfloat16 import in_bf16
 from compress.methods.base import Floor, Method
 
 
@@ -22,15 +20,4 @@ class Bf16(Method):
         return "bf16"
 
     def prepare(self, model: VisionTransformer) -> VisionTransformer:
-        model.to(torch.bfloat16)
-        model.patch_embed.register_forward_pre_hook(_round)
-        model.head.register_forward_hook(_widen)
-        return model
-
-
-def _round(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor]:
-    return (inputs[0].to(torch.bfloat16),)
-
-
-def _widen(_module: nn.Module, _inputs: tuple[Any, ...], logits: Tensor) -> Tensor:
-    return logits.float()
+        return in_bf16(model)

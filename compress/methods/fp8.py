@@ -26,9 +26,10 @@ class Fp8(Method):
 
     def prepare(self, model: VisionTransformer) -> VisionTransformer:
         blocks = model.encoder.blocks
-        replace_linears(blocks, (*self.skip, *unfit(blocks)), "token", signed=True)
+        left = {name: blocks.get_submodule(name) for name in unfit(blocks)}
+        replace_linears(blocks, self.skip, "token", signed=True, prefix="blocks.")
         for name, layer in layers_of(blocks).items():
-            blocks.set_submodule(name, Float8Linear(layer.weight, layer.bias))
+            blocks.set_submodule(name, left.get(name) or Float8Linear(layer.weight, layer.bias))
         return in_bf16(model)
 
     def convert(self, model: VisionTransformer) -> VisionTransformer:

@@ -30,7 +30,7 @@ class Int4(Method):
 
     def prepare(self, model: VisionTransformer) -> VisionTransformer:
         blocks = model.encoder.blocks
-        replace_linears(blocks, self.skip, "token", signed=True)
+        replace_linears(blocks, self.skip, "token", signed=True, prefix="blocks.")
         for name, layer in layers_of(blocks).items():
             blocks.set_submodule(name, Int4Linear(layer.weight, layer.bias, self.group))
         return model

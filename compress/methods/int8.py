@@ -45,7 +45,7 @@ class Int8(Integers):
         return self
 
     def prepare(self, model: VisionTransformer) -> VisionTransformer:
-        replace_linears(model.encoder.blocks, self.skip, self.activations, self.signed)
+        replace_linears(model.encoder.blocks, self.skip, self.activations, self.signed, prefix="blocks.")
         if self.attention:
             round_attention(model, self.signed)
         return model

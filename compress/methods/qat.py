@@ -41,7 +41,7 @@ class Qat(Integers):
     lr: float = Field(default=0.3, gt=0)  # share of the learning rate of [finetune]: the model is trained already
 
     def prepare(self, model: VisionTransformer) -> VisionTransformer:
-        replace_linears(model.encoder.blocks, self.skip, "static", self.signed)
+        replace_linears(model.encoder.blocks, self.skip, "static", self.signed, prefix="blocks.")
         for layer in layers_of(model).values():
             layer.whole_weights = self.recipe == "short"
             layer.learn()

@@ -10,7 +10,7 @@ from rich.table import Table
 from baselines.data import Data
 from baselines.progress import progress_bar
 from baselines.vit import VisionTransformer
-from compress import variant
+from compress import files, variant
 from compress.measure import accuracy, latency, statistics
 from compress.measure.cost import of_batch
 from compress.measure.latency import Timing
@@ -111,7 +111,7 @@ def compare(sides: list[Side], timings: list[Timing], data: Data, batch_size: in
             *(_spread(side) if adaptive else ()),
             f"{1 / share:.2f}x",
             f"{ratio[0]:.2f}x [{ratio[1]:.2f}, {ratio[2]:.2f}]" if after else "",
-            f"{file.stat().st_size / 1e6:.2f} MB" if file else "",
+            f"{files.size(file) / 1e6:.2f} MB" if file else "",
         )
     return table
 

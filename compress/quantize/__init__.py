@@ -31,7 +31,7 @@ from compress.runtimes import Runtime
 
 __all__ = ["Request", "quantize"]
 
-JUDGED = 2000  # training images on which an accuracy goal is judged
+JUDGED = 1000  # training images on which an accuracy goal is judged
 
 
 def quantize(request: Request, console: Console) -> int:
@@ -61,15 +61,18 @@ def quantize(request: Request, console: Console) -> int:
         assert isinstance(method, Int8)
         console.print(study.table(study.study(model, method, scored)))
         return 0
+    ranking = None
     if request.sensitivity:
         assert isinstance(method, Int8)
-        console.print(goal.ranking_table(goal.sensitivities(model, method, calibration)))
-        return 0
+        ranking = goal.sensitivities(model, method, calibration)
+        console.print(goal.ranking_table(ranking))
+        if request.max_drop is None:
+            return 0
     if isinstance(method, Qat):
         source.made[identity(method)] = training.train(request, found, source, method, console)
     elif request.max_drop is not None:
         judged = held_out_images(data, JUDGED, request.calibration_images)
-        reached = goal.find(model, method, calibration, judged, request.max_drop)
+        reached = goal.find(model, method, calibration, judged, request.max_drop, ranking)
         console.print(goal.explain(reached))
         if not reached.reached:
             return 1

@@ -17,7 +17,7 @@ from compress.methods import Int8
 
 RANKED_BATCHES = 1  # of the calibration images, that rank layers: an order needs few
 NAMED = 6  # layers that a sentence lists
-BLOCKS = "encoder.blocks."  # in front of the names that `skip` takes
+BLOCKS = "encoder."  # in front of the names that `skip` takes
 
 Judged = list[tuple[Tensor, Tensor]]  # batches of images and their labels
 

@@ -85,8 +85,14 @@ def method_of(request: Request, found: BenchConfig) -> Int8 | Qat:
     """
     if request.mode not in (None, *MODES):
         raise InputError(f"--mode {request.mode!r} is not known; choose from {', '.join(MODES)}")
+    alone = [("--max-drop", request.max_drop is not None), ("--sensitivity", request.sensitivity)]
+    for option, given in (*alone, ("--calibration-study", request.study)):
+        if given and request.mode == "qat":
+            raise InputError(f"{option} is about models that are not trained; leave out --mode qat, or {option}")
     name = Qat.name if request.mode == "qat" else Int8.name
     table: dict[str, Any] = dict(found.methods.get(name, {}))
+    if request.mode == "dynamic":
+        table = {"activations": "tensor", **table}
     if request.skip:
         table["skip"] = request.skip
     method = variant.make_method(name, table)

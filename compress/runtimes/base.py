@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Inspection:
     """What the kernels of a runtime do with an artifact, as read from the runtime."""
 
-    executed: str  # fp32, bf16, int8, or int8-simulated
+    executed: str  # fp32, bf16, int8, int4, fp8, or int8-simulated and the like
     integer_share: float | None = None  # of the MACs, in integer kernels; None where none were meant to be
     notes: tuple[str, ...] = ()  # what a reader should know
 
@@ -63,7 +63,7 @@ class Session(ABC):
 class Runtime(ABC):
     name: str
     suffix: str  # of its artifacts
-    numbers: frozenset[str]  # in which its kernels compute products here: fp32, bf16, int8
+    numbers: frozenset[str]  # in which its kernels compute products here: fp32, bf16, int8, int4, fp8
     padded: bool = False  # whether ragged attention computes all images of a batch at the length of the longest
     simulates: frozenset[str] = frozenset()  # numbers whose rounding it computes in float, for their accuracy alone
     rests: tuple[str, ...] = ("fp32",)  # in which it may compute what is not in integers, when it is told

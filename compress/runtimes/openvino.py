@@ -65,15 +65,9 @@ class Openvino(Runtime):
         return ("cpu",)
 
     def build(self, model: VisionTransformer, which: Variant, content: Checkpoint, path: Path, images: Tensor) -> None:
-        from baselines.vit import VisionTransformer
-        from compress import variant
-        from compress.export import export_onnx
+        from compress.export import export_onnx, shipped
 
-        methods = [method for method in which.methods if method.numbers != "bf16"]
-        if len(methods) < len(which.methods):  # the engine does the rounding
-            model = variant.prepare(VisionTransformer(content.config), methods)
-            model.load_state_dict({name: value.float() for name, value in content.state.items()})
-        export_onnx(variant.convert(model, methods), path, images, content)
+        export_onnx(shipped(model, which, content), path, images, content)
 
     def load(self, path: Path, device: str, threads: int) -> OpenvinoSession:
         return OpenvinoSession(path, threads)
