@@ -12,7 +12,8 @@ cannot run is a line that says why.
 
 Without a checkpoint weights and images are random: times are real, SQNR compares quantisers on the same numbers, and
 agreement shows gross faults only. With one, images are those of its data. `speed-up` is over torch fp32, `to best
-peer` over the fastest peer of the table; SQNR is of the logits, and agreement of the class, with those of torch fp32.
+peer` over the peer of most speed-up, both round by round, which a busy machine disturbs less than `p50`. SQNR is of the
+logits, and agreement of the class, with those of torch fp32.
 Artifacts in --folder are found again as long as weights, images and settings stay; remove it after a change of code.
 """
 

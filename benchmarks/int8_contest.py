@@ -177,8 +177,7 @@ def show(contest: Contest, batch_size: int, seconds: float, title: str) -> None:
     """Measures one batch size and prints its table, then the rows that failed."""
     logits = contest.logits(batch_size)
     timings = contest.times(list(logits), batch_size, seconds)
-    peers = {name: np.median(timing.samples) for name, timing in timings.items() if not name.startswith(OURS)}
-    best = min(peers, key=lambda name: peers[name]) if peers else None
+    best = best_peer(timings)
     table = Table(title=f"{title}; best peer {best}")
     headings = ["executed", "p50 ms", "speed-up [95 %]", "to best peer [95 %]", "SQNR dB", "agreement", "MB", "of fp32"]
     for heading in ("row", *headings, *(["top-1", "change", "p"] if contest.material.labels is not None else [])):
@@ -199,6 +198,18 @@ def show(contest: Contest, batch_size: int, seconds: float, title: str) -> None:
     console.print(table)
     for name, reason in contest.failed.items():
         console.print(f"{name}: {reason}")
+
+
+def best_peer(timings: dict[str, latency.Timing]) -> str | None:
+    """The one of most speed-up; medians over a whole run would depend on what else the machine did."""
+    if BASELINE not in timings:
+        return None
+    speedups = {
+        name: latency.speedup(timings[BASELINE], timing) or (0.0,)
+        for name, timing in timings.items()
+        if not name.startswith(OURS)
+    }
+    return max(speedups, key=lambda name: speedups[name][0])
 
 
 def executed(found: Inspection) -> str:

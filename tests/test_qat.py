@@ -5,12 +5,11 @@ import importlib.util
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
 
 import pytest
 import torch
-from integer_engines import allowed, openvino, run, write
-from torch import Tensor
+from integer_engines import allowed, needs_exact, openvino, run, write
+from torch import Tensor, nn
 
 from baselines.data import Data, TensorSplit
 from baselines.errors import InputError
@@ -21,12 +20,13 @@ from compress import checkpoint, config, variant
 from compress.export import export_onnx
 from compress.images import sample_images
 from compress.integers.calibration import watching
-from compress.integers.linear import QuantLinear, layers_of
+from compress.integers.linear import QuantLinear, layers_of, learned
+from compress.integers.operators import straight_through
 from compress.methods import AViT, Distill, Int8, Qat
 from compress.runtimes.ort import integer_products
 
 CPU = torch.device("cpu")
-CONFIG = ViTConfig(image_size=8, channels=1, patch_size=2, dim=32, depth=2, heads=2, mlp_dim=64, tokenizer="conv")
+CONFIG = ViTConfig(image_size=(8, 8), channels=1, patch_size=2, dim=32, depth=2, heads=2, mlp_dim=64, tokenizer="conv")
 TRAIN = TrainConfig(epochs=8, batch_size=64, lr=4e-3, warmup_epochs=1, ema=0.9, crop_padding=0, flip=False,
                     precision="fp32")  # fmt: skip
 TUNE = TRAIN.model_copy(update={"epochs": 1, "warmup_epochs": 0.2})
@@ -42,12 +42,7 @@ class Made:
     trained: VisionTransformer
     method: Qat
     data: Data
-
-    @property
-    def images(self) -> Tensor:
-        """All of them, normalised."""
-        parts = (self.data.batches(split, 2000, CPU) for split in (self.data.train, self.data.test))
-        return torch.cat([images for part in parts for images, _ in part])
+    images: Tensor  # all of them, normalised
 
 
 @cache
@@ -61,22 +56,13 @@ def digits() -> tuple[VisionTransformer, Data]:
 @pytest.fixture(scope="module", params=METHODS)
 def made(request: pytest.FixtureRequest) -> Made:
     method, (whole, data) = METHODS[request.param], digits()
-    return Made(whole, learn(whole, method, data, TUNE), method, data)
+    images = [images for split in (data.train, data.test) for images, _ in data.batches(split, 2000, CPU)]
+    return Made(whole, learn(whole, method, data, TUNE), method, data, torch.cat(images))
 
 
 def learn(start: VisionTransformer, method: Qat, data: Data, training: TrainConfig) -> VisionTransformer:
-    return variant.apply(
-        start,
-        (),
-        [method],
-        data,
-        teacher=start,
-        training=training,
-        calibration=sample_images(data, 128),
-        device=CPU,
-        seed=0,
-        title="",
-    )[0]
+    images, further = sample_images(data, 128), {"device": CPU, "seed": 0, "title": ""}
+    return variant.apply(start, (), [method], data, teacher=start, training=training, calibration=images, **further)[0]
 
 
 def small() -> tuple[VisionTransformer, Data]:
@@ -122,11 +108,12 @@ class TestStart:
             sum(terms.values(), torch.zeros(())).backward()
             for name, layer in layers_of(model).items():
                 assert layer.input is not None
+                assert (layer.weight_log_step is None) == (recipe == "short")
                 learned = [layer.weight, layer.bias, layer.input.log_step, layer.weight_log_step]
-                assert (learned.pop() is None) == (recipe == "short")
-                for each in [*learned, *([layer.weight_log_step] if recipe == "full" else [])]:
-                    assert each is not None and each.grad is not None, name
-                    assert each.grad.isfinite().all()
+                for each in learned[: 3 if recipe == "short" else 4]:
+                    assert each is not None
+                    assert each.grad is not None, name
+                    assert each.grad.isfinite().all(), name
                     assert each.grad.any(), name
 
     def test_what_the_settings_change(self) -> None:
@@ -136,22 +123,46 @@ class TestStart:
 
 
 class TestTraining:
-    def test_scales_far_too_large_are_learned_back(self) -> None:
-        whole, data = digits()
-        method = Qat()
-        model = variant.prepare(whole, [method])
-        method.begin(model, sample_images(data, 128))
-        layer = layers_of(model)["encoder.blocks.1.mlp.fc1"]
-        for each in layers_of(model).values():
-            assert each.input is not None
-            each.weight_scale.mul_(8)
-            each.input.scale.mul_(8)
-        history = fit(model, data, TUNE.model_copy(update={"epochs": 3}), device=CPU, seed=0,
-                      terms=[method.loss_terms], teacher=whole)  # fmt: skip
-        print([h["loss"] for h in history], [h["float"] for h in history])
-        for n, each in layers_of(model).items():
-            print(n, each.input.log_step.item(), each.weight_log_step.mean().item())
-        assert history[-1]["loss"] < history[0]["loss"]
+    @pytest.mark.parametrize("factor", [8.0, 0.25])
+    def test_scales_that_are_far_off_are_learned_back(self, factor: float) -> None:
+        torch.manual_seed(0)
+        linear, x = nn.Linear(48, 32), torch.randn(256, 48)
+        layer, wanted = QuantLinear(copy.deepcopy(linear)).train(), linear(x).detach()
+        assert layer.input is not None
+        layer.input.set_range(x.min().item(), x.max().item())
+        layer.learn()
+        scales = [layer.input.log_step, layer.weight_log_step]
+        start = (layer(x) - wanted).square().mean().item()
+        layer.input.scale.mul_(factor)
+        layer.weight_scale.mul_(factor)
+        assert (layer(x) - wanted).square().mean().item() > 30 * start
+        optimizer = torch.optim.Adam([each for each in scales if each is not None], lr=0.05)
+        for _ in range(100):
+            optimizer.zero_grad()
+            (layer(x) - wanted).square().mean().backward()
+            optimizer.step()
+        assert (layer(x) - wanted).square().mean().item() < 2 * start
+        layer.settle()
+        assert ((layer.weight_scale * 127 / linear.weight.abs().amax(1)).log().abs() < 0.5).all()
+
+    def test_gradients_of_scales_are_those_of_lsq(self) -> None:
+        x, log_step = torch.tensor([[0.3, -0.84, 9.0, -7.0]]), torch.zeros((), requires_grad=True)
+        scale = learned(torch.tensor(0.5), log_step, 4)
+        y = straight_through(x, scale, torch.tensor(-4.0), torch.tensor(6.0))
+        y.backward(torch.tensor([[1.0, 2.0, 3.0, 5.0]]))
+        inside = 1.0 * (1 - 0.6) + 2.0 * (-2 + 1.68)  # rounded minus exact level; the others are clipped
+        assert log_step.grad is not None
+        assert log_step.grad.item() == pytest.approx(0.5 * (inside + 3.0 * 6 + 5.0 * -4) / (4 * 127) ** 0.5, rel=1e-5)
+
+    def test_a_bad_start_is_made_good(self) -> None:
+        model, whole, data = begun(method := Qat())
+        images, labels = next(data.batches(data.train, 48, CPU))
+        for name, scale in model.named_buffers():
+            scale.mul_(16 if name.endswith("scale") else 1)
+        settings = TUNE.model_copy(update={"epochs": 12, "batch_size": 12})
+        history = fit(model, data, settings, device=CPU, seed=0, terms=[method.loss_terms], teacher=whole)
+        assert history[-1]["loss"] < 0.7 * history[0]["loss"]
+        assert (model(images).argmax(1) == labels).all()
 
     def test_the_same_seed_gives_the_same_bits(self) -> None:
         whole, data = small()
@@ -180,7 +191,7 @@ class TestWhatShips:
         for name, layer in layers_of(made.trained).items():
             packed = shipped.get_submodule(name)
             assert isinstance(packed, QuantLinear)
-            assert layer.weight_log_step is None or not layer.weight_log_step.any()
+            assert layer.weight_log_step is None
             assert {name for name, _ in packed.named_parameters()} == {"bias"}
             levels = layer.weight / layer.weight_scale[:, None]
             if made.method.recipe == "short":
@@ -188,6 +199,7 @@ class TestWhatShips:
             assert torch.equal(levels.round().clamp(-127, 127).t(), packed.weight.float())
         torch.testing.assert_close(shipped(made.images), made.trained(made.images), rtol=0, atol=1e-4)
 
+    @needs_exact
     @torch.no_grad()
     def test_every_layer_in_onnx_runtime_on_what_it_sees(self, made: Made, tmp_path: Path) -> None:
         shipped, seen = variant.convert(made.trained, [made.method]), {}
@@ -197,6 +209,7 @@ class TestWhatShips:
             got = run("onnxruntime", write(layer, tmp_path / "layer.onnx"), seen[name])
             assert ((got - layer(seen[name])).abs() <= allowed(layer, seen[name])).all(), name
 
+    @needs_exact
     @torch.no_grad()
     def test_engines_give_the_classes_that_were_trained(self, made: Made, tmp_path: Path) -> None:
         shipped = variant.convert(made.trained, [made.method])
@@ -208,6 +221,29 @@ class TestWhatShips:
         if importlib.util.find_spec("openvino"):
             found["openvino"] = openvino(path, made.images, tmp_path)
         for engine, logits in found.items():
-            print(engine, (logits.argmax(1) == trained.argmax(1)).float().mean(), (logits-trained).abs().max(), (logits-trained).abs().median())
             assert (logits.argmax(1) == trained.argmax(1)).float().mean() >= 0.999, engine
-        print((trained.argmax(1) == whole.argmax(1)).float().mean())
+        assert (trained.argmax(1) == whole.argmax(1)).float().mean() >= 0.97
+
+
+class TestNames:
+    def test_it_stands_last(self) -> None:
+        assert variant.parse("vit_qat").methods == (Qat(),)
+        assert [type(method) for method in variant.parse("avit_distill_qat").methods] == [AViT, Distill, Qat]
+        assert variant.parse("qat", {"qat": {"lr": 0.1}}).methods == (Qat(lr=0.1),)
+        for name, says in (
+            ("qat_avit", "write 'avit_qat'"),
+            ("int8_qat", "at most one method"),
+            ("qat_bf16", "at most"),
+        ):
+            with pytest.raises(InputError, match=says):
+                variant.parse(name)
+
+    def test_a_configuration(self, tmp_path: Path) -> None:
+        path = tmp_path / "bench.toml"
+        path.write_text('variants = ["vit", "qat"]\n[methods.qat]\nlr = 0.1\nrecipe = "short"\nskip = ["fc2"]\n')
+        (method,) = variant.parse("qat", config.read(path).methods).methods
+        assert method == Qat(lr=0.1, recipe="short", skip=("fc2",))
+        for wrong in ("lr = 0", 'recipe = "long"', "weight = 2", "steps = 3"):
+            path.write_text(f"[methods.qat]\n{wrong}\n")
+            with pytest.raises(InputError, match=wrong.split()[0]):
+                variant.parse("qat", config.read(path).methods)

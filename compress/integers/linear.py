@@ -61,7 +61,7 @@ class Rounding(nn.Module):
         """What was learned becomes the scale."""
         if self.log_step is not None:
             self.scale.mul_(self.log_step.exp())
-            self.log_step.zero_()
+            self.register_parameter("log_step", None)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.active:
@@ -108,7 +108,7 @@ class QuantLinear(nn.Module):
             self.input.settle()
         if self.weight_log_step is not None:
             self.weight_scale.mul_(self.weight_log_step.exp())
-            self.weight_log_step.zero_()
+            self.register_parameter("weight_log_step", None)
 
     @torch.no_grad()
     def pack_(self) -> None:
@@ -116,9 +116,6 @@ class QuantLinear(nn.Module):
         if self.packed:
             return
         self.settle()
-        self.register_parameter("weight_log_step", None)
-        if self.input is not None:
-            self.input.register_parameter("log_step", None)
         levels = quantize_weight(self.weight, self.weight_scale).t().contiguous()
         del self.weight
         self.register_buffer("weight", levels)

@@ -72,8 +72,8 @@ class IntegerLinear(nn.Module):
         """Whole numbers (M, I) -> (M, O) int32."""
         levels, count = levels.to(torch.int8), len(levels)
         if levels.is_cuda and count < CUDA_ROWS:
-            return torch._int_mm(F.pad(levels, (0, 0, 0, CUDA_ROWS - count)), self.weight.t())[:count]
-        return torch._int_mm(levels, self.weight.t())
+            return torch.ops.aten._int_mm(F.pad(levels, (0, 0, 0, CUDA_ROWS - count)), self.weight.t())[:count]
+        return torch.ops.aten._int_mm(levels, self.weight.t())
 
 
 def integer_(model: nn.Module, device: torch.device) -> list[str]:
@@ -105,7 +105,7 @@ def exact(device: torch.device) -> bool:
     levels = torch.full((32, 64), -128, dtype=torch.int8, device=device)
     levels[::2] = 127
     try:
-        product = torch._int_mm(levels, levels[:16].t())
+        product = torch.ops.aten._int_mm(levels, levels[:16].t())
     except RuntimeError:  # none of its kernels takes integers
         return False
     exactly = levels.cpu().long() @ levels[:16].cpu().long().t()

@@ -22,9 +22,7 @@ def reconstruct(weight_OI: Tensor, scale_O: Tensor, x_RI: Tensor) -> Tensor:
     Args:
         x_RI: inputs as the layer will see them.
     """
-    x_RI = x_RI / x_RI.abs().max().clamp(
-        min=1e-30
-    )  # the products of large inputs overflow
+    x_RI = x_RI / x_RI.abs().max().clamp(min=1e-30)  # the products of large inputs overflow
     products = (x_RI.t() @ x_RI).double() / len(x_RI)
     diagonal = products.diagonal()
     damping, dead = DAMPING * diagonal.mean(), diagonal == 0

@@ -1,8 +1,8 @@
 """int8 in training: the weights learn to live with their rounding.
 
-Modifications to the baseline: those of `int8`, and a learned factor on each scale, which does not ship. Training starts
-from what calibration finds (`begin`), and what comes out is exactly the integer model that was trained: the same scales
-and zero points go into the graph.
+Modifications to the baseline: those of `int8`. While it trains each scale has a learned factor, which is taken into it
+at the end. Training starts from what calibration finds (`begin`), and what comes out is exactly the integer model that was
+trained: the same scales and zero points go into the graph.
 
 - full: weights and activations are rounded in every step, all scales are learned (LSQ, Esser et al. 2020, arXiv
   1902.08153), through the logarithm, so that one learning rate suits all of them.
@@ -44,11 +44,12 @@ class Qat(Integers):
         replace_linears(model.encoder.blocks, self.skip, "static", self.signed, prefix="blocks.")
         for layer in layers_of(model).values():
             layer.whole_weights = self.recipe == "short"
-            layer.learn()
         return model
 
     def begin(self, model: VisionTransformer, batches: list[Tensor]) -> None:
         calibrate(model, batches, START)
+        for layer in layers_of(model).values():
+            layer.learn()
 
     def training(self, settings: TrainConfig) -> TrainConfig:
         # bf16 would round levels a second time

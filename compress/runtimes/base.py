@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from baselines.cpu import cpu_flags
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -25,6 +27,14 @@ class Inspection:
     executed: str  # fp32, bf16, int8, int4, fp8, or int8-simulated and the like
     integer_share: float | None = None  # of the MACs, in integer kernels; None where none were meant to be
     notes: tuple[str, ...] = ()  # what a reader should know
+
+
+def overflow_notes() -> tuple[str, ...]:
+    """A warning where x86 engines add two products of 8 bits in 16, which the largest of them overflow."""
+    flags = cpu_flags()
+    if "avx2" not in flags or flags & {"avx512_vnni", "avx_vnni", "amx_int8"}:
+        return ()
+    return ("this processor has no VNNI: sums of int8 products may overflow 16 bits in an engine; compare top-1",)
 
 
 def peak_resident_bytes() -> int:

@@ -5,13 +5,11 @@ are constants to the compiler ("freezing"). On CUDA whole passes are recorded as
 batches so small that launching kernels takes longer than running them.
 """
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import nn
 
-from baselines.vit import VisionTransformer
 from compress.runtimes.base import Session
 from compress.runtimes.eager import FLOAT8, INT8, Eager, EagerSession
 
@@ -45,10 +43,10 @@ class Compiled(Eager):
         assert isinstance(eager, EagerSession)
         return CompiledSession(eager)
 
-    def callable(self, model: VisionTransformer) -> Callable[[torch.Tensor], Any]:
+    def as_run(self, model: nn.Module) -> nn.Module:
         _set_compiler()
         model.compile(dynamic=False)  # without CUDA graphs: what they replay, no profiler on the host sees
-        return super().callable(model)
+        return model
 
 
 def _set_compiler() -> None:

@@ -1,13 +1,13 @@
 """PyTorch, eager. The artifact is a checkpoint of the converted model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from baselines.vit import VisionTransformer
 from compress import checkpoint, variant
@@ -86,24 +86,23 @@ class Eager(Runtime):
         note = f"torch computes the quantised model in float: its accuracy is real, its speed is not {numbers}'s"
         return Inspection(f"{numbers}-simulated", None if numbers == "fp8" else 0.0, (note, *notes))
 
-    def callable(self, model: VisionTransformer) -> Callable[[Tensor], Any]:
+    def as_run(self, model: nn.Module) -> nn.Module:
         """A model as this engine runs it, every kernel called from the host."""
-        return torch.no_grad()(model)
+        return model
 
     def _integers(self, model: VisionTransformer) -> Inspection:
         """Runs images through an int8 model, and counts what integer kernels did of them."""
         config, device = model.config, torch.device(self.loaded_on)
         count = CUDA_ROWS if device.type == "cuda" else 1  # so many that no product has rows that were only added
-        images = torch.randn(count, config.channels, *config.image_size, generator=torch.Generator().manual_seed(0))
-        total = cost.of_images(model, [images]).per_image.mean().item() * count
-        left = integer_(model, device)
-        run, images = self.callable(model.to(device)), images.to(device)
-        run(images)
-        share = integer_macs(lambda: run(images)) / total
-        why = (
-            f"sizes no multiples of {CUDA_MULTIPLE}" if exact(device) else f"integer products overflow on this {device}"
-        )
-        notes = (f"computed in float ({why}): {_few(left)}",) if left else ()
+        noise = torch.randn(count, config.channels, *config.image_size, generator=torch.Generator().manual_seed(0))
+        left, images = integer_(model, device), noise.to(device)
+        total = cost.of_images(model.to(device), [images]).per_image.mean().item() * count
+        run = self.as_run(model)
+        with torch.no_grad():
+            run(images)
+            share = integer_macs(lambda: run(images)) / total
+        why = f"sizes are no multiples of {CUDA_MULTIPLE}" if exact(device) else "integer products overflow here"
+        notes = (f"simulated in float, since {why}: {_few(left)}",) if left else ()
         return Inspection("int8" if share else "int8-simulated", share, notes)
 
 

@@ -16,7 +16,7 @@ import openvino
 from baselines.cpu import cpu_flags
 from compress.measure.environment import cpu_name
 from compress.runtimes import fourbits
-from compress.runtimes.base import Inspection, Runtime, Session
+from compress.runtimes.base import Inspection, Runtime, Session, overflow_notes
 from compress.runtimes.openvino_graph import (
     float_numbers,
     holds_integers,
@@ -89,7 +89,7 @@ class Openvino(Runtime):
         notes = ("the rest ran in bf16",) if floating == "bf16" else ()
         if rest(model) == "bf16" and floating == "fp32":
             notes = ("this processor computes no bf16, so the rest ran in fp32",)
-        return Inspection("int8" if share else "int8-simulated", share, notes)
+        return Inspection("int8" if share else "int8-simulated", share, (*notes, *overflow_notes()))
 
 
 def rounds_inputs(model: openvino.Model, image: np.ndarray) -> bool:

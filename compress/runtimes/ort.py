@@ -16,7 +16,7 @@ import onnxruntime
 
 from compress.measure.environment import cpu_name
 from compress.measure.load import gpu_name
-from compress.runtimes.base import Inspection, Runtime, Session
+from compress.runtimes.base import Inspection, Runtime, Session, overflow_notes
 
 if TYPE_CHECKING:
     import onnx
@@ -106,8 +106,8 @@ class Ort(Runtime):
         if not integer + floating:
             return Inspection("fp32")
         share = integer_share(profile(path, example(path)))
-        left = f"{floating} of {integer + floating} quantised products run in float"
-        return Inspection("int8" if integer else "int8-simulated", share, (left,) if floating else ())
+        left = (f"{floating} of {integer + floating} quantised products run in float",) if floating else ()
+        return Inspection("int8" if integer else "int8-simulated", share, (*left, *overflow_notes()))
 
 
 def _inspect_int4(path: Path, packed: Sequence[onnx.NodeProto]) -> Inspection:
