@@ -21,6 +21,7 @@ from compress.checkpoint import Checkpoint, save
 from compress.doctor import artifact, compare, cuda, doctor, engines, machine, reasons
 from compress.doctor.engines import Found
 from compress.export import export_onnx
+from compress.integers.products import exact
 from compress.methods import Int8
 from compress.runtimes.ort import Kernel, example, profile
 
@@ -75,11 +76,12 @@ def test_a_float_file_is_not_asked_why(folder: Path) -> None:
     assert "against" not in text.getvalue()
 
 
-def test_a_checkpoint_tells_its_geometry_and_that_torch_only_simulates(folder: Path) -> None:
+def test_a_checkpoint_tells_its_geometry_and_what_torch_does_with_it(folder: Path) -> None:
     screen, text = console()
     artifact.examine(folder / "a.pth", 1, 1, ["torch", "onnxruntime"], screen)
     assert "2, 32, 2, 72" in text.getvalue()
-    assert "int8-simulated" in text.getvalue()
+    executed = next(line for line in text.getvalue().splitlines() if "torch" in line and "int8" in line)
+    assert ("int8-simulated" in executed) == (not exact(torch.device("cpu")))
     assert f"compress export {folder / 'a.pth'}" in text.getvalue()
 
 

@@ -64,9 +64,10 @@ def _examine_checkpoint(path: Path, usable: Sequence[str], console: Console) -> 
             ("file", _size(path)),
         ],
     )
-    _inspect(path, usable, console)
+    inspected = _inspect(path, usable, console)
     if which.numbers in ("int8", "int4"):
-        tell(console, "next", [f"integer kernels need the ONNX file; run: compress export {path}"])
+        only = "other engines" if all(each.executed == which.numbers for _, each in inspected) else "integer kernels"
+        tell(console, "next", [f"{only} need the ONNX file; run: compress export {path}"])
 
 
 def _examine_onnx(path: Path, threads: int, batch_size: int, usable: Sequence[str], console: Console) -> None:

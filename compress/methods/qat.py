@@ -1,7 +1,7 @@
 """int8 in training: the weights learn to live with their rounding.
 
-Modifications to the baseline: those of `int8`. While it trains each scale has a learned factor, which is taken into it
-at the end. Training starts from what calibration finds (`begin`), and what comes out is exactly the integer model that was
+Modifications to the baseline: those of `int8`. In training each scale has a learned factor, which is taken into it at
+the end. Training starts from what calibration finds (`begin`), and what comes out is exactly the integer model that was
 trained: the same scales and zero points go into the graph.
 
 - full: weights and activations are rounded in every step, all scales are learned (LSQ, Esser et al. 2020, arXiv
