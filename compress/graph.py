@@ -67,10 +67,10 @@ def _token_product(x: Any, weight: Any, scale: Any) -> Any:
     most: Any = op.Constant(value_float=127.0)
     step: Any = above / most
     # uint8 around 128: of int8 by int8, ONNX Runtime's product takes a hundred times as long on x86
-    middle: Any = op.Constant(value=onnx.numpy_helper.from_array(np.float32(128)))
+    middle: Any = op.Constant(value=onnx.numpy_helper.from_array(np.array(128, np.float32)))
     raised: Any = op.Round(x / step) + middle
     levels: Any = op.Cast(raised, to=onnx.TensorProto.UINT8)
-    zero: Any = op.Constant(value=onnx.numpy_helper.from_array(np.uint8(128)))
+    zero: Any = op.Constant(value=onnx.numpy_helper.from_array(np.array(128, np.uint8)))
     product: Any = op.MatMulInteger(levels, weight, zero)
     # not (step * scale): ONNX Runtime 1.31 takes that for one scale and fuses it, with wrong results
     return op.Cast(product, to=onnx.TensorProto.FLOAT) * step * scale
