@@ -82,7 +82,7 @@ class BoundSession(OrtSession):
 class Ort(Runtime):
     name, suffix, padded = "onnxruntime", ".onnx", True
     numbers = frozenset({"fp32", "int8", "int4"})
-    dynamic = ("tensor",)  # with a scale for each token it takes 7 times as long (docs/log.md)
+    dynamic = ("tensor", "token")
 
     def devices(self) -> tuple[str, ...]:
         available = onnxruntime.get_available_providers()
