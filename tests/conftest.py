@@ -11,7 +11,19 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests share the processors, and so does what they start
 
+import torch
+
+from compress.integers.products import exact
+
 ROOT = Path(__file__).resolve().parents[1]
+MADE = [  # variant, runtime and numbers of the rows of `run`
+    ("vit", "torch", "fp32"),
+    ("vit", "onnxruntime", "fp32"),
+    ("avit", "torch", "fp32"),
+    ("avit", "onnxruntime", "fp32"),
+    *([("avit_int8", "torch", "int8")] if exact(torch.device("cpu")) else []),  # not without VNNI
+    ("avit_int8", "onnxruntime", "int8"),
+]
 
 TINY = """\
 variants = ["vit", "avit", "avit_int8"]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Run
+from conftest import MADE, ROOT, Run
 
 from compress import contest
 from compress.cli import main
@@ -131,11 +131,11 @@ def test_ctrl_c_leaves_whole_rows_and_the_same_command_goes_on(run: Run, out: Pa
     bench.send_signal(signal.SIGINT)
     assert bench.communicate()[1] == "stopped; run the same command again to go on\n"
     assert bench.returncode == 130
-    assert [row.batch_size for row in rows_of(out)] == [1] * 5
+    assert [row.batch_size for row in rows_of(out)] == [1] * len(MADE)
     assert not [*workers_of(1, "vit.onnx")]
 
     again = start(*args)
     said = again.communicate()[0]
     assert again.returncode == 0
     assert "batch 1 on cpu: measured before" in said
-    assert [row.batch_size for row in rows_of(out)] == [1] * 5 + [4] * 5
+    assert [row.batch_size for row in rows_of(out)] == [1] * len(MADE) + [4] * len(MADE)
