@@ -108,8 +108,8 @@ def _lower(
     before = None if request.remeasure else choices.load().get(key)
     if before is not None:
         console.print(
-            f"{before.chosen} was the fastest of {len(before.tried)} for such a model on this machine "
-            f"({before.time_utc}); --remeasure tries all of them again"
+            f"{before.chosen} was chosen out of {len(before.tried)} files of such a model on this machine "
+            f"({before.time_utc}); --remeasure makes all of them again"
         )
         wanted = [each for each in wanted if (not each.whole and each.method is None) or each.name == before.chosen]
     with tempfile.TemporaryDirectory() as folder:
@@ -128,6 +128,8 @@ def _lower(
         best, why = choose(judged, None if request.max_drop is None else request.max_drop / 100)
         console.print(why)
         if best is None:
+            if before is not None:
+                console.print("others were not made; --remeasure tries them too")
             return 1
         written = _keep(request, best, judged)
     if before is None:
