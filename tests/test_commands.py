@@ -137,9 +137,7 @@ def test_a_second_run_does_nothing_again_and_another_measurement_is_added(
     assert again.returncode == 0
     assert "training" not in again.stdout
     measured = rows_of(out)
-    assert (
-        len(measured) == len(MADE) + 1
-    )  # another group: who ran in turns with whom belongs to it
+    assert len(measured) == len(MADE) + 1  # another group: who ran in turns with whom belongs to it
     assert script(*args, "--variants", "vit", "--runtime", "onnxruntime", "--remeasure").returncode == 0
     assert (out / "rows.jsonl").read_bytes().startswith(before[out / "rows.jsonl"])
     assert len(rows_of(out)) == len(MADE) + 2
