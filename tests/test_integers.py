@@ -158,7 +158,7 @@ class TestRounding:
             return (x @ (rounded - weight).t()).square().mean().item()
 
         nearest = error(quantize_weight(weight, scale) * scale[:, None])
-        assert error(found) <= nearest * (0.7 if correlated and inputs > 7 else 1.05) + 1e-12
+        assert error(found) <= nearest * (0.7 if correlated and inputs > 7 else 1) * (1 + 1e-4) + 1e-12
 
     def test_inputs_that_are_all_dead(self) -> None:
         weight = torch.randn(5, 8)
