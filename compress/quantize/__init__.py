@@ -1,7 +1,7 @@
 """`compress quantize CHECKPOINT`: a float model -> the fastest integer file this machine can make of it.
 
-The same 8 bits take 0.3 to 5 times as long as float32, depending on nothing but the way to a file and its engine. So
-every way there is gets built, scored on the test images and timed, all in turns; the fastest that keeps the accuracy
+The same 8 bits run at 0.3 to 5 times the speed of float32, depending on nothing but the way to a file and its engine.
+So every way there is gets built, scored on the test images and timed, all in turns; the fastest that keeps the accuracy
 stays, and the choice is remembered for the next model of that geometry on this machine (`choices.py`).
 """
 
