@@ -23,6 +23,7 @@ from baselines.errors import InputError
 from baselines.vit import VisionTransformer
 from compress import checkpoint, files, runtimes, terminal, variant
 from compress.checkpoint import Checkpoint
+from compress.integers.sensitivity import sqnr_db
 from compress.measure import latency
 from compress.measure.statistics import mcnemar
 from compress.methods import Method
@@ -228,8 +229,7 @@ def closeness(expected: np.ndarray | None, got: np.ndarray, name: str) -> tuple[
     """Power of the logits over that of their error, in dB, and share of images given the same class."""
     if expected is None or name == BASELINE:
         return "", ""
-    error = np.square(got - expected).mean()
-    power = 10 * np.log10(np.square(expected).mean() / max(error, np.finfo(np.float64).tiny))
+    power = sqnr_db(torch.from_numpy(expected), torch.from_numpy(got))
     return f"{power:.1f}", f"{(got.argmax(1) == expected.argmax(1)).mean():.3f}"
 
 

@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-import torch
 from conftest import Run
 
 from compress import choices, variant
 from compress.cli import main
 from compress.images import describe_calibration, load_data, parity_images
 from compress.measure.latency import Timing
-from compress.measure.statistics import sqnr_db
 from compress.methods import Int8
 from compress.quantize.race import Entry
 from compress.quantize.request import Lowering
@@ -153,9 +151,3 @@ def test_what_is_kept() -> None:
     assert kept is None
     assert "loses at most 10 points" in why
     assert "what it saves is size" in choose([made("plain", 5.0, 0.0, 99.0, None), fast], None)[1]
-
-
-def test_sqnr() -> None:
-    reference = np.array([[3.0, 4.0]])
-    assert sqnr_db(reference, reference * 1.01) == pytest.approx(40)
-    assert torch.isfinite(torch.tensor(sqnr_db(reference, reference)))

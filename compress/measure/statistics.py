@@ -20,12 +20,6 @@ def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> float:
     return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
-def sqnr_db(reference: np.ndarray, got: np.ndarray) -> float:
-    """Power of what should come out over the power of the error, in decibels: 40 dB is an error of 1 %."""
-    error = np.square(got.astype(np.float64) - reference).mean()
-    return float(10 * np.log10(np.square(reference.astype(np.float64)).mean() / max(error, 1e-30)))
-
-
 def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Median of values in order of time, and its 95 % bootstrap percentile interval.
 

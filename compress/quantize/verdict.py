@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from rich.table import Table
 
 from compress import files
+from compress.integers.sensitivity import sqnr_db
 from compress.measure import latency, statistics
 from compress.quantize.race import Entry
 
@@ -49,7 +51,7 @@ def judge(entries: list[Entry], labels: np.ndarray) -> list[Judged]:
                 drop=float((guess == labels).mean() - (own == labels).mean()),
                 p=1.0 if same else statistics.mcnemar(own == labels, guess == labels),
                 agreement=float((own == guess).mean()),
-                sqnr_db=None if same else statistics.sqnr_db(before.logits, entry.logits),
+                sqnr_db=None if same else sqnr_db(*map(torch.from_numpy, (before.logits, entry.logits))),
                 speedup=(1.0, 1.0, 1.0) if same else latency.speedup(before.timing, entry.timing) or (0.0, 0.0, 0.0),
                 file_bytes=files.size(entry.path),
             )
