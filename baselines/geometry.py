@@ -20,12 +20,21 @@ class ViTConfig(BaseModel):
     dim: int = Field(default=192, gt=0)
     depth: int = Field(default=6, gt=0)
     heads: int = Field(default=3, gt=0)
+    head_dim: int = Field(default=0, ge=0)  # width of a head; 0: dim / heads
     mlp_dim: int = Field(default=768, gt=0)
     classes: int = Field(default=10, gt=1)
     pool: Literal["cls", "mean", "seq"] = "cls"  # seq: a learned weighted mean (arXiv 2104.05704)
     # conv: 3x3 convolutions of stride 2 (arXiv 2106.14881); cct: 3x3 convolutions, each max-pooled (arXiv 2104.05704)
-    tokenizer: Literal["linear", "conv", "cct"] = "linear"
+    # normed: a LayerNorm before and after the linear map, as in vit-pytorch
+    tokenizer: Literal["linear", "normed", "conv", "cct"] = "linear"
     norm: Literal["layer", "batch"] = "layer"
+    norm_eps: float = Field(default=1e-5, ge=0)
+    norm_at: Literal["tokens", "pooled"] = "tokens"  # the last norm; pooled: of the mean, as timm's fc_norm
+    pre_norm: bool = False  # a norm before the first block, as in CLIP
+    activation: Literal["gelu", "gelu_tanh"] = "gelu"  # exact, or the approximation of Flax
+    representation: int = Field(
+        default=0, ge=0
+    )  # width of a layer with tanh before the head (arXiv 2010.11929); 0: none
     distill_token: bool = False  # a second token and head that learn from a teacher (DeiT, arXiv 2012.12877)
     registers: int = Field(default=0, ge=0)  # further tokens that nobody looks at in the end (arXiv 2309.16588)
     layer_scale: float = Field(default=0.0, ge=0)  # where factors of each branch start (arXiv 2103.17239); 0: none
@@ -46,18 +55,32 @@ class ViTConfig(BaseModel):
                 f"image_size {height}x{width} is not divisible by patch_size {self.patch_size}; "
                 "choose a patch_size that divides both sides"
             )
-        if self.dim % self.heads:
+        if self.dim % self.heads and not self.head_dim:
             raise ValueError(f"heads {self.heads} does not divide dim {self.dim}; choose heads that divides it")
-        if self.tokenizer != "linear":
+        if self.tokenizer in ("conv", "cct"):
             stages = self.patch_size.bit_length() - 1
             if 2**stages != self.patch_size or self.dim % 2 ** max(stages - 1, 0):
                 raise ValueError(
                     f"tokenizer {self.tokenizer!r} needs a patch_size that is a power of two, and dim divisible by "
                     f"half of it, not patch_size {self.patch_size} and dim {self.dim}; use tokenizer 'linear'"
                 )
+        if self.norm_at == "pooled" and self.pool != "mean":
+            raise ValueError(f"norm_at 'pooled' needs pool 'mean', not {self.pool!r}; set pool = \"mean\"")
+        if self.distill_token and self.representation:
+            raise ValueError("representation and distill_token exclude each other; remove one of them")
         if self.distill_token and self.pool != "cls":
             raise ValueError(f"distill_token needs pool 'cls', not {self.pool!r}; set pool = \"cls\"")
         return self
+
+    @property
+    def head_width(self) -> int:
+        """Width of queries, keys and values in one head."""
+        return self.head_dim or self.dim // self.heads
+
+    @property
+    def inner_dim(self) -> int:
+        """Width of queries, keys and values of all heads together."""
+        return self.heads * self.head_width
 
     @property
     def grid(self) -> tuple[int, int]:

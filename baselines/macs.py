@@ -17,12 +17,12 @@ Count = TypeVar("Count", int, Tensor)
 
 def linear_macs(config: ViTConfig) -> int:
     """MACs that one token costs in the four Linear layers of one block."""
-    return 4 * config.dim * config.dim + 2 * config.dim * config.mlp_dim
+    return 4 * config.dim * config.inner_dim + 2 * config.dim * config.mlp_dim
 
 
 def attention_macs(config: ViTConfig, width: Count) -> Count:
     """MACs of `q @ k` and `attention @ v` of one image in one block, over a square of `width` tokens."""
-    return 2 * config.dim * width * width
+    return 2 * config.inner_dim * width * width
 
 
 def stem_macs(config: ViTConfig, outputs: int | None = None) -> int:
@@ -32,7 +32,7 @@ def stem_macs(config: ViTConfig, outputs: int | None = None) -> int:
         outputs: tokens that reach the pooling, prefix included; None: all.
     """
     grid_height, grid_width = config.grid
-    if config.tokenizer == "linear":
+    if config.tokenizer in ("linear", "normed"):
         embed = grid_height * grid_width * config.dim * config.channels * config.patch_size**2
     else:
         embed, side = 0, config.patch_size
@@ -43,7 +43,8 @@ def stem_macs(config: ViTConfig, outputs: int | None = None) -> int:
             side = after
     pooled = (outputs or config.tokens) - config.prefix_tokens
     pooling = 2 * pooled * config.dim if config.pool == "seq" else 0  # scores, weighted mean
-    return embed + pooling + config.dim * config.classes * (1 + config.distill_token)
+    head = config.representation * (config.dim + config.classes) or config.dim * config.classes
+    return embed + pooling + head * (1 + config.distill_token)
 
 
 def dense_macs(config: ViTConfig) -> int:
@@ -77,14 +78,17 @@ def ragged_macs(
 def params(config: ViTConfig) -> int:
     """Learned weights of the dense model."""
     dim, mlp = config.dim, config.mlp_dim
-    if config.tokenizer == "linear":
-        embed = dim * config.channels * config.patch_size**2 + dim
+    if config.tokenizer in ("linear", "normed"):
+        values = config.channels * config.patch_size**2
+        embed = dim * values + dim + 2 * (dim + values) * (config.tokenizer == "normed")
     else:
         bias = config.tokenizer == "conv"
         embed = sum((9 * channels_in + bias) * channels_out for channels_in, channels_out in config.conv_channels)
-    block = 4 * dim * dim + 2 * dim * mlp + 3 * dim + dim + mlp + dim + 4 * dim
-    block += 4 * (dim // config.heads) * config.qk_norm + 2 * dim * (config.layer_scale > 0)
+    block = 4 * dim * config.inner_dim + 2 * dim * mlp + 3 * config.inner_dim + dim + mlp + dim + 4 * dim
+    block += 4 * config.head_width * config.qk_norm + 2 * dim * (config.layer_scale > 0)
     tokens = (config.tokens + config.prefix_tokens) * dim
     pooling = dim + 1 if config.pool == "seq" else 0
-    heads = (dim + 1) * config.classes * (1 + config.distill_token)
-    return embed + tokens + config.depth * block + 2 * dim + pooling + heads
+    last = config.representation or dim
+    heads = (last + 1) * config.classes * (1 + config.distill_token) + (dim + 1) * config.representation
+    norms = 2 * dim * (1 + config.pre_norm)
+    return embed + tokens + config.depth * block + norms + pooling + heads

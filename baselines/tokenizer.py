@@ -11,10 +11,12 @@ from baselines.geometry import ViTConfig
 def tokenizer(config: ViTConfig) -> nn.Module:
     """Images (B, C, height, width) -> (B, D, grid height, grid width).
 
-    `linear` cuts patches that do not overlap. `conv` follows Xiao et al. 2021 (arXiv 2106.14881): 3x3 convolutions of
-    stride 2. `cct` follows Hassani et al. 2021 (arXiv 2104.05704): 3x3 convolutions without bias at full resolution,
+    `linear` cuts patches that do not overlap; `normed` normalises them, and the tokens made of them. `conv` follows
+    Xiao et al. 2021 (arXiv 2106.14881): 3x3 convolutions of stride 2. `cct` follows Hassani et al. 2021 (arXiv 2104.05704): 3x3 convolutions without bias at full resolution,
     each rectified and max-pooled to half the side. Both double the width up to D.
     """
+    if config.tokenizer == "normed":
+        return NormedPatches(config)
     if config.tokenizer == "linear":
         return nn.Conv2d(config.channels, config.dim, config.patch_size, config.patch_size)
     halve = config.patch_size > 1
@@ -34,7 +36,26 @@ def tokenizer(config: ViTConfig) -> nn.Module:
 
 
 def norm(config: ViTConfig) -> nn.Module:
-    return nn.LayerNorm(config.dim) if config.norm == "layer" else TokenBatchNorm(config.dim)
+    return nn.LayerNorm(config.dim, config.norm_eps) if config.norm == "layer" else TokenBatchNorm(config.dim)
+
+
+class NormedPatches(nn.Module):
+    """Patches (channels last within each, as in vit-pytorch), normalised before and after a linear map."""
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        self.patch_size, self.grid = config.patch_size, config.grid
+        values = config.channels * config.patch_size**2
+        self.before = nn.LayerNorm(values, config.norm_eps)
+        self.project = nn.Linear(values, config.dim)
+        self.after = nn.LayerNorm(config.dim, config.norm_eps)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, height, width) -> (B, D, grid height, grid width)."""
+        rows, columns = self.grid
+        cut = images.view(images.shape[0], -1, rows, self.patch_size, columns, self.patch_size)
+        patches = cut.permute(0, 2, 4, 3, 5, 1).reshape(images.shape[0], rows, columns, -1)
+        return self.after(self.project(self.before(patches))).permute(0, 3, 1, 2)
 
 
 class TokenBatchNorm(nn.BatchNorm1d):

@@ -33,9 +33,10 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.dropout, self.fused = config.heads, config.dropout, True
         self.rounding: nn.ModuleDict | None = None  # of queries, keys, values and weights, before they are multiplied
-        self.qkv = nn.Linear(config.dim, 3 * config.dim)
-        self.q_norm, self.k_norm = (nn.LayerNorm(config.dim // config.heads) if config.qk_norm else None for _ in "qk")
-        self.proj = nn.Linear(config.dim, config.dim)
+        self.qkv = nn.Linear(config.dim, 3 * config.inner_dim)
+        width, eps = config.head_width, config.norm_eps
+        self.q_norm, self.k_norm = (nn.LayerNorm(width, eps) if config.qk_norm else None for _ in "qk")
+        self.proj = nn.Linear(config.inner_dim, config.dim)
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, layout: Ragged | None = None, weight: Tensor | None = None
@@ -62,7 +63,7 @@ class Attention(nn.Module):
         return self.proj(layout.join([mixed for mixed, _, _ in parts])), *parts[-1][1:]
 
     def jagged(self, qkv: Tensor, layout: Ragged) -> tuple[Tensor, Tensor, Tensor]:
-        """Packed (T, 3D) -> (T, D), queries and keys (T, H, K).
+        """Packed (T, 3HK) -> (T, HK), queries and keys (T, H, K).
 
         All images go through one call of a kernel that takes different lengths, for GPUs.
         """
@@ -76,7 +77,7 @@ class Attention(nn.Module):
         return F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).values().flatten(1), q, k
 
     def _mix(self, qkv: Tensor, mask: Tensor | None, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, N, 3D) -> (B, N, D), queries and keys."""
+        """(B, N, 3HK) -> (B, N, HK), queries and keys."""
         batch, tokens, _ = qkv.shape
         q, k, v = qkv.view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each (B, H, N, K)
         if self.q_norm is not None and self.k_norm is not None:
@@ -109,10 +110,10 @@ class Mlp(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(config.dim, config.mlp_dim)
         self.fc2 = nn.Linear(config.mlp_dim, config.dim)
-        self.dropout = config.dropout
+        self.dropout, self.approximate = config.dropout, "tanh" if config.activation == "gelu_tanh" else "none"
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.dropout(F.gelu(self.fc1(x)), self.dropout, self.training))
+        return self.fc2(F.dropout(F.gelu(self.fc1(x), approximate=self.approximate), self.dropout, self.training))
 
 
 Between = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -195,11 +196,13 @@ class VisionTransformer(nn.Module):
         registers = torch.zeros(1, config.registers, config.dim)
         self.registers = nn.Parameter(registers) if config.registers else None
         self.pos_embed = nn.Parameter(torch.empty(1, config.tokens, config.dim))
+        self.pre_norm = norm(config) if config.pre_norm else None
         rates = [config.drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
         self.encoder = Encoder([Block(config, rate) for rate in rates])
         self.norm = norm(config)
         self.sequence_pool = SequencePool(config.dim) if config.pool == "seq" else None
-        self.head = nn.Linear(config.dim, config.classes)
+        self.representation = nn.Linear(config.dim, config.representation) if config.representation else None
+        self.head = nn.Linear(config.representation or config.dim, config.classes)
         self.distill_head = nn.Linear(config.dim, config.classes) if config.distill_token else None
         self._init_weights()
 
@@ -208,14 +211,18 @@ class VisionTransformer(nn.Module):
         return self.forward_aux(images)[0]
 
     def forward_aux(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits (B, classes), and by-products: what the encoder reports and `tokens_out`, the tokens after the norm.
+        """Logits (B, classes), and by-products: what the encoder reports and `tokens_out`, the tokens that are pooled.
 
         With a distillation token, training gets the logits of each head (`distill_logits` beside the first), and
         evaluation their mean, as in DeiT.
         """
         x_BND, aux = self.encoder(self.embed(images))
-        x_BND = self.norm(x_BND)
-        logits = self.head(self.pooled(x_BND, aux.get("sizes")))
+        if self.config.norm_at == "tokens":
+            x_BND = self.norm(x_BND)
+        pooled = self.pooled(x_BND, aux.get("sizes"))
+        if self.config.norm_at == "pooled":
+            pooled = self.norm(pooled)
+        logits = self.head(pooled if self.representation is None else self.representation(pooled).tanh())
         aux = {**aux, "tokens_out": x_BND}
         if self.distill_head is None:
             return logits, aux
@@ -223,7 +230,7 @@ class VisionTransformer(nn.Module):
         return (logits, {**aux, "distill_logits": taught}) if self.training else ((logits + taught) / 2, aux)
 
     def pooled(self, x_BND: Tensor, size_BN: Tensor | None = None) -> Tensor:
-        """Tokens after the norm (B, N, D) -> what the head looks at (B, D).
+        """Tokens (B, N, D) -> what the head looks at (B, D).
 
         Args:
             size_BN: patches that each token stands for.
@@ -245,7 +252,8 @@ class VisionTransformer(nn.Module):
         first = (self.cls_token, self.distill_token, self.registers)
         prefix = [token.expand(x_BND.shape[0], -1, -1) for token in first if token is not None]
         x_BND = torch.cat([*prefix, x_BND], 1) if prefix else x_BND
-        return F.dropout(x_BND + self.pos_embed, self.config.dropout, self.training)
+        x_BND = F.dropout(x_BND + self.pos_embed, self.config.dropout, self.training)
+        return x_BND if self.pre_norm is None else self.pre_norm(x_BND)
 
     def _init_weights(self) -> None:
         for table in (self.pos_embed, self.cls_token, self.distill_token, self.registers):

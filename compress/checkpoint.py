@@ -1,12 +1,11 @@
 """The one place where weights are read and written.
 
 A checkpoint is a dictionary of tensors and plain values in torch's zip format. It is read with
-`weights_only=True`: a file that would run code is refused.
+`weights_only=True`: a file that would run code is refused. Those of other libraries are read by `importers`.
 """
 
 import hashlib
 import io
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,8 @@ from torch import Tensor
 
 from baselines.errors import InputError
 from baselines.vit import ViTConfig
-from compress import files
+from compress import files, importers
+from compress.importers import Foreign, Hints
 
 FORMAT = "compress-checkpoint-1"
 ANEW = "fetch it again, or remove it and train anew"
@@ -26,7 +26,10 @@ ANEW = "fetch it again, or remove it and train anew"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained model with all that is needed to rebuild it and to feed it."""
+    """A trained model with all that is needed to rebuild it and to feed it.
+
+    What a file of another library does not say is empty: `dataset`, `classes`, `mean` and `std`; see `images.settle`.
+    """
 
     config: ViTConfig
     methods: tuple[dict[str, Any], ...]  # in order, each {"name": ..., hyper-parameters}
@@ -38,6 +41,7 @@ class Checkpoint:
     converted: bool = False  # whether the methods' `convert` has been applied: a model that ships
     pretrained: bool = False  # whether it has seen no labels: its head knows nothing
     calibration: dict[str, Any] | None = None  # `images`, `sha256` of those that set what is measured, not learned
+    origin: dict[str, Any] | None = None  # of a model of another library: `family`, `numbers` and `notes`
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -60,19 +64,27 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
             "converted": checkpoint.converted,
             "pretrained": checkpoint.pretrained,
             "calibration": checkpoint.calibration,
+            "origin": checkpoint.origin,
         },
     )
 
 
-def load(path: Path) -> Checkpoint:
-    """Reads a checkpoint onto the CPU.
+def load(path: Path, hints: Hints | None = None) -> Checkpoint:
+    """Reads a checkpoint onto the CPU: of ours, or of another library.
+
+    Args:
+        hints: what a file of another library does not say itself.
 
     Raises:
-        InputError: missing, cut short, not one of ours, or holding more than weights.
+        InputError: missing, cut short, of no known layout, or holding more than weights.
     """
-    content = _read(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{path} is not a checkpoint that compress wrote; make one with: compress train")
+    found = importers.read(path)
+    if isinstance(found.tree, dict) and found.tree.get("format") == FORMAT:
+        return _own(path, found.tree)
+    return _adopted(importers.convert(found, hints or Hints()))
+
+
+def _own(path: Path, content: dict[str, Any]) -> Checkpoint:
     try:
         checkpoint = Checkpoint(
             config=ViTConfig(**content["config"]),
@@ -85,6 +97,7 @@ def load(path: Path) -> Checkpoint:
             converted=bool(content["converted"]),
             pretrained=bool(content.get("pretrained", False)),
             calibration=dict(content["calibration"]) if content.get("calibration") else None,
+            origin=dict(content["origin"]) if content.get("origin") else None,
         )
         _check_sizes(checkpoint)
     except ValidationError as error:
@@ -93,6 +106,21 @@ def load(path: Path) -> Checkpoint:
         fault = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(f"{path} is a damaged compress checkpoint ({fault}); {ANEW}") from error
     return checkpoint
+
+
+def _adopted(foreign: Foreign) -> Checkpoint:
+    """A model of another library; one without a head is as if it was pretrained."""
+    return Checkpoint(
+        config=foreign.config,
+        methods=(),
+        state=foreign.state,
+        dataset="",
+        classes=foreign.classes,
+        mean=foreign.mean,
+        std=foreign.std,
+        pretrained=not foreign.head,
+        origin={"family": foreign.family, "numbers": foreign.numbers, "notes": list(foreign.notes)},
+    )
 
 
 def digest(state: Mapping[str, Tensor]) -> str:
@@ -111,8 +139,9 @@ def _check_sizes(checkpoint: Checkpoint) -> None:
         raise ValueError(f"{len(checkpoint.classes)} names for {config.classes} classes")
     if not len(checkpoint.mean) == len(checkpoint.std) == config.channels:
         raise ValueError(f"mean {checkpoint.mean} and std {checkpoint.std} for {config.channels} channels")
-    least = config.dim * (config.tokens + config.classes + config.depth * (4 * config.dim + 2 * config.mlp_dim))
-    if config.tokenizer == "linear":
+    least = (config.representation or config.dim) * config.classes
+    least += config.dim * (config.tokens + config.depth * (4 * config.inner_dim + 2 * config.mlp_dim))
+    if config.tokenizer in ("linear", "normed"):
         least += config.dim * config.channels * config.patch_size**2
     twice = torch.uint8  # two weights of 4 bits in a byte
     held = sum(value.numel() * (1 + (value.dtype == twice)) for value in checkpoint.state.values())
@@ -130,7 +159,7 @@ class StateFile:
         if not self.path.exists():
             return None
         try:
-            return _read(self.path)
+            return importers.torch_file(self.path)
         except InputError as error:
             raise InputError(f"{self.path} is damaged; remove it, and the training begins anew") from error
 
@@ -153,24 +182,3 @@ def _write(path: Path, content: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     files.write(path, buffer.getvalue())
-
-
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file; give the path of a checkpoint, such as best_vit_model.pth")
-    try:
-        with path.open("rb") as file:
-            start = file.read(4)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error}); give another file") from error
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if start == b"PK\x03\x04" or start[:1] == b"\x80":
-            raise InputError(
-                f"{path} holds more than weights and could run code when loaded, so it is refused; "
-                "give a checkpoint that compress wrote"
-            ) from error
-        raise InputError(f"{path} is not a checkpoint, or is damaged; {ANEW}") from error
-    except Exception as error:  # torch raises many kinds for damaged files
-        raise InputError(f"{path} is cut short or damaged; {ANEW}") from error

@@ -25,6 +25,7 @@ from baselines.train import Snapshot, TrainConfig, fit
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import checkpoint, files
 from compress.checkpoint import Checkpoint
+from compress.importers import Hints
 from compress.measure import recovery
 from compress.methods import METHODS, Floor, Method
 
@@ -220,14 +221,17 @@ def pack(
     )
 
 
-def restore(path: Path) -> tuple[VisionTransformer, Variant, Checkpoint]:
+def restore(path: Path, hints: Hints | None = None) -> tuple[VisionTransformer, Variant, Checkpoint]:
     """Reads a checkpoint and rebuilds its model on the CPU, in evaluation mode, converted if the file is.
+
+    Args:
+        hints: what a file of another library does not say itself.
 
     Raises:
         InputError: the file cannot be read, holds a model that was only pretrained, or weights that do not fit its own
             description.
     """
-    content = checkpoint.load(path)
+    content = checkpoint.load(path, hints)
     if content.pretrained:
         raise InputError(f"{path} was pretrained and knows no classes yet; train it with: compress train --init {path}")
     methods = []
@@ -238,11 +242,13 @@ def restore(path: Path) -> tuple[VisionTransformer, Variant, Checkpoint]:
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
     variant = Variant(check_order(str(path), methods))
-    model = VisionTransformer(content.config)  # of what it became, where a method made a new geometry
-    model = prepare(model, [method for method in methods if not method.from_scratch])
+    added = [method for method in methods if not method.from_scratch]
+    with torch.device("cpu" if added else "meta"):  # weights of a plain model are those that were read, not copies
+        model = VisionTransformer(content.config)  # of what it became, where a method made a new geometry
+    model = prepare(model, added)
     model = convert(model, methods) if content.converted else model
     try:
-        model.load_state_dict(content.state)
+        model.load_state_dict(content.state, assign=not added)
     except RuntimeError as error:
         fault = str(error).split("\n\t")[1].rstrip(". ") if "\n\t" in str(error) else str(error)
         raise InputError(

@@ -26,10 +26,12 @@ GEOMETRIES = [
         image_size=24, patch_size=8, dim=48, depth=2, heads=3, mlp_dim=50, registers=4, layer_scale=0.1, qk_norm=True
     ),
     ViTConfig(image_size=40, patch_size=8, dim=48, depth=2, heads=3, mlp_dim=50, pool="seq", registers=3),
+    ViTConfig(dim=40, depth=2, heads=3, head_dim=24, mlp_dim=50, tokenizer="normed", representation=20, qk_norm=True),
+    ViTConfig(dim=48, depth=2, heads=3, mlp_dim=50, pool="mean", norm_at="pooled", pre_norm=True, registers=1),
 ]
 
 
-@pytest.mark.parametrize("config", GEOMETRIES, ids=lambda c: f"{c.tokenizer}-{c.pool}-{c.image_size[0]}")
+@pytest.mark.parametrize("config", GEOMETRIES, ids=lambda c: f"{c.tokenizer}-{c.pool}-{c.tokens}")
 def test_four_counters_agree_and_weights_are_as_many_as_the_formula_says(config: ViTConfig) -> None:
     model = VisionTransformer(config).eval()
     counted = count_otherwise(Cost(0, dense_macs(config), model, None))

@@ -151,8 +151,8 @@ def _thop(model: VisionTransformer, image: Tensor) -> float:
         import thop
 
     def attention(module: Any, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
-        batch, tokens, dim = inputs[0].shape
-        shape = (batch, module.heads, tokens, dim // module.heads)
+        batch, tokens, _ = inputs[0].shape
+        shape = (batch, module.heads, tokens, module.proj.in_features // module.heads)
         linear = batch * tokens * (module.qkv.weight.numel() + module.proj.weight.numel())
         module.total_ops += torch.DoubleTensor([linear + _attention_products(shape, shape, shape)])
 

@@ -39,7 +39,7 @@ def narrower(config: ViTConfig, share: float) -> ViTConfig:
     if share == 1:
         return config
     aim, proportion = share * dense_macs(config), config.mlp_dim / config.dim
-    step = lcm(config.heads * 8, max(config.patch_size // 2, 1) if config.tokenizer != "linear" else 1)
+    step = lcm(config.heads * 8, max(config.patch_size // 2, 1) if config.tokenizer in ("conv", "cct") else 1)
     widths = range(step, config.dim + 1, step) or range(config.heads, config.dim + 1, config.heads)
     found = []
     for width in widths:

@@ -108,7 +108,7 @@ def selection_macs(config: ViTConfig, merged: Sequence[int]) -> int:
     patches, macs = config.tokens - config.prefix_tokens, 0
     for r in merged:
         if r:
-            macs += (patches + 1) // 2 * (patches // 2) * (config.dim // config.heads)
+            macs += (patches + 1) // 2 * (patches // 2) * config.head_width
         patches -= r
     return macs
 

@@ -1,0 +1,47 @@
+"""Checkpoints of other libraries -> models of ours. A layout is one file here, and one line below.
+
+Nothing in a file is ever run; see `reading.py`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from baselines.errors import InputError
+from compress.importers import timm
+from compress.importers.base import UNKNOWN, Family, Foreign, Hints, Source, Weights, check, precision
+from compress.importers.reading import Content, read, torch_file
+from compress.importers.unwrapping import unwrap
+
+FAMILIES: tuple[Family, ...] = (timm.FAMILY,)
+
+__all__ = ["FAMILIES", "Content", "Foreign", "Hints", "Source", "convert", "read", "torch_file"]
+
+
+def convert(content: Content, hints: Hints) -> Foreign:
+    """The model that a file of another library holds.
+
+    Raises:
+        InputError: of no known layout, incomplete, with more in it than such a model has, with weights that are no
+            numbers, or in need of something that `hints` do not say.
+    """
+    source = unwrap(content, ema=hints.ema)
+    for family in FAMILIES:
+        prefix = found(source.tensors, family.marker)
+        if prefix is not None:
+            weights = Weights(source, prefix)
+            foreign = family.read(weights, hints)
+            weights.finish()
+            check(foreign, source.path)
+            notes = (*weights.notes, *foreign.notes)
+            return replace(foreign, family=family.name, numbers=precision(source.tensors), notes=notes)
+    names = ", ".join(list(source.tensors)[:3])
+    raise InputError(f"{source.path} is of no layout that compress knows (it holds {names}, ...); {UNKNOWN}")
+
+
+def found(names: Iterable[str], marker: str) -> str | None:
+    """What stands in front of a marker that ends one of the names; None where none does."""
+    for name in names:
+        prefix = name.removesuffix(marker)
+        if name.endswith(marker) and (not prefix or prefix[-1] in "./"):
+            return prefix
+    return None

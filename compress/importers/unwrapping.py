@@ -1,0 +1,88 @@
+"""The weights inside of what trainings save around them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from baselines.errors import InputError
+from compress.importers.base import Source
+from compress.importers.reading import Content
+
+AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "module_ema")
+PLAIN = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "module",
+    "net",
+    "network",
+    "params",
+    "weights",
+    "student",
+    "teacher",
+)
+DEEPEST = 4  # dictionaries inside of one another
+COUNTERS = ("n_averaged", "num_updates", "decay")  # that averaging keeps beside the weights
+
+
+def unwrap(content: Content, *, ema: bool) -> Source:
+    """The tensors by name, out of whatever dictionaries they lie in.
+
+    Args:
+        ema: whether averaged weights go before the last ones, where there are both.
+
+    Raises:
+        InputError: there are none, or some are no plain numbers in memory.
+    """
+    tree, notes = content.tree, []
+    for _ in range(DEEPEST):
+        if not isinstance(tree, Mapping):
+            break
+        found = _inside(tree, ema)
+        if found is None:
+            break
+        name, tree = found
+        if any(each in content.tree for each in AVERAGED) and name in (*AVERAGED, *PLAIN):
+            notes.append(f"weights of {name!r} out of {', '.join(map(str, content.tree))}")
+    tensors = _tensors(tree)
+    if not tensors:
+        raise InputError(f"{content.path} holds no weights; give a file of a model's state_dict()")
+    for name, value in tensors.items():
+        if not _plain(value):
+            raise InputError(f"{content.path}: {name} is no plain tensor in memory; save it as one")
+    return Source(content.path, tensors, content.settings, content.preprocessing, tuple(notes))
+
+
+def _inside(tree: Mapping[Any, Any], ema: bool) -> tuple[str, Mapping[Any, Any]] | None:
+    """The dictionary of weights in another one, and its name."""
+    for name in (*AVERAGED, *PLAIN) if ema else (*PLAIN, *AVERAGED):
+        if isinstance(inner := tree.get(name), Mapping) and _holds_tensors(inner):
+            return name, inner
+    if _tensors(tree):
+        return None
+    others = [(str(name), inner) for name, inner in tree.items() if isinstance(inner, Mapping) and _tensors(inner)]
+    return others[0] if len(others) == 1 else None
+
+
+def _holds_tensors(tree: Mapping[Any, Any]) -> bool:
+    inner = [value for value in tree.values() if isinstance(value, Mapping)]
+    return bool(_tensors(tree)) or any(_tensors(each) for each in inner)
+
+
+def _tensors(tree: Any) -> dict[str, Tensor]:
+    if not isinstance(tree, Mapping):
+        return {}
+    return {
+        name: value
+        for name, value in tree.items()
+        if isinstance(name, str) and isinstance(value, Tensor) and name not in COUNTERS
+    }
+
+
+def _plain(value: Tensor) -> bool:
+    """Whether a tensor is what it seems: dense, in memory, and no larger than what it lies in."""
+    if value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized:
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
