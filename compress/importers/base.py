@@ -23,7 +23,7 @@ NAMES = {
     torch.bfloat16: "bf16",
     torch.float64: "fp64",
 }  # of numbers in which weights may come
-# Heads of the ViTs that were published, by width and depth (arXiv 2010.11929, 2012.12877, 2106.04560): Ti, S, B, L, H, g, G
+# Heads of published ViTs, Ti to G, by width and depth (arXiv 2010.11929, 2012.12877, 2106.04560)
 PUBLISHED_HEADS = {
     (192, 12): 3,
     (384, 12): 6,
@@ -73,15 +73,27 @@ class Foreign:
 
 
 @dataclass(frozen=True)
+class Outgoing:
+    """A model of ours as another library takes it."""
+
+    tensors: dict[str, Tensor]  # by its names
+    usage: str  # Python that makes the model which takes them, for the person at the terminal
+    settings: dict[str, Any] = field(default_factory=dict)  # its config.json; where there is one, a folder is written
+    preprocessing: dict[str, Any] = field(default_factory=dict)  # its preprocessor_config.json
+
+
+@dataclass(frozen=True)
 class Family:
     """One layout of checkpoints.
 
-    `read` turns what was found into a model of ours; `marker` ends a name that no other layout has.
+    `read` turns what was found into a model of ours; `marker` ends a name that no other layout has. `write` is the way
+    back; it raises InputError where the model has something that the library does not.
     """
 
     name: str
     marker: str
     read: Callable[["Weights", Hints], Foreign]
+    write: Callable[[Foreign], Outgoing] | None = None
 
 
 class Weights:

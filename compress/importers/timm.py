@@ -1,4 +1,4 @@
-"""timm's `VisionTransformer` and what shares its names: DeiT, DeiT-III, DINOv2, MAE, and the checkpoints of their authors.
+"""timm's `VisionTransformer` and what shares its names: DeiT, DeiT-III, DINOv2, MAE, as their authors published them.
 
     patch_embed.proj  cls_token  dist_token  reg_token  pos_embed  norm_pre
     blocks.N. norm1  attn.qkv  attn.q_norm  attn.k_norm  attn.proj  ls1.gamma  norm2  mlp.fc1  mlp.fc2  ls2.gamma
