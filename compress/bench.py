@@ -53,6 +53,7 @@ def bench(request: Request, console: Console) -> list[Row]:
         console.print,
         request.checkpoint,
         tensorboard=request.tensorboard,
+        hints=request.hints,
     )
 
     made: list[Candidate] = []

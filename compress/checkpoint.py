@@ -1,11 +1,13 @@
 """The one place where weights are read and written.
 
-A checkpoint is a dictionary of tensors and plain values in torch's zip format. It is read with
-`weights_only=True`: a file that would run code is refused. Those of other libraries are read by `importers`.
+A checkpoint is a dictionary of tensors and plain values in torch's zip format, read with `weights_only=True`: a file
+that would run code is refused. Or it is a safetensors file, whose metadata are the plain values, each as JSON. Those of
+other libraries are read by `importers`.
 """
 
 import hashlib
 import io
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,28 +47,37 @@ class Checkpoint:
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes the file as a whole or not at all.
+    """Writes the file as a whole or not at all; as safetensors where its name ends so.
 
     Raises:
         InputError: the place cannot be written.
     """
-    _write(
-        path,
-        {
-            "format": FORMAT,
-            "config": checkpoint.config.model_dump(),
-            "methods": list(checkpoint.methods),
-            "state": {name: value.detach().cpu().contiguous() for name, value in checkpoint.state.items()},
-            "dataset": checkpoint.dataset,
-            "classes": list(checkpoint.classes),
-            "mean": list(checkpoint.mean),
-            "std": list(checkpoint.std),
-            "converted": checkpoint.converted,
-            "pretrained": checkpoint.pretrained,
-            "calibration": checkpoint.calibration,
-            "origin": checkpoint.origin,
-        },
-    )
+    facts = {
+        "config": checkpoint.config.model_dump(),
+        "methods": list(checkpoint.methods),
+        "dataset": checkpoint.dataset,
+        "classes": list(checkpoint.classes),
+        "mean": list(checkpoint.mean),
+        "std": list(checkpoint.std),
+        "converted": checkpoint.converted,
+        "pretrained": checkpoint.pretrained,
+        "calibration": checkpoint.calibration,
+        "origin": checkpoint.origin,
+    }
+    if path.suffix == ".safetensors":
+        metadata = {"format": FORMAT, **{name: json.dumps(value) for name, value in facts.items()}}
+        files.write(path, safetensors_bytes(checkpoint.state, metadata))
+    else:
+        state = {name: value.detach().cpu().contiguous() for name, value in checkpoint.state.items()}
+        _write(path, {"format": FORMAT, **facts, "state": state})
+
+
+def safetensors_bytes(state: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """A safetensors file. Every tensor is copied: the format refuses those that share memory."""
+    import safetensors.torch
+
+    copies = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+    return safetensors.torch.save(copies, metadata)
 
 
 def load(path: Path, hints: Hints | None = None) -> Checkpoint:
@@ -81,7 +92,17 @@ def load(path: Path, hints: Hints | None = None) -> Checkpoint:
     found = importers.read(path)
     if isinstance(found.tree, dict) and found.tree.get("format") == FORMAT:
         return _own(path, found.tree)
+    if found.metadata.get("format") == FORMAT:
+        return _own(path, {**_facts(path, found.metadata), "state": found.tree})
     return _adopted(importers.convert(found, hints or Hints()))
+
+
+def _facts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What a safetensors file of ours says beside its weights."""
+    try:
+        return {name: json.loads(text) for name, text in metadata.items() if name != "format"}
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is a damaged compress checkpoint (metadata that are no JSON); {ANEW}") from error
 
 
 def _own(path: Path, content: dict[str, Any]) -> Checkpoint:
@@ -135,9 +156,10 @@ def digest(state: Mapping[str, Tensor]) -> str:
 def _check_sizes(checkpoint: Checkpoint) -> None:
     """Raises ValueError where a file contradicts itself, before memory is set aside for what it claims."""
     config = checkpoint.config
-    if len(checkpoint.classes) != config.classes:
+    unsaid = checkpoint.origin is not None  # of another library's model, kept before anybody said it
+    if len(checkpoint.classes) != config.classes and (checkpoint.classes or not unsaid):
         raise ValueError(f"{len(checkpoint.classes)} names for {config.classes} classes")
-    if not len(checkpoint.mean) == len(checkpoint.std) == config.channels:
+    if not len(checkpoint.mean) == len(checkpoint.std) == config.channels and (checkpoint.mean or not unsaid):
         raise ValueError(f"mean {checkpoint.mean} and std {checkpoint.std} for {config.channels} channels")
     least = (config.representation or config.dim) * config.classes
     least += config.dim * (config.tokens + config.depth * (4 * config.inner_dim + 2 * config.mlp_dim))

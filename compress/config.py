@@ -15,6 +15,7 @@ from baselines.subset import Subset
 from baselines.train import TrainConfig
 from baselines.vit import ViTConfig
 from compress import files, initial
+from compress.importers import Hints
 from compress.methods import METHODS
 
 
@@ -79,11 +80,18 @@ def preset(data: str) -> dict[str, Any]:
     return DIGITS if data == "digits" else {**SMALL_IMAGES, "data": data}
 
 
-def read(path: Path | None, data: str | None = None, seed: int | None = None, init: Path | None = None) -> BenchConfig:
+def read(
+    path: Path | None,
+    data: str | None = None,
+    seed: int | None = None,
+    init: Path | None = None,
+    hints: Hints | None = None,
+) -> BenchConfig:
     """Settings from a file, or from the preset of the data set where there is none.
 
     Args:
         data, seed, init: options that win over the file.
+        hints: what the file of `init` does not say itself.
 
     Raises:
         InputError: missing file, broken TOML, unknown key or impossible value.
@@ -91,7 +99,22 @@ def read(path: Path | None, data: str | None = None, seed: int | None = None, in
     given = toml(path, "--config") if path is not None else {}
     options = {"data": data, "seed": seed, "init": str(init) if init else None}
     overrides = {name: value for name, value in options.items() if value is not None}
-    return resolve({**given, **overrides}, f"--config {path}" if path else "settings")
+    return resolve({**given, **overrides}, f"--config {path}" if path else "settings", hints)
+
+
+def of_checkpoint(path: Path, dataset: str, config: Path | None, data: str | None, seed: int | None) -> BenchConfig:
+    """Settings for work on a checkpoint: on the data set of the option, of the file, or else of the checkpoint.
+
+    Args:
+        dataset: that the checkpoint names; empty where it names none.
+
+    Raises:
+        InputError: as `read`, or nobody names a data set.
+    """
+    named = data or (toml(config, "--config").get("data") if config else None)
+    if not named and not dataset:
+        raise InputError(f"{path} does not say which images it knows; give some with --data folder:PATH")
+    return read(config, data if named else dataset, seed)
 
 
 def toml(path: Path, what: str) -> dict[str, Any]:
@@ -104,22 +127,26 @@ def toml(path: Path, what: str) -> dict[str, Any]:
         raise InputError(f"{what} {path} is not valid TOML ({error}); correct it") from error
 
 
-def complete(given: dict[str, Any]) -> dict[str, Any]:
+def complete(given: dict[str, Any], hints: Hints | None = None) -> dict[str, Any]:
     """What a file names, over the preset of its data set.
 
     Where a training begins with a checkpoint, its geometry replaces the preset's, and its data set is the default.
     """
     if not isinstance(given.get("init"), str):
         return merge(preset(str(given.get("data", "digits"))), given)
-    start = initial.read(given["init"]).content
+    start = initial.read(given["init"], hints).content
+    if "data" not in given and not start.dataset:
+        raise InputError(
+            f"--init {given['init']} does not say which images it knows; name those of the training with --data"
+        )
     base = preset(str(given.get("data", start.dataset)))
     return merge({**base, "model": start.config.model_dump(exclude={"classes"})}, given)
 
 
-def resolve(given: dict[str, Any], where: str) -> BenchConfig:
+def resolve(given: dict[str, Any], where: str, hints: Hints | None = None) -> BenchConfig:
     """The settings that the tables of a file ask for; raises InputError, which names `where`, if they cannot be."""
     try:
-        config = BenchConfig(**complete(given))
+        config = BenchConfig(**complete(given, hints))
     except ValidationError as error:
         raise files.explain(error, where) from error
     for name, values in config.methods.items():  # also of methods that no variant asks for: it may be misspelt

@@ -1,5 +1,6 @@
 """A baseline of any geometry that learns from a teacher of any other, beside the labels.
 
+OUT/teacher.pth                              what it learns from, where that is a checkpoint of another library
 OUT/best_vit_distill_model.pth               copy of the one that was made last
 OUT/models/vit_distill-<hash>/best_vit_distill_model.pth, teacher.json, training.jsonl, state.pt while training
 
@@ -7,6 +8,7 @@ It ends as a plain baseline: what it learned from leaves no trace in its structu
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,28 @@ import torch
 
 from baselines.guided import Guided
 from baselines.vit import VisionTransformer
-from compress import files, teacher, variant
+from compress import checkpoint, files, teacher, variant
 from compress.config import BenchConfig
+from compress.images import load_data, settle
+from compress.importers import Hints
 from compress.methods import Method
 from compress.variant import Variant
 from compress.workshop import Built, Workshop
 
 NAME = "vit_distill"
 FILE = f"best_{NAME}_model.pth"
+TEACHER = "teacher.pth"
+
+
+def adopt(path: Path, hints: Hints, config: BenchConfig, out: Path, say: Callable[[str], Any]) -> Path:
+    """The teacher as a checkpoint of ours: itself, or what is made of a file of another library and kept in `out`."""
+    model, _, content = variant.restore(path, hints)
+    if content.origin is None:
+        return path
+    size, channels = content.config.image_size, content.config.channels
+    content, _ = settle(path, model, content, load_data(config.data, size, channels, out, config.subset), hints, say)
+    checkpoint.save(out / TEACHER, content)
+    return out / TEACHER
 
 
 class Distillation(Workshop):

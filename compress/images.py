@@ -1,20 +1,27 @@
 """Data sets by name, and the training images that calibrate models and check exports."""
 
 import hashlib
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from baselines import sources
 from baselines.data import Data
 from baselines.errors import InputError
 from baselines.subset import Subset, cut
+from baselines.vit import VisionTransformer
+from compress.checkpoint import Checkpoint
 from compress.export import PARITY_BATCHES
+from compress.importers import Hints, normalisations
 
 PARITY_IMAGES = 64
 BATCH = 128
+PROBED = 256  # training images, on which a normalisation is found out
 
 
 def load_data(name: str, image_size: tuple[int, int], channels: int, out: Path, subset: Subset | None = None) -> Data:
@@ -34,6 +41,87 @@ def check_classes(path: Path | None, classes: tuple[str, ...], data: Data) -> No
             f"{path} knows {len(classes)} classes ({', '.join(classes[:3])}, ...), {data.name} has {len(data.classes)} "
             f"({', '.join(data.classes[:3])}, ...); give the data it was trained on with --data"
         )
+
+
+def settle(
+    path: Path, model: VisionTransformer, content: Checkpoint, data: Data, hints: Hints, say: Callable[[str], Any]
+) -> tuple[Checkpoint, Data]:
+    """What a file of another library does not say, from the data set; and the images as the model knows them.
+
+    Class names come from the data set. A normalisation that nobody names is the one, of those that are in use, with
+    which the model knows some labelled training images best.
+
+    Args:
+        model: of the checkpoint. Its classes are put into the order of the data set, where only that differs.
+        say: takes lines for the person at the terminal.
+
+    Raises:
+        InputError: the data set has other classes, or `hints` name no normalisation.
+    """
+    content, data = _settle_classes(path, model, content, data, say)
+    if hints.normalise is not None or not content.mean:
+        known = {**normalisations(hints.normalise, len(data.mean)), "data": (data.mean, data.std)}
+        if hints.normalise is not None:
+            known = {hints.normalise: known[hints.normalise]}
+        name = _best_normalisation(model, data, known, path, say) if len(known) > 1 else next(iter(known))
+        mean, std = known[name]
+        content = replace(content, mean=mean, std=std)
+    return replace(content, dataset=content.dataset or data.name), data.normalised(content.mean, content.std)
+
+
+def _settle_classes(
+    path: Path, model: VisionTransformer, content: Checkpoint, data: Data, say: Callable[[str], Any]
+) -> tuple[Checkpoint, Data]:
+    """Names of the classes, which are as many, and in the same order, afterwards."""
+    if not content.classes:
+        if content.config.classes != len(data.classes):
+            raise InputError(
+                f"{path} tells {content.config.classes} classes apart, {data.name} has {len(data.classes)}; give "
+                "images of its own classes with --data"
+            )
+        return replace(content, classes=data.classes), data
+    if content.origin is None or content.classes == data.classes or len(content.classes) != len(data.classes):
+        check_classes(path, content.classes, data)
+        return content, data
+    if set(content.classes) == set(data.classes):
+        order = torch.tensor([content.classes.index(name) for name in data.classes])
+        state = dict(content.state)
+        for name, parameter in model.named_parameters():
+            if name.startswith(("head.", "distill_head.")):
+                state[name] = parameter.data = parameter.data[order]
+        return replace(content, classes=data.classes, state=state), data
+    if set(content.classes) & set(data.classes):
+        check_classes(path, content.classes, data)
+    say(
+        f"{path} calls its classes {content.classes[0]}, {content.classes[1]}, ..., {data.name} calls them "
+        f"{data.classes[0]}, {data.classes[1]}, ...: taken to be the same, in this order"
+    )
+    return content, replace(data, classes=content.classes)
+
+
+@torch.inference_mode()
+def _best_normalisation(
+    model: VisionTransformer,
+    data: Data,
+    known: dict[str, tuple[tuple[float, ...], tuple[float, ...]]],
+    path: Path,
+    say: Callable[[str], Any],
+) -> str:
+    """The name of the normalisation with which the model gives training images the likeliest answers."""
+    losses, right, count = {}, {}, min(PROBED, len(data.train.labels))
+    for name, (mean, std) in known.items():
+        batches = held_out_images(data.normalised(mean, std), PROBED, 0)
+        answers = [(model(images), labels) for images, labels in batches]
+        logits, labels = (torch.cat(each) for each in zip(*answers, strict=True))
+        losses[name] = F.cross_entropy(logits, labels).item()
+        right[name] = (logits.argmax(1) == labels).float().mean().item()
+    best = min(losses, key=losses.__getitem__)
+    told = ", ".join(f"{name} {share:.1%}" for name, share in right.items())
+    say(
+        f"{path} does not say how its images are normalised (--normalise): {best} suits {count} training images best "
+        f"(top-1: {told})"
+    )
+    return best
 
 
 def sample_images(data: Data, count: int, seed: int = 0) -> list[Tensor]:

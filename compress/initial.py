@@ -13,6 +13,7 @@ from baselines.errors import InputError
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import checkpoint, files
 from compress.checkpoint import Checkpoint
+from compress.importers import Hints
 
 
 @dataclass(frozen=True)
@@ -29,20 +30,23 @@ class Initial:
         return files.key(self.content.config.model_dump(), self.content.classes, self.content.pretrained, weights)
 
     def normalise(self, data: Data) -> Data:
-        """The data set as the weights know images: with the mean and deviation of what they were trained on."""
-        return data.normalised(self.content.mean, self.content.std)
+        """The data set as the weights know images: with the mean and deviation of what they were trained on.
+
+        Where their file does not say how that was, the data set's own are as good: the training goes on.
+        """
+        return data.normalised(self.content.mean, self.content.std) if self.content.mean else data
 
 
-def read(path: str) -> Initial:
+def read(path: str, hints: Hints | None = None) -> Initial:
     """Raises InputError where the file cannot be read or is no baseline."""
-    content = checkpoint.load(Path(path))
+    content = checkpoint.load(Path(path), hints)
     if content.methods:
         name = "_".join(str(entry.get("name")) for entry in content.methods)
         raise InputError(f"--init {path} is already {name!r}; give the checkpoint of a baseline")
     return Initial(path, content)
 
 
-def given(path: str | None, model: ViTConfig, start: Path | None) -> Initial | None:
+def given(path: str | None, model: ViTConfig, start: Path | None, hints: Hints | None = None) -> Initial | None:
     """What `--init` names, where it can begin a training of `model`.
 
     Args:
@@ -55,7 +59,7 @@ def given(path: str | None, model: ViTConfig, start: Path | None) -> Initial | N
         return None
     if start is not None:
         raise InputError(f"--init {path} begins a training and --checkpoint {start} replaces it; give only one of them")
-    initial = read(path)
+    initial = read(path, hints)
     transfer.check(initial.content.config, model, f"--init {path}")
     return initial
 

@@ -14,6 +14,7 @@ import numpy as np
 from baselines.macs import dense_macs
 from compress import files, variant
 from compress.config import BenchConfig
+from compress.importers import Hints
 from compress.measure import cost, environment, examples, latency, statistics
 from compress.measure.cost import Cost
 from compress.measure.latency import Timing
@@ -44,6 +45,7 @@ class Request:
     break_even: bool = False  # go on to larger batches until every variant has won
     remeasure: bool = False
     tensorboard: bool = False
+    hints: Hints = field(default_factory=Hints)  # what the file of `checkpoint` does not say itself
     notes: tuple[str, ...] = ()  # warnings that belong to every row
     command: str = field(default_factory=lambda: typed_command(sys.argv))
 

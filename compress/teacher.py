@@ -32,7 +32,16 @@ def names(methods: Sequence[Method]) -> list[Path]:
 
 def keys(methods: Sequence[Method]) -> list[str]:
     """A hash of each file in `names`."""
-    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in names(methods)]
+    return [_hash(path) for path in names(methods)]
+
+
+def _hash(path: Path) -> str:
+    """Of a file, or of all in a folder."""
+    found = hashlib.sha256()
+    for each in sorted(path.iterdir()) if path.is_dir() else [path]:
+        if each.is_file():
+            found.update(each.read_bytes())
+    return found.hexdigest()
 
 
 def check(settings: Mapping[str, Mapping[str, Any]], data: Data) -> None:
@@ -48,6 +57,11 @@ def read(path: Path, data: Data) -> VisionTransformer:
         InputError: the file cannot be read, or its model knows other classes or channels.
     """
     content = checkpoint.load(path)
+    if not content.classes or not content.mean:
+        raise InputError(
+            f"teacher {path} does not say what its classes are called or how its images are normalised; "
+            f"compress distill {path} finds out"
+        )
     if content.classes != data.classes:
         raise InputError(
             f"teacher {path} knows {len(content.classes)} classes ({', '.join(content.classes[:3])}, ...), {data.name} "

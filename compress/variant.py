@@ -221,6 +221,11 @@ def pack(
     )
 
 
+def widened(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in float32, in which a model is rebuilt; those that are so are not copied."""
+    return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+
+
 def restore(path: Path, hints: Hints | None = None) -> tuple[VisionTransformer, Variant, Checkpoint]:
     """Reads a checkpoint and rebuilds its model on the CPU, in evaluation mode, converted if the file is.
 
@@ -248,7 +253,7 @@ def restore(path: Path, hints: Hints | None = None) -> tuple[VisionTransformer, 
     model = prepare(model, added)
     model = convert(model, methods) if content.converted else model
     try:
-        model.load_state_dict(content.state, assign=not added)
+        model.load_state_dict(content.state if added else widened(content.state), assign=not added)
     except RuntimeError as error:
         fault = str(error).split("\n\t")[1].rstrip(". ") if "\n\t" in str(error) else str(error)
         raise InputError(

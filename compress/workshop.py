@@ -29,7 +29,8 @@ from compress import __version__, checkpoint, curves, files, initial, teacher, v
 from compress.checkpoint import StateFile
 from compress.config import BenchConfig
 from compress.curves import Curves
-from compress.images import check_classes, describe_calibration, load_data, parity_images, sample_images
+from compress.images import describe_calibration, load_data, parity_images, sample_images, settle
+from compress.importers import Hints
 from compress.runtimes import Runtime
 from compress.variant import Variant
 
@@ -55,6 +56,7 @@ class Workshop:
         tensorboard: whether trainings are written as TensorBoard reads them.
         anew: variant whose training begins from nothing; what was begun or finished of it is discarded.
         world: processes that train together. All do the same; the first alone reads and writes in `out`.
+        hints: what the files of `start` and of the weights that training begins with do not say themselves.
     """
 
     def __init__(
@@ -68,18 +70,19 @@ class Workshop:
         tensorboard: bool = False,
         anew: Variant | None = None,
         world: World = ALONE,
+        hints: Hints | None = None,
     ):
         self.out, self.device, self.say, self.world = out, device, say, world
         self.tensorboard, self.anew = tensorboard, anew
         self.state: StateFile | None = None  # of the training that runs
         if tensorboard:
             curves.writer_class()  # whether it is installed is better known now than after loading the data
-        self.start = variant.restore(start) if start else None
+        self.start = variant.restore(start, hints) if start else None
         if self.start and self.start[1].methods:
             raise InputError(
                 f"--checkpoint {start} is already {self.start[1].name!r}; give the checkpoint of a baseline"
             )
-        self.initial = initial.given(config.init, config.model, start)
+        self.initial = initial.given(config.init, config.model, start, hints)
         model_config = self.start[2].config if self.start else config.model
 
         def load() -> Data:
@@ -88,9 +91,10 @@ class Workshop:
         self.data = load() if config.data.startswith("folder:") else world.in_turn(load)  # what is fetched, once
         if config.subset and world.rank == 0:
             files.write(out / "manifest.csv", manifest(self.data, config.train.validation))
-        if self.start:
-            check_classes(start, self.start[2].classes, self.data)
-            self.data = self.data.normalised(self.start[2].mean, self.start[2].std)
+        if start and self.start:
+            model, which, content = self.start
+            content, self.data = settle(start, model, content, self.data, hints or Hints(), say)
+            self.start = model, which, content
         self.data = self.initial.normalise(self.data) if self.initial else self.data
         teacher.check(config.methods, self.data)
         classes = len(self.data.classes)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from compress import processes, terminal
-from compress.commands.options import Config, DataName, Seed, Threads
+from compress.commands.options import Config, DataName, Ema, Heads, ImageSize, Normalise, Seed, Threads, hints
 
 
 def bench(
@@ -49,19 +49,26 @@ def bench(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write each epoch as TensorBoard reads it: OUT/tensorboard.")
     ] = False,
+    heads: Heads = None,
+    image_size: ImageSize = None,
+    normalise: Normalise = None,
+    ema: Ema = True,
 ) -> None:
     """Train or load the baseline, compress it, measure all variants, write the comparison."""
     processes.check_alone("compress bench")
+    from baselines.errors import InputError
     from compress import bench as bench_
     from compress import checkpoint as checkpoint_
     from compress import config as config_
     from compress.measure.environment import available_cpus
     from compress.rows import Request
 
-    console = terminal.make_console()
+    console, known = terminal.make_console(), hints(heads, image_size, normalise, ema)
     if checkpoint is not None and data is None and config is None:
-        data = checkpoint_.load(checkpoint).dataset
-    settings = config_.read(config, data, seed, init)
+        data = checkpoint_.load(checkpoint, known).dataset or None
+        if data is None:
+            raise InputError(f"{checkpoint} does not say which images it knows; give some with --data folder:PATH")
+    settings = config_.read(config, data, seed, init, known)
     if variants is not None:
         settings = settings.model_copy(update={"variants": tuple(terminal.names(variants, "--variants"))})
     notes: tuple[str, ...] = ()
@@ -82,6 +89,7 @@ def bench(
         break_even=break_even,
         remeasure=remeasure,
         tensorboard=tensorboard,
+        hints=known,
         notes=notes,
     )
     rows = bench_.bench(request, console)

@@ -6,7 +6,20 @@ from typing import Annotated
 import typer
 
 from compress import processes, terminal
-from compress.commands.options import DataName, Device, Out, Resume, Seed, TensorBoard, Threads
+from compress.commands.options import (
+    DataName,
+    Device,
+    Ema,
+    Heads,
+    ImageSize,
+    Normalise,
+    Out,
+    Resume,
+    Seed,
+    TensorBoard,
+    Threads,
+    hints,
+)
 
 
 def distill(
@@ -23,23 +36,29 @@ def distill(
     out: Out = Path("runs"),
     resume: Resume = True,
     tensorboard: TensorBoard = False,
+    heads: Heads = None,
+    image_size: ImageSize = None,
+    normalise: Normalise = None,
+    ema: Ema = True,
 ) -> None:
     """Train a smaller model that learns from a larger one too; goes on where it was interrupted."""
     processes.quieten()
     from baselines.errors import InputError
     from compress import config as config_
     from compress import variant
-    from compress.distill import FILE, Distillation
+    from compress.distill import FILE, Distillation, adopt
 
     if teacher.resolve() == (out / FILE).resolve():
         raise InputError(f"{teacher} would be replaced by its own student; give another --out")
     console = terminal.make_console()
     settings = config_.read(student, data, seed)
-    given = {"teacher": str(teacher), "kind": kind, "temperature": temperature}
+    given = {"kind": kind, "temperature": temperature}
     given = {name: value for name, value in given.items() if value is not None}
-    method = variant.make_method("distill", {**settings.methods.get("distill", {}), **given})
-    anew = None if resume else variant.Variant(())
+    known, anew = hints(heads, image_size, normalise, ema), None if resume else variant.Variant(())
     with processes.training(device, out, threads) as team:
+        file = team.world.share(lambda: adopt(teacher, known, settings, out, console.print))
+        table = {**settings.methods.get("distill", {}), **given, "teacher": str(file)}
+        method = variant.make_method("distill", table)
         lesson = Distillation(
             method, settings, out, team.device, console.print, tensorboard=tensorboard, anew=anew, world=team.world
         )

@@ -1,7 +1,20 @@
 """`compress halt`."""
 
 from compress import processes, terminal
-from compress.commands.options import CheckpointFile, Config, DataName, Device, Resume, Seed, Threads
+from compress.commands.options import (
+    CheckpointFile,
+    Config,
+    DataName,
+    Device,
+    Ema,
+    Heads,
+    ImageSize,
+    Normalise,
+    Resume,
+    Seed,
+    Threads,
+    hints,
+)
 from compress.commands.prune import BatchSize, Epochs, Folder, TargetMacs
 
 
@@ -17,6 +30,10 @@ def halt(
     seed: Seed = None,
     out: Folder = None,
     resume: Resume = True,
+    heads: Heads = None,
+    image_size: ImageSize = None,
+    normalise: Normalise = None,
+    ema: Ema = True,
 ) -> None:
     """Let every token of a trained model stop when it has seen enough (A-ViT), with or without training."""
     processes.check_alone("compress halt")
@@ -37,5 +54,6 @@ def halt(
         seed=seed,
         out=out,
         resume=resume,
+        hints=hints(heads, image_size, normalise, ema),
     )
     prune(request, terminal.make_console())

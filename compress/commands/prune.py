@@ -6,7 +6,20 @@ from typing import Annotated
 import typer
 
 from compress import processes, terminal
-from compress.commands.options import CheckpointFile, Config, DataName, Device, Resume, Seed, Threads
+from compress.commands.options import (
+    CheckpointFile,
+    Config,
+    DataName,
+    Device,
+    Ema,
+    Heads,
+    ImageSize,
+    Normalise,
+    Resume,
+    Seed,
+    Threads,
+    hints,
+)
 
 Epochs = Annotated[int, typer.Option(min=0, help="Of fine-tuning, with the checkpoint as teacher; 0: none.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Of the latency shown.")]
@@ -38,6 +51,10 @@ def prune(
     seed: Seed = None,
     out: Folder = None,
     resume: Resume = True,
+    heads: Heads = None,
+    image_size: ImageSize = None,
+    normalise: Normalise = None,
+    ema: Ema = True,
 ) -> None:
     """Take tokens out of a trained model, with or without training, and show what it costs and saves."""
     processes.check_alone("compress prune")
@@ -59,5 +76,6 @@ def prune(
         seed=seed,
         out=out,
         resume=resume,
+        hints=hints(heads, image_size, normalise, ema),
     )
     prune_(request, terminal.make_console())

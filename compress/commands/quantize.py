@@ -5,7 +5,19 @@ from typing import Annotated
 import typer
 
 from compress import terminal
-from compress.commands.options import CheckpointFile, Config, DataName, Resume, Seed, Threads
+from compress.commands.options import (
+    CheckpointFile,
+    Config,
+    DataName,
+    Ema,
+    Heads,
+    ImageSize,
+    Normalise,
+    Resume,
+    Seed,
+    Threads,
+    hints,
+)
 
 
 def quantize(
@@ -41,6 +53,10 @@ def quantize(
         bool, typer.Option("--remeasure", help="Try all ways again, also where this machine's fastest is known.")
     ] = False,
     resume: Resume = True,
+    heads: Heads = None,
+    image_size: ImageSize = None,
+    normalise: Normalise = None,
+    ema: Ema = True,
 ) -> None:
     """Make the fastest integer file of a model, and compare all ways to one: accuracy, size, latency."""
     from compress.measure.environment import available_cpus
@@ -66,6 +82,7 @@ def quantize(
         sensitivity=sensitivity,
         study=calibration_study,
         resume=resume,
+        hints=hints(heads, image_size, normalise, ema),
     )
     raise typer.Exit(quantize_(request, terminal.make_console()))
 

@@ -6,7 +6,20 @@ from typing import Annotated
 import typer
 
 from compress import processes, terminal
-from compress.commands.options import Config, DataName, Device, Out, Resume, Seed, TensorBoard, Threads
+from compress.commands.options import (
+    Config,
+    DataName,
+    Device,
+    Ema,
+    Heads,
+    ImageSize,
+    Out,
+    Resume,
+    Seed,
+    TensorBoard,
+    Threads,
+    hints,
+)
 
 
 def train(
@@ -22,6 +35,9 @@ def train(
     out: Out = Path("runs"),
     resume: Resume = True,
     tensorboard: TensorBoard = False,
+    heads: Heads = None,
+    image_size: ImageSize = None,
+    ema: Ema = True,
 ) -> None:
     """Train the baseline, or a variant of it; goes on where it was interrupted."""
     processes.quieten()
@@ -29,13 +45,20 @@ def train(
     from compress import variant as variants
     from compress.workshop import Workshop
 
-    console = terminal.make_console()
-    settings = config_.read(config, data, seed, init)
+    console, known = terminal.make_console(), hints(heads, image_size, ema=ema)
+    settings = config_.read(config, data, seed, init, known)
     wanted = variants.parse(variant, settings.methods)
     anew = None if resume else wanted
     with processes.training(device, out, threads) as team:
         workshop = Workshop(
-            settings, out, team.device, console.print, tensorboard=tensorboard, anew=anew, world=team.world
+            settings,
+            out,
+            team.device,
+            console.print,
+            tensorboard=tensorboard,
+            anew=anew,
+            world=team.world,
+            hints=known,
         )
         team.kept = workshop.kept
         console.print(f"{wanted.name}: {workshop.make(wanted).path}")

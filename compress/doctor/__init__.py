@@ -9,8 +9,8 @@ from rich.console import Console
 from compress import choices, runtimes
 from compress.doctor import cuda, engines, machine
 from compress.doctor.engines import Found
-from compress.doctor.tables import show, tell
 from compress.measure.environment import available_cpus, cpu_name
+from compress.tables import show, tell
 
 
 def doctor(artifact: Path | None, threads: int | None, console: Console, batch_size: int = 1) -> int:

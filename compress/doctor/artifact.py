@@ -11,9 +11,9 @@ from baselines.errors import InputError
 from compress import files, runtimes
 from compress.doctor import compare, reasons
 from compress.doctor.machine import flags
-from compress.doctor.tables import show, tell
 from compress.runtimes import Inspection, Runtime
 from compress.runtimes.workers import Worker, WorkerError
+from compress.tables import show, tell
 from reports.text import clean
 
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.console import Console
 
-from compress.doctor.tables import show
 from compress.measure import latency
 from compress.measure.latency import Timing
 from compress.runtimes import Runtime
 from compress.runtimes.workers import Worker
+from compress.tables import show
 from reports.text import figure
 
 if TYPE_CHECKING:

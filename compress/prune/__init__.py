@@ -13,13 +13,12 @@ from rich.console import Console
 from torch import Tensor
 
 from baselines import device as devices
-from baselines.data import Data
 from baselines.errors import InputError
 from baselines.vit import VisionTransformer
 from compress import checkpoint, files, variant
 from compress.checkpoint import Checkpoint
 from compress.config import BenchConfig
-from compress.images import check_classes, load_data, sample_images
+from compress.images import load_data, sample_images, settle
 from compress.measure import environment
 from compress.methods import Floor, Method
 from compress.prune.comparison import Entry, compare, score, take_times
@@ -36,15 +35,14 @@ def prune(request: Request, console: Console) -> None:
     Raises:
         InputError: checkpoint, data, method or options cannot be used.
     """
-    model, which, content = variant.restore(request.path)
+    model, which, content = variant.restore(request.path, request.hints)
     if any(method.floor in (Floor.TOKENS, Floor.NUMERICS) for method in which.methods):
         raise InputError(
             f"{request.path} is already {which.name!r}; give the checkpoint of a float model that runs all its tokens"
         )
     settings = read_settings(request, content)
     methods = read_methods(request, settings)
-    pruned = [Entry(name, variant.prepare(model, [each]), Variant((each,))) for name, each in methods.items()]
-    trained_only = any(_needs_training(model, entry) for entry in pruned)
+    trained_only = any(_needs_training(model, each) for each in methods.values())
     if trained_only and not request.epochs:
         raise InputError(
             f"--method {request.method} chooses at random until it is trained; add --epochs, such as --epochs 3"
@@ -52,8 +50,14 @@ def prune(request: Request, console: Console) -> None:
     device = devices.resolve(request.device)
     torch.set_num_threads(request.threads)
     environment.settle_allocator()
-    workshop = _workshop(request, settings, device, pruned[0].which, console) if request.epochs else None
-    data = workshop.data if workshop else _load(request, settings, content)
+    workshop = _workshop(request, settings, device, Variant((next(iter(methods.values())),)), console)
+    if workshop is not None and workshop.start is not None:
+        (model, _, content), data = workshop.start, workshop.data
+    else:
+        config = content.config
+        data = load_data(settings.data, config.image_size, config.channels, request.path.parent, settings.subset)
+        content, data = settle(request.path, model, content, data, request.hints, console.print)
+    pruned = [Entry(name, variant.prepare(model, [each]), Variant((each,))) for name, each in methods.items()]
     files.writable_folder(request.target.parent)
 
     entries = [Entry("before", model, which, request.path)]
@@ -78,24 +82,21 @@ def prune(request: Request, console: Console) -> None:
         console.print(f"wrote {file}; next: compress export {file}, or compress quantize {file}")
 
 
-def _needs_training(model: VisionTransformer, pruned: Entry) -> bool:
+def _needs_training(model: VisionTransformer, method: Method) -> bool:
     """Whether the method brings weights that nothing but training sets."""
-    brought = dict(pruned.model.named_parameters()).keys() - dict(model.named_parameters()).keys()
-    return bool(brought) and all(type(method).calibrate is Method.calibrate for method in pruned.which.methods)
-
-
-def _load(request: Request, settings: BenchConfig, content: Checkpoint) -> Data:
-    config = content.config
-    data = load_data(settings.data, config.image_size, config.channels, request.path.parent, settings.subset)
-    check_classes(request.path, content.classes, data)
-    return data.normalised(content.mean, content.std)
+    pruned = variant.prepare(model, [method])
+    brought = dict(pruned.named_parameters()).keys() - dict(model.named_parameters()).keys()
+    return bool(brought) and type(method).calibrate is Method.calibrate
 
 
 def _workshop(
     request: Request, settings: BenchConfig, device: torch.device, wanted: Variant, console: Console
-) -> Workshop:
+) -> Workshop | None:
+    """Where models are fine-tuned; None without `epochs`."""
+    if not request.epochs:
+        return None
     anew = None if request.resume else wanted
-    return Workshop(settings, request.folder, device, console.print, request.path, anew=anew)
+    return Workshop(settings, request.folder, device, console.print, request.path, anew=anew, hints=request.hints)
 
 
 def _untrained(pruned: list[Entry], before: Variant, calibration: list[Tensor]) -> Iterator[Entry]:

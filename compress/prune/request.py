@@ -1,7 +1,7 @@
 """What a person asked of `compress prune` or `compress halt` -> settings, and the method once for each amount."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from compress import config as config_
 from compress import files, variant
 from compress.checkpoint import Checkpoint
 from compress.config import BenchConfig
+from compress.importers import Hints
 from compress.methods import METHODS, Method
 from compress.methods.base import TokenMethod
 
@@ -35,6 +36,7 @@ class Request:
     seed: int | None
     out: Path | None
     resume: bool
+    hints: Hints = field(default_factory=Hints)
 
     @property
     def target(self) -> Path:
@@ -48,8 +50,7 @@ class Request:
 
 def read_settings(request: Request, content: Checkpoint) -> BenchConfig:
     """Those of the file, on the data of the checkpoint unless another is named; fine-tuning takes `epochs`."""
-    named = request.data or (config_.toml(request.config, "--config").get("data") if request.config else None)
-    settings = config_.read(request.config, request.data if named else content.dataset, request.seed)
+    settings = config_.of_checkpoint(request.path, content.dataset, request.config, request.data, request.seed)
     tuning = settings.finetune
     share = min(request.epochs / max(tuning.epochs, 1), 1)  # a shorter training warms up for less
     short = {"epochs": request.epochs, "steps": 0, "warmup_epochs": tuning.warmup_epochs * share}

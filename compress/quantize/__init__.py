@@ -16,10 +16,8 @@ from baselines.data import Data
 from baselines.errors import InputError
 from baselines.subset import Part
 from compress import choices, files, variant
-from compress.checkpoint import Checkpoint
 from compress.choices import Choice
-from compress.config import BenchConfig
-from compress.images import check_classes, describe_calibration, held_out_images, load_data, sample_images
+from compress.images import describe_calibration, held_out_images, load_data, sample_images, settle
 from compress.measure import cost, environment
 from compress.methods import Int8, Qat
 from compress.quantize import goal, study, training
@@ -45,12 +43,13 @@ def quantize(request: Request, console: Console) -> int:
     """
     torch.set_num_threads(request.threads)
     environment.settle_allocator()
-    model, which, content = variant.restore(request.path)
+    model, which, content = variant.restore(request.path, request.hints)
     if which.numbers != "fp32":
         raise InputError(f"{request.path} is already {which.name!r}; give the checkpoint of a float model")
     found = settings(request, content)
     method, usable = method_of(request, found), engines(request)
-    data = _load(request, found, content)
+    whole = load_data(found.data, content.config.image_size, content.config.channels, request.path.parent, found.subset)
+    content, data = settle(request.path, model, content, whole, request.hints, console.print)
     calibration = sample_images(data, request.calibration_images)
     seen = describe_calibration(data, request.calibration_images)
     if seen["images"] < FEW_IMAGES:
@@ -78,13 +77,6 @@ def quantize(request: Request, console: Console) -> int:
             return 1
         method = reached.method
     return _lower(request, source, method, usable, scored, console)
-
-
-def _load(request: Request, found: BenchConfig, content: Checkpoint) -> Data:
-    config = content.config
-    data = load_data(found.data, config.image_size, config.channels, request.path.parent, found.subset)
-    check_classes(request.path, content.classes, data)
-    return data.normalised(content.mean, content.std)
 
 
 def _scored(data: Data, count: int | None) -> Data:

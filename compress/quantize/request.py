@@ -5,7 +5,7 @@ in one and slow in another, on one machine and not on the next; so all that can 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from compress import config as config_
 from compress import runtimes, variant
 from compress.checkpoint import Checkpoint
 from compress.config import BenchConfig
+from compress.importers import Hints
 from compress.methods import Bf16, Int8, Method, Qat
 from compress.methods.base import Integers
 from compress.runtimes import Runtime
@@ -45,6 +46,7 @@ class Request:
     sensitivity: bool
     study: bool
     resume: bool
+    hints: Hints = field(default_factory=Hints)
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,7 @@ class Lowering:
 
 def settings(request: Request, content: Checkpoint) -> BenchConfig:
     """Those of the file, on the data of the checkpoint unless another is named."""
-    named = request.data or (config_.toml(request.config, "--config").get("data") if request.config else None)
-    found = config_.read(request.config, request.data if named else content.dataset, request.seed)
+    found = config_.of_checkpoint(request.path, content.dataset, request.config, request.data, request.seed)
     share = min(request.epochs / max(found.finetune.epochs, 1), 1)  # a shorter training warms up for less
     short = {"epochs": request.epochs, "steps": 0, "warmup_epochs": found.finetune.warmup_epochs * share}
     return found.model_copy(update={"finetune": found.finetune.model_copy(update=short)})
