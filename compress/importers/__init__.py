@@ -3,18 +3,26 @@
 Nothing in a file is ever run; see `reading.py`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import replace
 
 from baselines.errors import InputError
-from compress.importers import timm
+from compress.importers import google, huggingface, jeonsworld, lucidrains, timm, torchvision
 from compress.importers.base import UNKNOWN, Family, Foreign, Hints, Source, Weights, check, precision
+from compress.importers.normalising import normalisations
 from compress.importers.reading import Content, read, torch_file
 from compress.importers.unwrapping import unwrap
 
-FAMILIES: tuple[Family, ...] = (timm.FAMILY,)
+FAMILIES: tuple[Family, ...] = (
+    google.FAMILY,
+    huggingface.FAMILY,
+    timm.FAMILY,
+    torchvision.FAMILY,
+    lucidrains.FAMILY,
+    jeonsworld.FAMILY,
+)
 
-__all__ = ["FAMILIES", "Content", "Foreign", "Hints", "Source", "convert", "read", "torch_file"]
+__all__ = ["FAMILIES", "Content", "Foreign", "Hints", "Source", "convert", "normalisations", "precision", "read", "torch_file"]
 
 
 def convert(content: Content, hints: Hints) -> Foreign:
@@ -34,14 +42,16 @@ def convert(content: Content, hints: Hints) -> Foreign:
             check(foreign, source.path)
             notes = (*weights.notes, *foreign.notes)
             return replace(foreign, family=family.name, numbers=precision(source.tensors), notes=notes)
-    names = ", ".join(list(source.tensors)[:3])
-    raise InputError(f"{source.path} is of no layout that compress knows (it holds {names}, ...); {UNKNOWN}")
+    names, kind = ", ".join(list(source.tensors)[:3]), source.settings.get("model_type")
+    told = f"model_type {kind!s:.40}, " if kind else ""
+    raise InputError(f"{source.path} is of no layout that compress knows ({told}it holds {names}, ...); {UNKNOWN}")
 
 
-def found(names: Iterable[str], marker: str) -> str | None:
-    """What stands in front of a marker that ends one of the names; None where none does."""
-    for name in names:
-        prefix = name.removesuffix(marker)
-        if name.endswith(marker) and (not prefix or prefix[-1] in "./"):
-            return prefix
+def found(names: Collection[str], markers: str | tuple[str, ...]) -> str | None:
+    """What stands in front of the first marker that ends one of the names; None where none does."""
+    for marker in (markers,) if isinstance(markers, str) else markers:
+        for name in names:
+            prefix = name.removesuffix(marker)
+            if name.endswith(marker) and (not prefix or prefix[-1] in "./"):
+                return prefix
     return None

@@ -44,6 +44,7 @@ class Hints:
     image_size: tuple[int, int] | None = None  # height, width
     normalise: str | None = None  # a name, or means and deviations
     ema: bool = True  # whether averaged weights go before the last ones, where a file holds both
+    model: str | None = None  # code that makes the model: path/to/file.py:factory or package.module:factory
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,13 @@ class Outgoing:
 class Family:
     """One layout of checkpoints.
 
-    `read` turns what was found into a model of ours; `marker` ends a name that no other layout has. `write` is the way
-    back; it raises InputError where the model has something that the library does not.
+    `read` turns what was found into a model of ours; `marker` ends a name that no other layout has. Where there are
+    several, the first that is found counts. `write` is the way back; it raises InputError where the model has something
+    that the library does not.
     """
 
     name: str
-    marker: str
+    marker: str | tuple[str, ...]
     read: Callable[["Weights", Hints], Foreign]
     write: Callable[[Foreign], Outgoing] | None = None
 
@@ -114,10 +116,13 @@ class Weights:
     def __contains__(self, name: str) -> bool:
         return self.prefix + name in self._left
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Raises InputError where there is no such tensor."""
+    def shape(self, name: str, dimensions: int | None = None) -> tuple[int, ...]:
+        """Raises InputError where there is no such tensor, it is empty, or it has another number of dimensions."""
         self._check(name)
-        return tuple(self._left[self.prefix + name].shape)
+        found = tuple(self._left[self.prefix + name].shape)
+        if 0 in found or dimensions not in (None, len(found)):
+            raise self.fault(f"{name} is {_sizes(found)}, which no such weight can be")
+        return found
 
     def take(self, name: str, *shape: int) -> Tensor:
         """The tensor of that name, float32; it is not there any more afterwards.
@@ -137,7 +142,7 @@ class Weights:
                 f"{name} holds {str(value.dtype).removeprefix('torch.')}, where float weights are expected"
             )
         value = value.float()
-        if not value.isfinite().all():
+        if not finite(value):
             raise self.fault(f"{name} holds values that are not finite")
         return value
 
@@ -157,8 +162,8 @@ class Weights:
             shape: of the weight.
         """
         weight = self.take(f"{theirs}.weight", *shape)
-        bias = self.get(f"{theirs}.bias", len(weight))
-        return {f"{ours}.weight": weight, f"{ours}.bias": torch.zeros(len(weight)) if bias is None else bias}
+        bias = self.get(f"{theirs}.bias", *weight.shape[:1])
+        return {f"{ours}.weight": weight, f"{ours}.bias": torch.zeros(weight.shape[:1]) if bias is None else bias}
 
     def norm(self, ours: str, theirs: str, width: int) -> dict[str, Tensor]:
         """Gain and bias of a norm under our name."""
@@ -187,6 +192,11 @@ class Weights:
     def _check(self, name: str) -> None:
         if name not in self:
             raise self.fault(f"it lacks {self.prefix}{name}")
+
+
+def finite(value: Tensor) -> bool:
+    """Whether all numbers are; their sum says so in one pass over them, unless it overflows."""
+    return bool(value.sum().isfinite()) or bool(value.isfinite().all())
 
 
 def _sizes(shape: Iterable[int]) -> str:
@@ -235,13 +245,13 @@ def image_size(weights: Weights, hints: Hints, patches: int, patch_size: int) ->
                 f"pixels that {weights.path} has positions for; give another size"
             )
         return hints.image_size
-    side = math.isqrt(patches)
-    if side * side != patches:
+    if not square(patches):
         raise InputError(
             f"{weights.path} has positions for {patches} patches, which make no square; "
             "give the size of its images with --image-size HEIGHTxWIDTH"
         )
-    return side * patch_size, side * patch_size
+    side = math.isqrt(patches) * patch_size
+    return side, side
 
 
 def square(number: int) -> bool:
@@ -250,6 +260,11 @@ def square(number: int) -> bool:
 
 def configure(weights: Weights, **settings: Any) -> ViTConfig:
     """The geometry; raises InputError where it cannot be."""
+    if settings.get("classes") == 1:
+        raise InputError(
+            f"{weights.path} answers with a single number, where compress tells two or more classes apart; train it "
+            "anew with a head of two classes"
+        )
     try:
         return ViTConfig(**settings)
     except ValidationError as error:

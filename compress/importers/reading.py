@@ -1,20 +1,19 @@
 """Files of weights, read such that nothing in them is run, and nothing they claim is believed before it was checked.
 
-torch (zip, and the older pickles)   `weights_only=True`, with no class allowed beside tensors but `argparse.Namespace`,
-                                     in which trainings keep their options; no entry compressed, no path, sizes add up
-safetensors                          its own reader, which checks the header against the file
+torch (zip, and the older pickles)   `torch_files.py`: walked first, then loaded with `weights_only=True`
+safetensors                          its header against the file, then its own reader
 npz                                  no pickled objects; the header of each array against the bytes that are there
 folder                               `config.json` and the weights beside it
 """
 
-import argparse
+import itertools
 import json
 import math
-import pickle
-import re
+import os
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,13 +21,18 @@ import torch
 from torch import Tensor
 
 from baselines.errors import InputError
+from compress.importers.intact import AGAIN, ZIP, check_archive, damaged, first_bytes
+from compress.importers.torch_files import PICKLE, torch_file
 
-ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in a folder, in this order
-LONGEST_JSON = 64 * 2**20  # bytes
-MOST_ENTRIES = 100_000  # of an archive
-UNPACKED = 4  # times its size, that an archive of arrays may grow, beside 64 MiB; weights hardly do
-AGAIN = "fetch it again, or save it anew"
+LONGEST_JSON = 8 * 2**20  # bytes; names of 20,000 classes take two
+LONGEST_TEXT = 2_000  # characters of a name or value in it
+WIDTHS = {  # bytes of a number, by its name in safetensors
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+    **dict.fromkeys(("U32", "I32", "F32"), 4),
+    **dict.fromkeys(("U64", "I64", "F64"), 8),
+}
 
 
 @dataclass(frozen=True)
@@ -48,86 +52,22 @@ def read(path: Path) -> Content:
     Raises:
         InputError: missing, of no known format, cut short, damaged, or holding more than weights.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         return _folder(path)
-    if path.name in WEIGHTS and (path.parent / "config.json").is_file():
+    if path.name in WEIGHTS and os.path.isfile(path.parent / "config.json"):
         return _with_settings(path, path)
     return _file(path)
 
 
-def torch_file(path: Path) -> Any:
-    """What torch saved: a dictionary of tensors and plain values.
-
-    Raises:
-        InputError: as `read`.
-    """
-    start = first_bytes(path)
-    if start.startswith(ZIP):
-        check_archive(path, stored=True)
-    elif not start.startswith(PICKLE):
-        raise InputError(f"{path} is not a checkpoint, or is damaged; {AGAIN}")
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(ZIP))
-    except pickle.UnpicklingError as error:
-        raise _unsafe(path, str(error)) from error
-    except Exception as error:  # torch raises many kinds for damaged files
-        raise InputError(f"{path} is cut short or damaged; {AGAIN}") from error
-    return content
-
-
-def first_bytes(path: Path) -> bytes:
-    """The first 16; raises InputError where there is nothing to read."""
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file; give the path of a checkpoint, such as best_vit_model.pth")
-    try:
-        with path.open("rb") as file:
-            start = file.read(16)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error}); give another file") from error
-    if not start:
-        raise InputError(f"{path} is empty; {AGAIN}")
-    return start
-
-
-def check_archive(path: Path, *, stored: bool) -> list[str]:
-    """Names of the entries of a zip file.
-
-    Args:
-        stored: whether no entry may be compressed.
-
-    Raises:
-        InputError: it is damaged, would leave its folder, or unpacks to far more than it is.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except Exception as error:  # zipfile raises many kinds for damaged files
-        raise InputError(f"{path} is cut short or damaged; {AGAIN}") from error
-    if len(entries) > MOST_ENTRIES:
-        raise InputError(f"{path} holds {len(entries):,} entries, more than any model has, so it is refused; {AGAIN}")
-    for entry in entries:
-        name = PurePosixPath(entry.filename.replace("\\", "/"))
-        if name.is_absolute() or ".." in name.parts:
-            raise InputError(
-                f"{path} holds an entry outside its own folder ({entry.filename}), so it is refused; {AGAIN}"
-            )
-        if stored and entry.compress_type != zipfile.ZIP_STORED:
-            raise InputError(f"{path} is compressed inside, as no checkpoint of torch is, so it is refused; {AGAIN}")
-    size, unpacked = path.stat().st_size, sum(entry.file_size for entry in entries)
-    if unpacked > (size if stored else UNPACKED * size + 64 * 2**20):
-        raise InputError(f"{path} unpacks to {unpacked:,} bytes out of {size:,}, so it is refused; {AGAIN}")
-    return [entry.filename for entry in entries]
-
-
 def _file(path: Path) -> Content:
     start = first_bytes(path)
+    header = int.from_bytes(start[:8], "little")  # its length; the first byte of it may be that of a pickle
+    if path.suffix == ".safetensors" or (start[8:9] == b"{" and header < path.stat().st_size):
+        return _safetensors(path)
     if start.startswith(ZIP) and path.suffix == ".npz":
         return Content(path, _arrays(path))
     if start.startswith((ZIP, PICKLE)):
         return Content(path, torch_file(path))
-    if start[8:9] == b"{" or path.suffix == ".safetensors":
-        return _safetensors(path)
     if path.suffix in (".onnx", ".xml"):
         raise InputError(
             f"{path} is made for an engine and cannot be compressed any more; give the checkpoint it came from"
@@ -137,61 +77,123 @@ def _file(path: Path) -> Content:
 
 def _folder(path: Path) -> Content:
     for name in WEIGHTS:
-        if (path / name).is_file():
+        if os.path.lexists(path / name):
             return _with_settings(path / name, path)
-    if (path / "model.safetensors.index.json").is_file():
+    if os.path.lexists(path / "model.safetensors.index.json"):
         raise InputError(f"{path} holds its weights in several files; save them as one model.safetensors")
     raise InputError(f"{path} is a folder without {' or '.join(WEIGHTS)}; give a file, or a folder that holds one")
 
 
 def _with_settings(weights: Path, given: Path) -> Content:
     content, folder = _file(weights), weights.parent
-    settings, preprocessing = (_json(folder / name) for name in ("config.json", "preprocessor_config.json"))
+    settings, preprocessing = (_settings(folder / name) for name in ("config.json", "preprocessor_config.json"))
     return Content(given, content.tree, settings, preprocessing, content.metadata)
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """The settings of a file; none where there is no such file."""
-    if not path.is_file():
+def _settings(path: Path) -> dict[str, Any]:
+    """What a file of settings says; nothing where there is no such file."""
+    if not os.path.lexists(path):
         return {}
+    first_bytes(path)
     try:
         if path.stat().st_size > LONGEST_JSON:
             raise ValueError("too long")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return _json(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not readable JSON ({type(error).__name__}); {AGAIN}") from error
+        raise InputError(f"{path} is not readable JSON, or holds no settings; {AGAIN}") from error
+
+
+def _json(text: bytes) -> dict[str, Any]:
+    """Raises ValueError or RecursionError where it is no table of names, finite numbers and texts of a usual length."""
+    content = json.loads(text.decode(), parse_constant=_no_number)
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds no settings; {AGAIN}")
+        raise ValueError("no table")
+    for value in _leaves(content):
+        if isinstance(value, str) and len(value) > LONGEST_TEXT:
+            raise ValueError("too long a text")
+        if isinstance(value, float | int) and not abs(value) < 2**63:
+            raise ValueError("too large a number")
     return content
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    pending = [value]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            yield from value
+        if isinstance(value, dict | list):
+            pending += value.values() if isinstance(value, dict) else value
+        else:
+            yield value
 
 
 def _safetensors(path: Path) -> Content:
     import safetensors
 
     try:
+        _check_header(path)
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             tree = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dictionary
             return Content(path, tree, metadata=dict(file.metadata() or {}))
+    except InputError:
+        raise
     except Exception as error:  # its own kinds, and those of torch
         raise InputError(
             f"{path} is no safetensors file, is cut short, or its header does not fit it; {AGAIN}"
         ) from error
 
 
+def _check_header(path: Path) -> None:
+    """Raises ValueError and the like unless tensors fill the file, one after another."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(size - 8, LONGEST_JSON):
+            raise ValueError("a header longer than the file, or than any model needs")
+        header = json.loads(file.read(length).decode(), object_pairs_hook=_unique)
+    spans = []
+    for name, told in header.items():
+        if name == "__metadata__":
+            continue
+        kind, shape, (start, end) = told["dtype"], told["shape"], told["data_offsets"]
+        if kind not in WIDTHS:
+            raise InputError(f"{path}: {name[:80]} holds {str(kind)[:20]} numbers; save it as F32, F16 or BF16")
+        if any(type(each) is not int or each < 0 for each in (*shape, start, end)):
+            raise ValueError("sizes that are none")
+        if math.prod(shape) * WIDTHS[kind] != end - start:
+            raise ValueError("a tensor of another size than its shape")
+        spans.append((start, end))
+    edges = [0, *itertools.chain.from_iterable(sorted(spans)), size - 8 - length]
+    if edges[::2] != edges[1::2]:
+        raise ValueError("tensors that overlap, or leave gaps")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name that comes twice")
+    return found
+
+
 def _arrays(path: Path) -> dict[str, Tensor]:
     """The arrays of an npz file."""
-    check_archive(path, stored=False)
     found = {}
+    check_archive(path, stored=False)
     try:
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
                 name = entry.filename.removesuffix(".npy")
                 with archive.open(entry) as file:
-                    found[name] = _array(file, entry.file_size, f"{path}: {name}")
+                    found[name] = _array(file, entry.file_size, f"{path}: {name[:80]}")
     except InputError:
         raise
     except Exception as error:  # zipfile and numpy raise many kinds for damaged files
-        raise InputError(f"{path} is cut short or damaged; {AGAIN}") from error
+        raise damaged(path) from error
     return found
 
 
@@ -201,20 +203,15 @@ def _array(file: Any, size: int, name: str) -> Tensor:
     shape, by_columns, dtype = header(file)
     if dtype.hasobject:
         raise InputError(f"{name} is a pickle, which could run code when loaded, so it is refused; save plain arrays")
-    if math.prod(shape) * dtype.itemsize != size - file.tell():
+    bfloat16 = dtype.kind == "V" and dtype.names is None and dtype.itemsize == 2  # numpy has no name for it
+    if dtype.kind not in "biuf" and not bfloat16:
+        raise InputError(f"{name} holds {str(dtype)[:40]}, where plain numbers are expected; save it as float32")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size - file.tell():
         raise InputError(f"{name} has another size than its header says; {AGAIN}")
-    values = np.frombuffer(bytearray(file.read()), dtype).reshape(shape, order="F" if by_columns else "C")
-    return torch.from_numpy(np.ascontiguousarray(values.astype(dtype.newbyteorder("="), copy=False)))
+    values = np.frombuffer(bytearray(file.read()), np.uint16 if bfloat16 else dtype)
+    values = values.reshape(shape, order="F" if by_columns else "C").astype(values.dtype.newbyteorder("="), copy=False)
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    return tensor.view(torch.bfloat16) if bfloat16 else tensor
 
 
-def _unsafe(path: Path, fault: str) -> InputError:
-    """The sentence for a file that asks for more than weights."""
-    named = re.search(
-        r"(?:Unsupported (?:global|class|operand|function)|GLOBAL)[ :]+(?:GLOBAL )?([\w.]+\.[\w.]+)", fault
-    )
-    if named is None:
-        return InputError(f"{path} is not a checkpoint, or is damaged; {AGAIN}")
-    return InputError(
-        f"{path} holds more than weights ({named[1]}) and could run code when loaded, so it is refused; "
-        "save its weights alone: torch.save(model.state_dict(), 'weights.pth')"
-    )
+__all__ = ["Content", "read", "torch_file"]

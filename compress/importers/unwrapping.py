@@ -1,5 +1,6 @@
 """The weights inside of what trainings save around them."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,9 @@ PLAIN = (
 )
 DEEPEST = 4  # dictionaries inside of one another
 COUNTERS = ("n_averaged", "num_updates", "decay")  # that averaging keeps beside the weights
+LONGEST_NAME, LONGEST_TEXT = 256, 4096  # characters
+CHUNK = 2**22  # values that are looked at together
+SHOWN = 8  # names in a note
 
 
 def unwrap(content: Content, *, ema: bool) -> Source:
@@ -45,12 +49,15 @@ def unwrap(content: Content, *, ema: bool) -> Source:
             break
         name, tree = found
         if any(each in content.tree for each in AVERAGED) and name in (*AVERAGED, *PLAIN):
-            notes.append(f"weights of {name!r} out of {', '.join(map(str, content.tree))}")
+            others = [f"{each!s:.40}" for each in itertools.islice(content.tree, SHOWN)]
+            notes.append(f"weights of {name!r} out of {', '.join(others)}")
     tensors = _tensors(tree)
     if not tensors:
         raise InputError(f"{content.path} holds no weights; give a file of a model's state_dict()")
     for name, value in tensors.items():
-        if not _plain(value):
+        if not isinstance(name, str) or len(name) > LONGEST_NAME:
+            raise InputError(f"{content.path}: {name!s:.40} is no name of a weight; save the state_dict() of a model")
+        if not plain(value):
             raise InputError(f"{content.path}: {name} is no plain tensor in memory; save it as one")
     return Source(content.path, tensors, content.settings, content.preprocessing, tuple(notes))
 
@@ -74,15 +81,57 @@ def _holds_tensors(tree: Mapping[Any, Any]) -> bool:
 def _tensors(tree: Any) -> dict[str, Tensor]:
     if not isinstance(tree, Mapping):
         return {}
-    return {
-        name: value
-        for name, value in tree.items()
-        if isinstance(name, str) and isinstance(value, Tensor) and name not in COUNTERS
-    }
+    return {name: value for name, value in tree.items() if isinstance(value, Tensor) and name not in COUNTERS}
 
 
-def _plain(value: Tensor) -> bool:
+def plain(value: Tensor) -> bool:
     """Whether a tensor is what it seems: dense, in memory, and no larger than what it lies in."""
-    if value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized:
+    if type(value) not in (Tensor, torch.nn.Parameter) or value.layout is not torch.strided or value.is_quantized:
+        return False
+    if value.device.type != "cpu":
         return False
     return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+
+
+def sound(state: Mapping[str, Tensor], *, floats: bool) -> dict[str, Tensor]:
+    """The weights of a checkpoint of ours, after a look at all of them; copies stay small.
+
+    Args:
+        floats: whether they are all those of a plain Vision Transformer: finite, and float32 from here on. Others may
+            have masks of infinities, and integers.
+
+    Raises:
+        ValueError: a weight is not what its name promises, or no number.
+    """
+    found = {}
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or not plain(value) or value.is_complex():
+            raise ValueError(f"{text(name)} is no plain tensor")
+        counter = name.endswith("num_batches_tracked")  # of a batch norm
+        if floats and not counter and not value.is_floating_point():
+            raise ValueError(f"{name} holds {str(value.dtype).removeprefix('torch.')}, where floats are expected")
+        for part in value.detach().flatten().split(CHUNK):
+            if not (part.float().isfinite() if floats else ~part.float().isnan()).all():
+                raise ValueError(f"{name} holds values that are not finite")
+        found[text(name)] = value.float() if floats and not counter else value
+    return found
+
+
+def text(value: Any) -> str:
+    """Raises ValueError for anything but a text of a reasonable length."""
+    if not isinstance(value, str) or len(value) > LONGEST_TEXT:
+        raise ValueError(f"{str(value)[:40]!r} where a name is expected")
+    return value
+
+
+def record(found: Any, **kinds: type) -> dict[str, Any] | None:
+    """A few facts by name, None where nothing is known; raises KeyError or ValueError where they are of other kinds."""
+    if not found:
+        return None
+    facts = {name: found[name] for name in kinds}
+    for name, kind in kinds.items():
+        if type(facts[name]) is not kind:
+            raise ValueError(f"{name} is no {kind.__name__}")
+        for each in facts[name] if kind is list else [facts[name]] if kind is str else []:
+            text(each)
+    return facts

@@ -1,0 +1,232 @@
+"""vit-pytorch's `ViT` and `SimpleViT`, and the many tutorials that began as a copy of them.
+
+    to_patch_embedding  cls_token  pos_embedding  transformer.layers.N.{0,1}  transformer.norm  mlp_head
+
+Read from the names and shapes that its releases 0.3 (2020) to 1.26 write. Its parts changed one at a time, and copies
+mix them, so each is looked up on its own. From the oldest to the newest:
+
+- Patches: a Linear, `patch_to_embedding`, then `to_patch_embedding.1`; then with a norm before and after it. The values
+  of a patch stand as (row, column, channel).
+- Blocks: `Residual(PreNorm(Attention))`, which makes `N.0.fn.norm` and `N.0.fn.fn.to_qkv`; then `PreNorm(Attention)`,
+  `N.0.norm` and `N.0.fn.to_qkv`; then each holds its norm: `N.0.norm` and `N.0.to_qkv`.
+- The last norm: `mlp_head.0`, behind the pooling and in front of `mlp_head.1`; then `transformer.norm`.
+- `SimpleViT` has `linear_head`, the mean over patches, and positions that are computed.
+
+Legend: D width, N tokens.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from baselines.errors import InputError
+from compress.importers.base import UNKNOWN, Family, Foreign, Hints, Weights, configure, image_size, square
+from compress.importers.timm import no_head
+
+WRAPS = ("", "fn.", "fn.fn.")  # what may lie around attention and MLP
+MARKER = "transformer.layers.0.0.{}to_qkv.weight"
+EPS = 1e-5  # torch's own, in every norm
+CHANNELS = (3, 1)
+
+
+def read(weights: Weights, hints: Hints) -> Foreign:
+    """See `Family`."""
+    wrap = next(wrap for wrap in WRAPS if MARKER.format(wrap) in weights)
+    rows, dim = weights.shape(MARKER.format(wrap), 2)
+    inner, depth = rows // 3, weights.count(f"transformer.layers.{{}}.0.{wrap}to_qkv.weight")
+    mlp_dim, _ = weights.shape(f"transformer.layers.0.1.{wrap}net.{0 if wrap else 1}.weight", 2)
+    number = heads(weights, hints, wrap, inner, dim)
+    factor = 1.0
+    if "patch_to_embedding.weight" in weights and inner != number * dim:
+        factor = math.sqrt(inner / number / dim)
+        weights.notes.append(
+            "attention scores are divided by the root of the width of the model, as in vit-pytorch up to 0.6.6; with "
+            "the same names its 0.6.7 and 0.6.8 took the width of a head: look at the accuracy"
+        )
+    state, sizes = patches(weights, dim)
+    for i in range(depth):
+        names = f"transformer.layers.{i}.", f"encoder.blocks.{i}."
+        state |= block(weights, *names, wrap, (inner, dim, mlp_dim), factor)
+    simple = "linear_head.weight" in weights or "linear_head.1.weight" in weights
+    find = computed_positions if simple else tokens
+    placed, more = find(weights, hints, dim, sizes["patch_size"])
+    answered, known, joined = head(weights, "linear_head" if simple else "mlp_head", dim)
+    state |= placed | answered
+    config = configure(
+        weights,
+        dim=dim,
+        depth=depth,
+        heads=number,
+        head_dim=0 if inner == dim else inner // number,
+        mlp_dim=mlp_dim,
+        classes=len(state["head.weight"]),
+        norm_eps=EPS,
+        norm_at="pooled" if joined and more["pool"] == "mean" else "tokens",
+        **sizes,
+        **more,
+    )
+    return Foreign(config, state, head=known)
+
+
+def heads(weights: Weights, hints: Hints, wrap: str, inner: int, dim: int) -> int:
+    """Number of heads; a single one as wide as the model has no `to_out`, otherwise shapes do not tell.
+
+    Args:
+        inner: width of the queries of all heads together.
+
+    Raises:
+        InputError: it is not given, or does not fit.
+    """
+    if inner == dim and output(weights, f"transformer.layers.0.0.{wrap}") is None:
+        if hints.heads not in (None, 1):
+            raise InputError(
+                f"{weights.path} has one head in each block, since its attention has no to_out; leave out "
+                f"--heads {hints.heads}"
+            )
+        return 1
+    if hints.heads is None:
+        usual = f", {inner // 64} if its dim_head was left at 64" if inner % 64 == 0 else ""
+        raise InputError(
+            f"{weights.path}: how many heads its blocks have cannot be read from such a file (queries of {inner} "
+            f"values{usual}); say it with --heads"
+        )
+    if inner % hints.heads:
+        raise InputError(
+            f"--heads {hints.heads} does not divide the queries of {weights.path}, which have {inner} values; "
+            "give another number"
+        )
+    return hints.heads
+
+
+def patches(weights: Weights, dim: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What makes tokens of patches, and the settings it entails.
+
+    Raises:
+        InputError: the patches are no squares.
+    """
+    name = "patch_to_embedding" if "patch_to_embedding.weight" in weights else "to_patch_embedding.1"
+    normed = len(weights.shape(f"{name}.weight")) == 1
+    _, values = weights.shape("to_patch_embedding.2.weight" if normed else f"{name}.weight", 2)
+    channels = next((each for each in CHANNELS if values % each == 0 and square(values // each)), None)
+    if channels is None:
+        raise InputError(
+            f"{weights.path} cuts patches of {values} values, which make no square of 3 channels or of 1; {UNKNOWN}"
+        )
+    size = math.isqrt(values // channels)
+    settings = {"tokenizer": "normed" if normed else "linear", "channels": channels, "patch_size": size}
+    if normed:
+        state = weights.norm("patch_embed.before", name, values)
+        state |= weights.linear("patch_embed.project", "to_patch_embedding.2", dim, values)
+        return state | weights.norm("patch_embed.after", "to_patch_embedding.3", dim), settings
+    state = weights.linear("patch_embed", name, dim, values)
+    last = state["patch_embed.weight"].view(dim, size, size, channels)
+    return {**state, "patch_embed.weight": last.permute(0, 3, 1, 2).contiguous()}, settings
+
+
+def block(
+    weights: Weights, theirs: str, ours: str, wrap: str, widths: tuple[int, int, int], factor: float
+) -> dict[str, Tensor]:
+    """The weights of one block under our names.
+
+    Args:
+        widths: of queries, tokens and the hidden layer.
+        factor: on the queries.
+    """
+    inner, dim, mlp_dim = widths
+    around = wrap.removesuffix("fn.")
+    attention, net = f"{theirs}0.{wrap}", f"{theirs}1.{wrap}net."
+    state = weights.norm(f"{ours}norm1", f"{theirs}0.{around}norm", dim)
+    state |= weights.norm(f"{ours}norm2", f"{theirs}1.{around}norm" if wrap else f"{net}0", dim)
+    state |= weights.linear(f"{ours}attn.qkv", f"{attention}to_qkv", 3 * inner, dim)
+    for name in ("weight", "bias") if factor != 1 else ():
+        q, kv = state[f"{ours}attn.qkv.{name}"].split([inner, 2 * inner])
+        state[f"{ours}attn.qkv.{name}"] = torch.cat([factor * q, kv])
+    out = output(weights, attention)
+    if out is None:
+        state |= {f"{ours}attn.proj.weight": torch.eye(dim, inner), f"{ours}attn.proj.bias": torch.zeros(dim)}
+    else:
+        state |= weights.linear(f"{ours}attn.proj", out, dim, inner)
+    last = next((i for i in (4, 3, 2) if f"{net}{i}.weight" in weights), 3)  # with and without dropout before it
+    state |= weights.linear(f"{ours}mlp.fc1", f"{net}{0 if wrap else 1}", mlp_dim, dim)
+    return state | weights.linear(f"{ours}mlp.fc2", f"{net}{last}", dim, mlp_dim)
+
+
+def output(weights: Weights, attention: str) -> str | None:
+    """The name of the layer behind attention; None where there is none."""
+    names = (f"{attention}to_out.0", f"{attention}to_out")
+    return next((name for name in names if f"{name}.weight" in weights), None)
+
+
+def tokens(weights: Weights, hints: Hints, dim: int, patch_size: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Class token and position embeddings (1, N, D), and the settings they entail."""
+    unsure = len(weights.shape("pos_embedding")) == 3  # as long as it was, a mean over tokens had a class token too
+    cls = table(weights, "cls_token", dim) if "cls_token" in weights else torch.zeros(1, 0, dim)
+    places, number = table(weights, "pos_embedding", dim), cls.shape[1]
+    size = image_size(weights, hints, places.shape[1] - number, patch_size)
+    if not number:
+        return {"pos_embed": places}, {"image_size": size, "pool": "mean"}
+    if unsure:
+        weights.notes.append(
+            "its head looks at the class token: pool='mean', a mean over class token and patches, looks the same in a "
+            "file of this layout, and is not known here"
+        )
+    return {"pos_embed": places, "cls_token": cls}, {"image_size": size, "pool": "cls"}
+
+
+def table(weights: Weights, name: str, dim: int) -> Tensor:
+    """Tokens, (N, D) or (1, N, D) -> (1, N, D)."""
+    value = weights.take(name)
+    found = value[None] if value.ndim == 2 else value
+    if found.ndim != 3 or found.shape[0] != 1 or found.shape[2] != dim:
+        raise weights.fault(f"{name} holds {tuple(value.shape)} values, which are no tokens of width {dim}")
+    return found
+
+
+def computed_positions(
+    weights: Weights, hints: Hints, dim: int, patch_size: int
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Sines and cosines of column and row, (1, N, D), and the settings they entail.
+
+    Raises:
+        InputError: the size of images is not given, patches do not divide it, or the width cannot be cut in four.
+    """
+    if hints.image_size is None:
+        raise InputError(
+            f"{weights.path} computes its positions, so how large its images are cannot be read from it; say it with "
+            "--image-size HEIGHTxWIDTH"
+        )
+    height, width = hints.image_size
+    if height % patch_size or width % patch_size:
+        raise InputError(
+            f"--image-size {height}x{width} is not divisible by the patches of {weights.path}, of {patch_size} x "
+            f"{patch_size} pixels; give another size"
+        )
+    if dim % 4 or dim < 8:
+        raise weights.fault(f"tokens of width {dim} cannot hold sine-cosine positions, which need multiples of 4")
+    rate = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4 - 1))
+    y, x = (each.flatten()[:, None] * rate for each in _grid(height // patch_size, width // patch_size))
+    places = torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], 1).float()
+    return {"pos_embed": places[None]}, {"image_size": hints.image_size, "pool": "mean"}
+
+
+def _grid(rows: int, columns: int) -> tuple[Tensor, ...]:
+    return torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+
+
+def head(weights: Weights, name: str, dim: int) -> tuple[dict[str, Tensor], bool, bool]:
+    """The last norm and the head; whether there is a head, and whether the norm belongs to it.
+
+    Raises:
+        InputError: the head has a hidden layer, as before 0.3.
+    """
+    if any(f"{name}.{i}.weight" in weights for i in (2, 3, 4)):
+        raise InputError(f"{weights.path} has a hidden layer in its {name}; {UNKNOWN}")
+    joined = f"{name}.1.weight" in weights
+    state = weights.norm("norm", f"{name}.0" if joined else "transformer.norm", dim)
+    known = joined or f"{name}.weight" in weights
+    return state | (weights.linear("head", f"{name}.1" if joined else name) if known else no_head(dim)), known, joined
+
+
+FAMILY = Family("vit-pytorch", tuple(MARKER.format(wrap) for wrap in WRAPS), read)

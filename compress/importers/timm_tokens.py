@@ -1,0 +1,105 @@
+"""What stands in front of the patches of a model of timm, and the positions of all.
+
+Class token, distillation token and registers come in this order; where the head looks at the mean over patches, all of
+them are registers of ours. Positions are those of all tokens, or of patches alone (`no_embed_class`: DeiT-III, newer
+models), or, in DINOv2 by its authors, of class token and patches, whose registers join after positions were added.
+
+Legend: D width, N tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from baselines.errors import InputError
+from compress.importers.base import Hints, Weights, image_size, square
+from compress.importers.timm_settings import Settings, strange
+
+MOST_PATCHES = 2**16  # that memory is set aside for where no position shows that there are so many
+
+
+def tokens(
+    weights: Weights, hints: Hints, told: Settings, dim: int, patch_size: int
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tokens of the prefix and position embeddings (1, N, D), and the settings they entail.
+
+    Raises:
+        InputError: the size of images, or what has a position, cannot be read from them.
+    """
+    cls, taught, early, late = (
+        table(weights, name, dim) for name in ("cls_token", "dist_token", "reg_token", "register_tokens")
+    )
+    if cls is None and told.pool == "token":
+        weights.shape("cls_token")  # it is lost
+    mean = cls is None or (told.pool == "avg" if told.pool else "fc_norm.weight" in weights)
+    prefix = [each for each in (cls, taught, early, late) if each is not None]
+    count = sum(each.shape[1] for each in prefix)
+    if late is not None:
+        placed: Sequence[int] = (count - late.shape[1],)
+    else:
+        placed = (0,) if told.model_args.no_embed_class else tuple(dict.fromkeys((count, 0)))
+    if mean and count and told.model_args.pool_include_prefix:
+        raise strange(weights, "a mean over all tokens (pool_include_prefix), says its config.json")
+    places, size = positions(weights, hints, told, placed, (count, dim, patch_size))
+    state = {"pos_embed": places}
+    if mean:
+        state |= {"registers": torch.cat(prefix, 1)} if prefix else {}
+        return state, {"image_size": size, "pool": "mean", "registers": count}
+    registers = [each for each in (early, late) if each is not None]
+    state |= {"registers": torch.cat(registers, 1)} if registers else {}
+    state |= {name: each for name, each in (("cls_token", cls), ("distill_token", taught)) if each is not None}
+    settings = {"registers": sum(each.shape[1] for each in registers), "distill_token": taught is not None}
+    return state, {"image_size": size, "pool": "cls", **settings}
+
+
+def positions(
+    weights: Weights, hints: Hints, told: Settings, placed: Sequence[int], sizes: tuple[int, int, int]
+) -> tuple[Tensor, tuple[int, int]]:
+    """Positions of all tokens (1, N, D), 0 where there are none, and height and width of images.
+
+    Args:
+        placed: how many tokens of the prefix may have one, the likeliest first.
+        sizes: number of tokens of the prefix, D, and the side of a patch.
+    """
+    count, dim, patch_size = sizes
+    size = hints.image_size or told.image_size
+    found = table(weights, "pos_embed", dim)
+    if found is None:
+        if told.model_args.pos_embed not in ("", "none"):
+            raise strange(weights, "no pos_embed, as models with rotary positions (DINOv3, EVA-02)")
+        if size is None:
+            raise InputError(
+                f"{weights.path} has no positions, so how large its images are cannot be read from it; say it with "
+                "--image-size HEIGHTxWIDTH"
+            )
+        patches = (size[0] // patch_size) * (size[1] // patch_size)
+        if patches > MOST_PATCHES:
+            raise InputError(
+                f"images of {size[0]} x {size[1]} pixels are {patches:,} patches of {weights.path}; give a smaller "
+                "size with --image-size HEIGHTxWIDTH"
+            )
+        return torch.zeros(1, count + patches, dim), size
+    number = found.shape[1]
+    fitting = [each for each in placed if size and size[0] * size[1] == (number - each) * patch_size**2]
+    if fitting:
+        hints = replace(hints, image_size=size)
+    elif hints.image_size is None:
+        fitting = [each for each in placed if square(number - each)]
+    if len(fitting) > 1:
+        raise InputError(
+            f"{weights.path}: whether its {number} positions are those of patches alone cannot be read from it; say "
+            "how large its images are with --image-size HEIGHTxWIDTH"
+        )
+    own = fitting[0] if fitting else placed[0]
+    size = image_size(weights, hints, number - own, patch_size)
+    return torch.cat([found[:, :own], torch.zeros(1, count - own, dim), found[:, own:]], 1), size
+
+
+def table(weights: Weights, name: str, dim: int) -> Tensor | None:
+    """Rows (1, n, D) of that name; None where there are none."""
+    if name not in weights:
+        return None
+    return weights.take(name, 1, weights.shape(name, 3)[1], dim)

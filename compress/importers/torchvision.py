@@ -1,0 +1,141 @@
+"""torchvision's `VisionTransformer` (vit_b_16 and its like).
+
+    class_token  conv_proj  encoder.pos_embedding
+    encoder.layers.encoder_layer_N. ln_1  self_attention.in_proj_{weight, bias}  self_attention.out_proj
+                                    ln_2  mlp.0 | mlp.linear_1  mlp.3 | mlp.linear_2
+    encoder.ln  heads.pre_logits  heads.head
+
+Read from the names and shapes that torchvision 0.12 (`linear_1`) to 0.29 write, and from those that fine-tuning leaves
+which puts a Linear in place of all of `heads`. Norms have an epsilon of 1e-6.
+
+On the way back, factors of branches (LayerScale) are multiplied into the layers in front of them.
+
+Legend: D width, N tokens.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from baselines.errors import InputError
+from compress.importers.base import UNKNOWN, Family, Foreign, Hints, Outgoing, Weights, configure, heads, image_size
+from compress.importers.leaving import expression, layer_norm, must_fit
+from compress.importers.timm import holds, no_head, whole
+
+EPS = 1e-6
+LAYER = "encoder.layers.encoder_layer_{}."
+MLPS = ({"mlp.fc1": "mlp.0", "mlp.fc2": "mlp.3"}, {"mlp.fc1": "mlp.linear_1", "mlp.fc2": "mlp.linear_2"})  # new, old
+PARTS = {"norm1": "ln_1", "attn.proj": "self_attention.out_proj", "norm2": "ln_2"}  # ours: theirs
+HEADS = ("heads.head", "heads", "heads.0")
+
+
+def read(weights: Weights, hints: Hints) -> Foreign:
+    """See `Family`."""
+    if "conv_proj.conv_last.weight" in weights:
+        raise InputError(
+            f"{weights.path} has patches made by convolutions and batch norms (conv_stem_configs); {UNKNOWN}"
+        )
+    dim, channels, patch_size, width = weights.shape("conv_proj.weight", 4)
+    if patch_size != width:
+        raise InputError(
+            f"{weights.path} has patches of {patch_size} x {width} pixels, which are no squares; {UNKNOWN}"
+        )
+    mlp = MLPS[f"{LAYER.format(0)}mlp.linear_1.weight" in weights]
+    mlp_dim, _ = weights.shape(f"{LAYER.format(0)}{mlp['mlp.fc1']}.weight", 2)
+    depth = max(weights.count(f"{LAYER}{norm}.weight") for norm in ("ln_1", "ln_2"))  # one that is lost is named below
+    number = heads(weights, hints, dim, depth)
+    _, count, _ = weights.shape("encoder.pos_embedding", 3)
+    state = {
+        "cls_token": weights.take("class_token", 1, 1, dim),
+        "pos_embed": weights.take("encoder.pos_embedding", 1, count, dim),
+        **whole(weights, "patch_embed", "conv_proj"),
+    }
+    for i in range(depth):
+        state |= block(weights, LAYER.format(i), f"encoder.blocks.{i}.", {**PARTS, **mlp}, dim)
+    state |= whole(weights, "norm", "encoder.ln", dim)
+    represented = 0
+    if holds(weights, "heads.pre_logits"):
+        represented, _ = weights.shape("heads.pre_logits.weight", 2)
+        state |= whole(weights, "representation", "heads.pre_logits")
+    name = next((name for name in HEADS if holds(weights, name)), None)
+    if name is None:
+        state |= no_head(represented or dim)
+    else:
+        state |= whole(weights, "head", name, *weights.shape(f"{name}.weight", 2))
+    config = configure(
+        weights,
+        image_size=image_size(weights, hints, count - 1, patch_size),
+        channels=channels,
+        patch_size=patch_size,
+        dim=dim,
+        depth=depth,
+        heads=number,
+        mlp_dim=mlp_dim,
+        classes=len(state["head.weight"]),
+        norm_eps=EPS,
+        representation=represented,
+    )
+    return Foreign(config, state, head=name is not None)
+
+
+def block(weights: Weights, theirs: str, ours: str, parts: dict[str, str], dim: int) -> dict[str, Tensor]:
+    """The weights of one block under our names."""
+    attention = f"{theirs}self_attention.in_proj_"
+    state = {
+        f"{ours}attn.qkv.weight": weights.take(f"{attention}weight", 3 * dim, dim),
+        f"{ours}attn.qkv.bias": weights.take(f"{attention}bias", 3 * dim),
+    }
+    for name, foreign in parts.items():
+        state |= whole(weights, ours + name, theirs + foreign)
+    return state
+
+
+def write(foreign: Foreign) -> Outgoing:
+    """See `Family`."""
+    config, state = foreign.config, dict(foreign.state)
+    height, width = config.image_size
+    faults = {
+        "a mean over patches (pool 'mean')": config.pool == "mean",
+        "registers": config.registers,
+        "a distillation token": config.distill_token,
+        "a norm in front of the first block (pre_norm)": config.pre_norm,
+        "norms of queries and keys (qk_norm)": config.qk_norm,
+        f"activation {config.activation!r}": config.activation != "gelu",
+        f"images that are no squares ({height}x{width})": height != width,
+        f"images of {config.channels} channels": config.channels != 3,
+        "a head that knows no classes": not foreign.head,
+    }
+    must_fit("torchvision", config, faults)
+    tensors = {"class_token": state["cls_token"], "encoder.pos_embedding": state["pos_embed"]}
+    names = {"patch_embed": "conv_proj", "norm": "encoder.ln", "head": "heads.head"}
+    if config.representation:
+        names["representation"] = "heads.pre_logits"
+    for i in range(config.depth):
+        ours, theirs = f"encoder.blocks.{i}.", LAYER.format(i)
+        names |= {ours + name: theirs + other for name, other in {**PARTS, **MLPS[0]}.items()}
+        for scale, layer in (("scale1", "attn.proj"), ("scale2", "mlp.fc2")) if config.layer_scale else ():
+            factor = state[ours + scale]
+            state[f"{ours}{layer}.weight"] = factor[:, None] * state[f"{ours}{layer}.weight"]
+            state[f"{ours}{layer}.bias"] = factor * state[f"{ours}{layer}.bias"]
+        for kind in ("weight", "bias"):
+            tensors[f"{theirs}self_attention.in_proj_{kind}"] = state[f"{ours}attn.qkv.{kind}"]
+    tensors |= {
+        f"{theirs}.{kind}": state[f"{ours}.{kind}"] for ours, theirs in names.items() for kind in ("weight", "bias")
+    }
+    settings: dict[str, Any] = {
+        "image_size": height,
+        "patch_size": config.patch_size,
+        "num_layers": config.depth,
+        "num_heads": config.heads,
+        "hidden_dim": config.dim,
+        "mlp_dim": config.mlp_dim,
+        "num_classes": config.classes,
+    }
+    if config.representation:
+        settings["representation_size"] = config.representation
+    if config.norm_eps != EPS:
+        settings["norm_layer"] = layer_norm(config.norm_eps)
+    return Outgoing(tensors, expression("torchvision.models.VisionTransformer", **settings))
+
+
+FAMILY = Family("torchvision", "encoder.pos_embedding", read, write)
