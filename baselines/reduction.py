@@ -31,8 +31,8 @@ class Attentiveness(Products):
         scores = q_BHNK[:, :, :1] @ k_BHNK.transpose(-2, -1) * k_BHNK.shape[-1] ** -0.5
         return scores.float().softmax(-1).mean(1)[:, 0]
 
-    def macs(self, x_BND: Tensor, *_: Tensor) -> int:
-        return x_BND.numel()
+    def macs(self, _x_BND: Tensor, _q_BHNK: Tensor, k_BHNK: Tensor) -> int:
+        return k_BHNK.numel()
 
 
 class PooledWeight(Products):

@@ -13,17 +13,24 @@ from baselines.errors import InputError
 from baselines.geometry import ViTConfig
 from baselines.vit import VisionTransformer
 
-SIZES = ("channels", "patch_size", "dim", "depth", "heads", "mlp_dim")
-KINDS = ("tokenizer", "norm", "pool", "distill_token")
+SIZES = ("channels", "patch_size", "dim", "depth", "heads", "head_dim", "mlp_dim", "representation", "registers")
+KINDS = ("tokenizer", "norm", "norm_at", "pre_norm", "activation", "pool", "distill_token", "layer_scale", "qk_norm")
 HEADS = ("head.", "distill_head.")
 
 
 def check(old: ViTConfig, new: ViTConfig, source: str) -> None:
     """Raises InputError where weights of `old`, which came from `source`, cannot start a model `new`."""
-    apart = [name for name in (*SIZES, *KINDS) if getattr(old, name) != getattr(new, name)]
+    apart = [name for name in (*SIZES, *KINDS) if _matters(old, name) != _matters(new, name)]
     if apart:
         told = " and ".join(f"{name} {getattr(old, name)!r}, not {getattr(new, name)!r}" for name in apart)
         raise InputError(f"{source} has {told}; leave {' and '.join(apart)} out of [model], or train from scratch")
+
+
+def _matters(config: ViTConfig, name: str) -> object:
+    """A setting as weights depend on it: where LayerScale starts is free, and a width may be said or left to `dim`."""
+    if name == "layer_scale":
+        return config.layer_scale > 0
+    return config.inner_dim != config.dim and config.head_dim if name == "head_dim" else getattr(config, name)
 
 
 def start_from(

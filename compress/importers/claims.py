@@ -84,7 +84,7 @@ def known(name: str) -> Global:
     """Raises Refused for a name that no weights need."""
     if name in KNOWN:
         return Global(name)
-    told = name.replace(" ", ".")[:100]
+    told = name.replace("__builtin__", "builtins").replace(" ", ".")[:100]
     if name.startswith(ODD_TENSORS):
         raise Refused(f"holds tensors that are sparse, quantised or of a class of their own ({told}); {AS_TENSORS}")
     raise Refused(

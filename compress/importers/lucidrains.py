@@ -115,6 +115,8 @@ def patches(weights: Weights, dim: int) -> tuple[dict[str, Tensor], dict[str, An
             f"{weights.path} cuts patches of {values} values, which make no square of 3 channels or of 1; {UNKNOWN}"
         )
     size = math.isqrt(values // channels)
+    if channels == 1:
+        weights.notes.append(f"images of one channel, since {values} values of a patch make no square of three")
     settings = {"tokenizer": "normed" if normed else "linear", "channels": channels, "patch_size": size}
     if normed:
         state = weights.norm("patch_embed.before", name, values)
@@ -205,14 +207,11 @@ def computed_positions(
         )
     if dim % 4 or dim < 8:
         raise weights.fault(f"tokens of width {dim} cannot hold sine-cosine positions, which need multiples of 4")
-    rate = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4 - 1))
-    y, x = (each.flatten()[:, None] * rate for each in _grid(height // patch_size, width // patch_size))
-    places = torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], 1).float()
+    rate = 1 / 10000 ** (torch.arange(dim // 4) / (dim // 4 - 1))  # in float32, as there: to the same bits
+    grid = torch.meshgrid(torch.arange(height // patch_size), torch.arange(width // patch_size), indexing="ij")
+    y, x = (each.flatten()[:, None] * rate for each in grid)
+    places = torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], 1)
     return {"pos_embed": places[None]}, {"image_size": hints.image_size, "pool": "mean"}
-
-
-def _grid(rows: int, columns: int) -> tuple[Tensor, ...]:
-    return torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
 
 
 def head(weights: Weights, name: str, dim: int) -> tuple[dict[str, Tensor], bool, bool]:

@@ -94,27 +94,24 @@ def plain(value: Tensor) -> bool:
 
 
 def sound(state: Mapping[str, Tensor], *, floats: bool) -> dict[str, Tensor]:
-    """The weights of a checkpoint of ours, after a look at all of them; copies stay small.
+    """The weights of a checkpoint of ours as they are, after a look at all of them.
 
     Args:
-        floats: whether they are all those of a plain Vision Transformer: finite, and float32 from here on. Others may
-            have masks of infinities, and integers.
+        floats: whether they are those of a plain Vision Transformer, which are floats and finite. Others may have
+            masks of infinities, and integers.
 
     Raises:
         ValueError: a weight is not what its name promises, or no number.
     """
-    found = {}
     for name, value in state.items():
         if not isinstance(value, Tensor) or not plain(value) or value.is_complex():
             raise ValueError(f"{text(name)} is no plain tensor")
-        counter = name.endswith("num_batches_tracked")  # of a batch norm
-        if floats and not counter and not value.is_floating_point():
-            raise ValueError(f"{name} holds {str(value.dtype).removeprefix('torch.')}, where floats are expected")
-        for part in value.detach().flatten().split(CHUNK):
+        if floats and not value.is_floating_point() and not name.endswith("num_batches_tracked"):  # of a batch norm
+            raise ValueError(f"{text(name)} holds {str(value.dtype).removeprefix('torch.')}, where floats are expected")
+        for part in value.detach().flatten().split(CHUNK):  # so that copies stay small
             if not (part.float().isfinite() if floats else ~part.float().isnan()).all():
-                raise ValueError(f"{name} holds values that are not finite")
-        found[text(name)] = value.float() if floats and not counter else value
-    return found
+                raise ValueError(f"{text(name)} holds values that are not finite")
+    return {text(name): value for name, value in state.items()}
 
 
 def text(value: Any) -> str:

@@ -33,17 +33,20 @@ class Narrow(Method):
 def narrower(config: ViTConfig, share: float) -> ViTConfig:
     """The geometry whose MACs come closest to `share` of those of `config`.
 
-    Widths are multiples of 8 for each head, and hidden layers multiples of 8, as kernels like them. Of the widths that
-    come within 2 % with some hidden layer, the one that keeps the proportion of both best.
+    Widths are multiples of 8 for each head, and hidden layers multiples of 8, as kernels like them. Heads with a width
+    of their own keep its proportion to that of the model. Of the widths that come within 2 % with some hidden layer,
+    the one that keeps the proportion of both best.
     """
     if share == 1:
         return config
     aim, proportion = share * dense_macs(config), config.mlp_dim / config.dim
-    step = lcm(config.heads * 8, max(config.patch_size // 2, 1) if config.tokenizer in ("conv", "cct") else 1)
-    widths = range(step, config.dim + 1, step) or range(config.heads, config.dim + 1, config.heads)
+    shared = 1 if config.head_dim else config.heads  # that have to divide the width
+    step = lcm(shared * 8, max(config.patch_size // 2, 1) if config.tokenizer in ("conv", "cct") else 1)
+    widths = range(step, config.dim + 1, step) or range(shared, config.dim + 1, shared)
     found = []
     for width in widths:
-        changed = config.model_copy(update={"dim": width, "mlp_dim": 8})
+        head_dim = min(config.head_dim, max(round(config.head_dim * width / config.dim / 8), 1) * 8)
+        changed = config.model_copy(update={"dim": width, "head_dim": head_dim, "mlp_dim": 8})
         a_unit = (dense_macs(changed.model_copy(update={"mlp_dim": 16})) - dense_macs(changed)) / 8
         units = max(round((aim - dense_macs(changed)) / (8 * a_unit)) + 1, 1)
         changed = changed.model_copy(update={"mlp_dim": 8 * units})

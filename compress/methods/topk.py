@@ -45,7 +45,9 @@ class TopKEncoder(Encoder):
         self.counts, self.fuse = method.counts(config), method.fuse
         self.own_macs, tokens = 0, config.tokens
         for count in self.counts.values():
-            self.own_macs += self.importance.macs(torch.empty(1, tokens, config.dim, device="meta"))
+            seen = torch.empty(1, tokens, config.dim, device="meta")
+            keys = torch.empty(1, config.heads, tokens, config.head_width, device="meta")
+            self.own_macs += self.importance.macs(seen, keys, keys)
             tokens = self.prefix + count + self.fuse
 
     def forward(self, x_BND: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
