@@ -8,10 +8,12 @@ from dataclasses import replace
 
 from baselines.errors import InputError
 from compress.importers import google, huggingface, jeonsworld, lucidrains, timm, torchvision
-from compress.importers.base import UNKNOWN, Family, Foreign, Hints, Source, Weights, check, precision
+from compress.importers.base import UNKNOWN, Family, Foreign, Hints, Source
 from compress.importers.normalising import normalisations
 from compress.importers.reading import Content, read, torch_file
+from compress.importers.shapes import check
 from compress.importers.unwrapping import unwrap
+from compress.importers.weights import Weights, precision
 
 FAMILIES: tuple[Family, ...] = (
     google.FAMILY,
@@ -22,7 +24,18 @@ FAMILIES: tuple[Family, ...] = (
     jeonsworld.FAMILY,
 )
 
-__all__ = ["FAMILIES", "Content", "Foreign", "Hints", "Source", "convert", "normalisations", "precision", "read", "torch_file"]
+__all__ = [
+    "FAMILIES",
+    "Content",
+    "Foreign",
+    "Hints",
+    "Source",
+    "convert",
+    "normalisations",
+    "precision",
+    "read",
+    "torch_file",
+]
 
 
 def convert(content: Content, hints: Hints) -> Foreign:

@@ -196,6 +196,8 @@ def bounded(root: Any) -> bool:
             opened.add(id(value))
             if any(id(each) in opened and id(each) not in extents for each in below):
                 return False
+            if len(opened) - len(extents) > DEEPEST:  # those that are open lie inside of one another
+                return False
             pending += [each for each in below if id(each) not in extents]
             continue
         leaves = sum(1 + (len(each) if isinstance(each, str | bytes) else 0) for each in _inside(value))

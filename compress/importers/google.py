@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 
 from baselines.errors import InputError
-from compress.importers.base import UNKNOWN, Family, Foreign, Hints, Weights, configure, image_size
+from compress.importers.base import UNKNOWN, Family, Foreign, Hints
+from compress.importers.shapes import configure, image_size
 from compress.importers.timm import no_head
+from compress.importers.weights import Weights
 
 EPS = 1e-6
 ENCODER = "Transformer/"

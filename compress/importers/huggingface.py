@@ -21,9 +21,11 @@ from torch import Tensor
 
 from baselines.errors import InputError
 from compress.importers import huggingface_settings as settings
-from compress.importers.base import UNKNOWN, Family, Foreign, Hints, Weights, configure
+from compress.importers.base import UNKNOWN, Family, Foreign, Hints
+from compress.importers.shapes import configure
 from compress.importers.timm import no_head
 from compress.importers.to_huggingface import BLOCKS, LAYERS, NORMS, PATCHES, QKV, write
+from compress.importers.weights import Weights
 
 NEWER = {  # names of layers of a block in version 5, and of ours
     **{name: f"attention.{name[0]}_proj" for name in QKV},

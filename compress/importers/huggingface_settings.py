@@ -7,8 +7,9 @@ import math
 from typing import Any
 
 from baselines.errors import InputError
-from compress.importers import base
-from compress.importers.base import UNKNOWN, Hints, Weights
+from compress.importers import shapes
+from compress.importers.base import UNKNOWN, Hints
+from compress.importers.weights import Weights
 
 EPS = 1e-12  # of norms, where no config.json says another
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}  # theirs: ours
@@ -44,7 +45,7 @@ def heads(weights: Weights, hints: Hints, dim: int, depth: int, inner: int) -> t
     """
     number = _whole(weights, "num_attention_heads")
     if number is None:
-        number = base.heads(weights, hints, dim, depth)
+        number = shapes.heads(weights, hints, dim, depth)
     elif hints.heads not in (None, number):
         raise InputError(f"{weights.path} has {number} heads, as its config.json says; leave out --heads {hints.heads}")
     width = _whole(weights, "head_dim") or dim // number
@@ -61,7 +62,7 @@ def image_size(weights: Weights, hints: Hints, patches: int, patch_size: int) ->
     """
     said = weights.source.settings.get("image_size")
     if said is None or hints.image_size is not None:
-        return base.image_size(weights, hints, patches, patch_size)
+        return shapes.image_size(weights, hints, patches, patch_size)
     sides = said if isinstance(said, list) else [said, said]
     if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
         raise weights.fault(f"config.json says image_size {said!r:.40}")

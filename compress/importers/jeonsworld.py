@@ -12,7 +12,9 @@ Legend: D width, N tokens.
 import torch
 from torch import Tensor
 
-from compress.importers.base import Family, Foreign, Hints, Weights, configure, heads, image_size
+from compress.importers.base import Family, Foreign, Hints
+from compress.importers.shapes import configure, heads, image_size
+from compress.importers.weights import Weights
 
 EPS = 1e-6
 EMBEDDINGS, ENCODER = "transformer.embeddings.", "transformer.encoder."

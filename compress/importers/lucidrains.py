@@ -22,8 +22,10 @@ import torch
 from torch import Tensor
 
 from baselines.errors import InputError
-from compress.importers.base import UNKNOWN, Family, Foreign, Hints, Weights, configure, image_size, square
+from compress.importers.base import UNKNOWN, Family, Foreign, Hints
+from compress.importers.shapes import configure, image_size, square
 from compress.importers.timm import no_head
+from compress.importers.weights import Weights
 
 WRAPS = ("", "fn.", "fn.fn.")  # what may lie around attention and MLP
 MARKER = "transformer.layers.0.0.{}to_qkv.weight"

@@ -22,9 +22,11 @@ from torch import Tensor
 
 from baselines.errors import InputError
 from compress.importers import timm_settings, to_timm
-from compress.importers.base import Family, Foreign, Hints, Weights, configure, heads
+from compress.importers.base import Family, Foreign, Hints
+from compress.importers.shapes import configure, heads
 from compress.importers.timm_settings import Settings, strange
 from compress.importers.timm_tokens import tokens
+from compress.importers.weights import Weights
 
 LAYERS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")  # named alike here and there
 BLOCK = re.compile(r"blocks\.(?:\d+\.)?(\d{1,4})\.(?!\d)")

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, Val
 
 from baselines.errors import InputError
 from compress import files
-from compress.importers.base import UNKNOWN, Weights
+from compress.importers.base import UNKNOWN
+from compress.importers.weights import Weights
 
 # Width and heads of what timm registers, by the word behind vit_, deit_, deit3_, eva_ or flexivit_, or by all of it
 REGISTERED = {

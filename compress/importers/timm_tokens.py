@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from baselines.errors import InputError
-from compress.importers.base import Hints, Weights, image_size, square
+from compress.importers.base import Hints
+from compress.importers.shapes import image_size, square
 from compress.importers.timm_settings import Settings, strange
+from compress.importers.weights import Weights
 
 MOST_PATCHES = 2**16  # that memory is set aside for where no position shows that there are so many
 

@@ -18,9 +18,11 @@ from typing import Any
 from torch import Tensor
 
 from baselines.errors import InputError
-from compress.importers.base import UNKNOWN, Family, Foreign, Hints, Outgoing, Weights, configure, heads, image_size
+from compress.importers.base import UNKNOWN, Family, Foreign, Hints, Outgoing
 from compress.importers.leaving import expression, layer_norm, must_fit
+from compress.importers.shapes import configure, heads, image_size
 from compress.importers.timm import holds, no_head, whole
+from compress.importers.weights import Weights
 
 EPS = 1e-6
 LAYER = "encoder.layers.encoder_layer_{}."
