@@ -4,15 +4,15 @@ Legend: as in `vit.py`.
 """
 
 import itertools
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, model_validator
+
+from baselines.classifier import ImageConfig
 
 
-class ViTConfig(BaseModel):
+class ViTConfig(ImageConfig):
     """Geometry of a Vision Transformer. Frozen; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     image_size: tuple[int, int] = (32, 32)  # height, width in pixels; one number means square
     channels: int = Field(default=3, gt=0)
@@ -41,11 +41,6 @@ class ViTConfig(BaseModel):
     qk_norm: bool = False  # queries and keys are normalised in each head (arXiv 2302.05442)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     drop_path: float = Field(default=0.0, ge=0, lt=1)  # rate of the last block; rises linearly from 0
-
-    @field_validator("image_size", mode="before")
-    @classmethod
-    def _square(cls, value: Any) -> Any:
-        return (value, value) if isinstance(value, int) else value
 
     @model_validator(mode="after")
     def _fits(self) -> "ViTConfig":

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from baselines.classifier import Classifier
 from baselines.geometry import ViTConfig
 from baselines.ragged import Ragged
 from baselines.tokenizer import SequencePool, norm, normalised, tokenizer
@@ -186,7 +187,7 @@ class Encoder(nn.Module):
         return x_BND, {}
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(Classifier[ViTConfig]):
     def __init__(self, config: ViTConfig):
         super().__init__()
         self.config = config
@@ -206,10 +207,6 @@ class VisionTransformer(nn.Module):
         self.distill_head = nn.Linear(config.dim, config.classes) if config.distill_token else None
         self._init_weights()
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (B, C, height, width) -> logits (B, classes)."""
-        return self.forward_aux(images)[0]
-
     def forward_aux(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits (B, classes), and by-products: what the encoder reports and `tokens_out`, the tokens that are pooled.
 
@@ -228,6 +225,10 @@ class VisionTransformer(nn.Module):
             return logits, aux
         taught = self.distill_head(x_BND[:, 1])
         return (logits, {**aux, "distill_logits": taught}) if self.training else ((logits + taught) / 2, aux)
+
+    @property
+    def ends(self) -> tuple[nn.Module, nn.Module]:
+        return self.patch_embed, self.head
 
     def pooled(self, x_BND: Tensor, size_BN: Tensor | None = None) -> Tensor:
         """Tokens (B, N, D) -> what the head looks at (B, D).

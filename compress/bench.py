@@ -16,9 +16,11 @@ from rich.console import Console
 import reports
 from baselines import device as devices
 from baselines.errors import InputError
-from compress import files, plain, runtimes, variant
+from compress import files, modules, plain, runtimes, variant
 from compress.contest import Contest
 from compress.measure import cost, environment
+from compress.methods import METHODS, Int8
+from compress.methods.base import check_architecture
 from compress.rows import Candidate, Request, failed_row
 from compress.runtimes import Runtime
 from compress.variant import BASELINE, Variant
@@ -38,8 +40,7 @@ def bench(request: Request, console: Console) -> list[Row]:
     Raises:
         InputError: for anything the person can put right.
     """
-    wanted = [variant.parse(name, request.config.methods) for name in (BASELINE, *request.config.variants)]
-    wanted = list({each.name: each for each in wanted}.values())
+    wanted = _wanted(request)
     engines, missing = _engines(request, console)
     files.writable_folder(request.out)
     _old_rows(request.out)  # what is broken there is better known now than after the training
@@ -69,6 +70,29 @@ def bench(request: Request, console: Console) -> list[Row]:
         rows += _measure(request, workshop, made, device, console)
     write_report(request.out)
     return rows
+
+
+def _wanted(request: Request) -> list[Variant]:
+    """The baseline, then what was asked for; of a model of the user's code int8, where nothing was.
+
+    Raises:
+        InputError: a name that is none, or a method that needs a Vision Transformer.
+    """
+    config, code = request.config, request.hints.model
+    if code is None:
+        names, base = config.variants, BASELINE
+    else:
+        base = modules.name_of(code)
+        names = config.variants if "variants" in config.model_fields_set else (Int8.name,)
+        if {*base.split("_")} <= {BASELINE, *METHODS}:
+            raise InputError(
+                f"--model {modules.label(code)}: rows called {base!r} are those of a Vision Transformer; give the "
+                "function another name"
+            )
+    wanted = [variant.parse(name, config.methods, base) for name in (base, *names)]
+    for each in wanted if code else ():
+        check_architecture(each.methods, modules.label(str(code)))
+    return list({each.name: each for each in wanted}.values())
 
 
 def write_report(out: Path) -> list[Row]:
@@ -141,7 +165,7 @@ def _build(
         built = workshop.make(each)
         spent = cost.measure(variant.restore(built.path)[0], workshop.data)
     except (RuntimeError, FloatingPointError) as error:
-        if each.name == BASELINE:
+        if not each.methods:
             raise
         yield failed_row(request, workshop, each, str(error))
         return
@@ -162,6 +186,8 @@ def _fits(runtime: Runtime, each: Variant, request: Request) -> bool:
     """Whether a runtime runs a variant: as it is meant, or, where it was asked for, at least its arithmetic."""
     if runtime.own_ranges and each.methods and each.methods[-1].tuned:
         return False  # it would look for ranges again where training has found them
+    if each.base != BASELINE and each.numbers == "int8" and not runtime.quantises:
+        return False  # what our own layers round, other architectures do not have
     if request.runtimes:
         return each.numbers in runtime.numbers | runtime.simulates
     return each.numbers in runtime.numbers and (runtime.name != plain.COMPILED or plain.compiled(request, each))
@@ -206,7 +232,7 @@ def _doubling(request: Request) -> Iterable[int]:
 
 def _wins(row: Row) -> bool:
     """Whether a row is faster than the dense model beyond doubt, or is not compared with it."""
-    return row.speedup_low is None or row.speedup_low > 1 or row.variant == BASELINE
+    return row.speedup_low is None or row.speedup_low > 1 or not row.methods
 
 
 def _failure(request: Request, console: Console, row: Row) -> Row:

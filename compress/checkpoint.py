@@ -6,10 +6,10 @@ other libraries are read by `importers`.
 """
 
 import hashlib
-import io
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,17 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from baselines.classifier import ImageConfig
 from baselines.errors import InputError
 from baselines.vit import ViTConfig
-from compress import files, importers
-from compress.importers import Foreign, Hints
+from compress import files, importers, modules
+from compress.importers import Content, Foreign, Hints, normalisations, unwrapping
+from compress.importers.normalising import DATA
+from compress.modules import ModuleConfig
+from compress.serial import safetensors_bytes, torch_bytes
 
 FORMAT = "compress-checkpoint-1"
+LEAST_TENSORS = 8  # of a block
 ANEW = "fetch it again, or remove it and train anew"
 
 
@@ -33,7 +38,7 @@ class Checkpoint:
     What a file of another library does not say is empty: `dataset`, `classes`, `mean` and `std`; see `images.settle`.
     """
 
-    config: ViTConfig
+    config: ImageConfig  # a ViTConfig, or a ModuleConfig
     methods: tuple[dict[str, Any], ...]  # in order, each {"name": ..., hyper-parameters}
     state: dict[str, Tensor]
     dataset: str  # as --data takes it
@@ -44,6 +49,14 @@ class Checkpoint:
     pretrained: bool = False  # whether it has seen no labels: its head knows nothing
     calibration: dict[str, Any] | None = None  # `images`, `sha256` of those that set what is measured, not learned
     origin: dict[str, Any] | None = None  # of a model of another library: `family`, `numbers` and `notes`
+
+    @property
+    def geometry(self) -> ViTConfig:
+        """Of a Vision Transformer; raises InputError for a model of the user's code."""
+        if isinstance(self.config, ViTConfig):
+            return self.config
+        assert isinstance(self.config, ModuleConfig)
+        raise modules.no_transformer(self.config)
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -69,15 +82,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         files.write(path, safetensors_bytes(checkpoint.state, metadata))
     else:
         state = {name: value.detach().cpu().contiguous() for name, value in checkpoint.state.items()}
-        _write(path, {"format": FORMAT, **facts, "state": state})
-
-
-def safetensors_bytes(state: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """A safetensors file. Every tensor is copied: the format refuses those that share memory."""
-    import safetensors.torch
-
-    copies = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
-    return safetensors.torch.save(copies, metadata)
+        files.write(path, torch_bytes({"format": FORMAT, **facts, "state": state}))
 
 
 def load(path: Path, hints: Hints | None = None) -> Checkpoint:
@@ -89,12 +94,44 @@ def load(path: Path, hints: Hints | None = None) -> Checkpoint:
     Raises:
         InputError: missing, cut short, of no known layout, or holding more than weights.
     """
-    found = importers.read(path)
+    found, hints = importers.read(path), hints or Hints()
     if isinstance(found.tree, dict) and found.tree.get("format") == FORMAT:
-        return _own(path, found.tree)
-    if found.metadata.get("format") == FORMAT:
-        return _own(path, {**_facts(path, found.metadata), "state": found.tree})
-    return _adopted(importers.convert(found, hints or Hints()))
+        content = _own(path, found.tree)
+    elif found.metadata.get("format") == FORMAT:
+        content = _own(path, {**_facts(path, found.metadata), "state": found.tree})
+    elif hints.model is not None:
+        content = of_code(hints, found)
+    else:
+        content = _adopted(importers.convert(found, hints))
+    if hints.model is not None:
+        content = _renamed(path, content, hints.model)
+    if hints.normalise in (None, DATA):
+        return content
+    ((mean, std),) = normalisations(hints.normalise, content.config.channels).values()
+    return replace(content, mean=mean, std=std)
+
+
+def of_code(hints: Hints, found: Content | None = None) -> Checkpoint:
+    """A model that the user's code makes, with the weights of a file, or else those that the code gives.
+
+    Raises:
+        InputError: the code does not work, or the weights are not its.
+    """
+    assert hints.model is not None
+    model = modules.describe(hints.model, hints)
+    state = modules.weights(found, model, hints) if found else model.state_dict()
+    origin = {"family": f"code of {model.config.factory}", "numbers": importers.precision(state), "notes": []}
+    return Checkpoint(model.config, (), state, dataset="", classes=(), mean=(), std=(), origin=origin)
+
+
+def _renamed(path: Path, content: Checkpoint, factory: str) -> Checkpoint:
+    """A model of the user's code is called as the user calls it."""
+    if not isinstance(content.config, ModuleConfig):
+        raise InputError(f"{path} is a Vision Transformer that compress knows without its code; leave out --model")
+    return replace(
+        content,
+        config=content.config.model_copy(update={"factory": modules.label(factory), "name": modules.name_of(factory)}),
+    )
 
 
 def _facts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -107,23 +144,24 @@ def _facts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def _own(path: Path, content: dict[str, Any]) -> Checkpoint:
     try:
+        kind = ModuleConfig if content["config"].get("kind") else ViTConfig
         checkpoint = Checkpoint(
-            config=ViTConfig(**content["config"]),
+            config=kind(**content["config"]),
             methods=tuple({str(name): value for name, value in entry.items()} for entry in content["methods"]),
-            state=dict(content["state"]),
-            dataset=str(content["dataset"]),
-            classes=tuple(str(name) for name in content["classes"]),
+            state=unwrapping.sound(content["state"], floats=kind is ViTConfig and not content["methods"]),
+            dataset=unwrapping.text(content["dataset"]),
+            classes=tuple(map(unwrapping.text, content["classes"])),
             mean=tuple(float(value) for value in content["mean"]),
             std=tuple(float(value) for value in content["std"]),
             converted=bool(content["converted"]),
             pretrained=bool(content.get("pretrained", False)),
-            calibration=dict(content["calibration"]) if content.get("calibration") else None,
-            origin=dict(content["origin"]) if content.get("origin") else None,
+            calibration=unwrapping.record(content.get("calibration"), images=int, sha256=str),
+            origin=unwrapping.record(content.get("origin"), family=str, numbers=str, notes=list),
         )
         _check_sizes(checkpoint)
     except ValidationError as error:
         raise files.explain(error, f"{path} (config)") from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         fault = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(f"{path} is a damaged compress checkpoint ({fault}); {ANEW}") from error
     return checkpoint
@@ -155,12 +193,18 @@ def digest(state: Mapping[str, Tensor]) -> str:
 
 def _check_sizes(checkpoint: Checkpoint) -> None:
     """Raises ValueError where a file contradicts itself, before memory is set aside for what it claims."""
-    config = checkpoint.config
+    config, numbers = checkpoint.config, (*checkpoint.mean, *checkpoint.std)
+    if not all(map(math.isfinite, numbers)) or min(checkpoint.std, default=1) <= 0:
+        raise ValueError(f"mean {checkpoint.mean} and std {checkpoint.std}, by which no image can be normalised")
     unsaid = checkpoint.origin is not None  # of another library's model, kept before anybody said it
     if len(checkpoint.classes) != config.classes and (checkpoint.classes or not unsaid):
         raise ValueError(f"{len(checkpoint.classes)} names for {config.classes} classes")
     if not len(checkpoint.mean) == len(checkpoint.std) == config.channels and (checkpoint.mean or not unsaid):
         raise ValueError(f"mean {checkpoint.mean} and std {checkpoint.std} for {config.channels} channels")
+    if not isinstance(config, ViTConfig):
+        return
+    if len(checkpoint.state) < LEAST_TENSORS * config.depth:
+        raise ValueError(f"{len(checkpoint.state)} weights for {config.depth} blocks")
     least = (config.representation or config.dim) * config.classes
     least += config.dim * (config.tokens + config.depth * (4 * config.inner_dim + 2 * config.mlp_dim))
     if config.tokenizer in ("linear", "normed"):
@@ -188,19 +232,13 @@ class StateFile:
     def step(self) -> int | None:
         """The step after which the training was kept, read without its weights; None where there is no whole file."""
         try:
-            return int(torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)["step"])
-        except Exception:  # torch raises many kinds for damaged files
+            return int(importers.torch_file(self.path)["step"])
+        except (KeyError, TypeError, ValueError):  # one that is damaged is a ValueError too
             return None
 
     def save(self, state: dict[str, Any]) -> None:
-        _write(self.path, state)
+        files.write(self.path, torch_bytes(state))
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
         files.forget_halves(self.path)
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    files.write(path, buffer.getvalue())

@@ -11,6 +11,7 @@ from compress.commands.doctor import doctor
 from compress.commands.export import export
 from compress.commands.halt import halt
 from compress.commands.inspect import inspect
+from compress.commands.predict import predict
 from compress.commands.pretrain import pretrain
 from compress.commands.prune import prune
 from compress.commands.quantize import quantize
@@ -23,7 +24,21 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (inspect, bench, train, sweep, pretrain, distill, prune, halt, quantize, export, report, doctor):
+for command in (
+    inspect,
+    bench,
+    train,
+    sweep,
+    pretrain,
+    distill,
+    prune,
+    halt,
+    quantize,
+    export,
+    predict,
+    report,
+    doctor,
+):
     app.command()(command)
 
 

@@ -11,6 +11,7 @@ from compress import checkpoint, variant
 from compress.checkpoint import Checkpoint
 from compress.importers import Hints, precision
 from compress.importers.normalising import KNOWN
+from compress.modules import ModuleConfig
 from compress.tables import show, tell
 
 NAMED = 5  # classes that are listed
@@ -40,7 +41,8 @@ def describe(path: Path, hints: Hints, console: Console) -> None:
 
 def _origin(path: Path, content: Checkpoint) -> Iterator[tuple[str, str]]:
     origin = content.origin or {"family": "compress", "numbers": ""}
-    name = "_".join(str(entry.get("name")) for entry in content.methods) or variant.BASELINE
+    base, methods = variant.base_of(content.config), [str(entry.get("name")) for entry in content.methods]
+    name = "_".join([base, *methods] if base != variant.BASELINE else methods) or base
     yield "family", origin["family"]
     yield "variant", f"{name}, converted: it ships" if content.converted else name
     held = sum(value.numel() * value.element_size() for value in content.state.values())
@@ -55,6 +57,9 @@ def _geometry(content: Checkpoint) -> Iterator[tuple[str, str]]:
     config = content.config
     height, width = config.image_size
     yield "image", f"{config.channels} x {height} x {width} (channels, height, width)"
+    if not isinstance(config, ViTConfig):
+        yield "kind", "known to its code alone"
+        return
     rows, columns = config.grid
     prefix = f" + {config.prefix_tokens} of its own" if config.prefix_tokens else ""
     yield "tokens", f"{rows} x {columns} patches of {config.patch_size} x {config.patch_size} pixels{prefix}"
@@ -89,6 +94,8 @@ def _normalisation(mean: Sequence[float], std: Sequence[float]) -> str:
 
 def _next(path: Path, content: Checkpoint) -> list[str]:
     data = "" if content.dataset else " --data folder:PATH"
+    if isinstance(content.config, ModuleConfig):
+        return [f"compress quantize {path}{data} --model {content.config.factory}, with its folders in front"]
     if content.pretrained:
         return [f"give it a head: compress train --init {path}{data}"]
     if content.converted:

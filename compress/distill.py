@@ -31,7 +31,7 @@ TEACHER = "teacher.pth"
 
 def adopt(path: Path, hints: Hints, config: BenchConfig, out: Path, say: Callable[[str], Any]) -> Path:
     """The teacher as a checkpoint of ours: itself, or what is made of a file of another library and kept in `out`."""
-    model, _, content = variant.restore(path, hints)
+    model, _, content = variant.restore_vit(path, hints)
     if content.origin is None:
         return path
     size, channels = content.config.image_size, content.config.channels

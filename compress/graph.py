@@ -8,8 +8,13 @@ import onnx
 import torch
 from onnxscript import opset20 as op
 from onnxscript.values import Op, Opset
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from compress.integers.linear import skipped
 
 LEAST = 256  # values of a constant that is worth it
+PRODUCTS = ("Conv", "MatMul", "Gemm")
 
 
 def translations() -> dict[Any, Any]:
@@ -40,6 +45,35 @@ def halve(proto: onnx.ModelProto) -> None:
     nodes = [*added, *proto.graph.node]
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
+
+
+def products_left(proto: onnx.ModelProto, module: nn.Module, skip: Sequence[str]) -> list[str]:
+    """Names of the nodes that multiply with the weights of those layers which `skip` names, as torch calls them.
+
+    Weights are known by their name or, since the exporter transposes those of a Linear and calls the result something
+    else, by their values.
+
+    Raises:
+        InputError: a pattern fits no layer, or no layer is left in integers.
+    """
+    layers = {name: each for name, each in module.named_modules() if isinstance(each, nn.Linear | _ConvNd)}
+    wanted = {name: layers[name].weight.detach().cpu().numpy() for name in skipped([*layers], skip)}
+    constants = {each.name: each for each in proto.graph.initializer}
+
+    def holds(constant: onnx.TensorProto, name: str, weight: np.ndarray) -> bool:
+        if f".{constant.name}".endswith(f".{name}.weight"):
+            return True
+        if weight.ndim != 2 or tuple(constant.dims) not in (weight.shape, weight.shape[::-1]):
+            return False
+        values = onnx.numpy_helper.to_array(constant)
+        return any(np.array_equal(values, each) for each in (weight, weight.T))
+
+    return [
+        node.name
+        for node in proto.graph.node
+        if node.op_type in PRODUCTS and node.input[1] in constants
+        if any(holds(constants[node.input[1]], name, weight) for name, weight in wanted.items())
+    ]
 
 
 def _quantize_dequantize(x: Any, scale: Any, zero_point: Any) -> Any:

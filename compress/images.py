@@ -14,6 +14,7 @@ from baselines import sources
 from baselines.data import Data
 from baselines.errors import InputError
 from baselines.subset import Subset, cut
+from baselines.classifier import Classifier
 from baselines.vit import VisionTransformer
 from compress.checkpoint import Checkpoint
 from compress.export import PARITY_BATCHES
@@ -44,7 +45,7 @@ def check_classes(path: Path | None, classes: tuple[str, ...], data: Data) -> No
 
 
 def settle(
-    path: Path, model: VisionTransformer, content: Checkpoint, data: Data, hints: Hints, say: Callable[[str], Any]
+    path: Path, model: Classifier, content: Checkpoint, data: Data, hints: Hints, say: Callable[[str], Any]
 ) -> tuple[Checkpoint, Data]:
     """What a file of another library does not say, from the data set; and the images as the model knows them.
 
@@ -70,7 +71,7 @@ def settle(
 
 
 def _settle_classes(
-    path: Path, model: VisionTransformer, content: Checkpoint, data: Data, say: Callable[[str], Any]
+    path: Path, model: Classifier, content: Checkpoint, data: Data, say: Callable[[str], Any]
 ) -> tuple[Checkpoint, Data]:
     """Names of the classes, which are as many, and in the same order, afterwards."""
     if not content.classes:
@@ -80,7 +81,8 @@ def _settle_classes(
                 "images of its own classes with --data"
             )
         return replace(content, classes=data.classes), data
-    if content.origin is None or content.classes == data.classes or len(content.classes) != len(data.classes):
+    others = content.classes != data.classes and len(content.classes) == len(data.classes)
+    if content.origin is None or not others or not isinstance(model, VisionTransformer):
         check_classes(path, content.classes, data)
         return content, data
     if set(content.classes) == set(data.classes):
@@ -101,7 +103,7 @@ def _settle_classes(
 
 @torch.inference_mode()
 def _best_normalisation(
-    model: VisionTransformer,
+    model: Classifier,
     data: Data,
     known: dict[str, tuple[tuple[float, ...], tuple[float, ...]]],
     path: Path,
@@ -121,6 +123,8 @@ def _best_normalisation(
         f"{path} does not say how its images are normalised (--normalise): {best} suits {count} training images best "
         f"(top-1: {told})"
     )
+    if right[best] < 2 / len(data.classes):
+        say("that is hardly better than chance: are these its images, and its classes in this order; is --heads right?")
     return best
 
 

@@ -60,7 +60,7 @@ def given(path: str | None, model: ViTConfig, start: Path | None, hints: Hints |
     if start is not None:
         raise InputError(f"--init {path} begins a training and --checkpoint {start} replaces it; give only one of them")
     initial = read(path, hints)
-    transfer.check(initial.content.config, model, f"--init {path}")
+    transfer.check(initial.content.geometry, model, f"--init {path}")
     return initial
 
 
@@ -77,5 +77,5 @@ def new_model(config: ViTConfig, seed: int, initial: Initial | None, classes: Se
     if initial is not None:
         content = initial.content
         new_head = content.pretrained or content.classes != tuple(classes)
-        transfer.start_from(model, content.state, content.config, new_head=new_head, source=f"--init {initial.path}")
+        transfer.start_from(model, content.state, content.geometry, new_head=new_head, source=f"--init {initial.path}")
     return model

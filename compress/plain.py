@@ -25,11 +25,12 @@ def variants(request: Request, wanted: Sequence[Variant], made: Sequence[Candida
     """
     if not request.plain:
         return
-    names = {each.name for each in wanted}
-    if Bf16.name not in names and bf16_helps(request):
-        yield Variant((Bf16(),))
+    names, base = {each.name for each in wanted}, wanted[0].base
+    bf16 = Variant((Bf16(),), base)
+    if bf16.name not in names and bf16_helps(request):
+        yield bf16
     saving = next((each for each in made if (share := _share(each, made)) and share < 0.95), None)
-    head_start = request.checkpoint is not None or request.config.init is not None
+    head_start = request.checkpoint is not None or request.config.init is not None or base != BASELINE
     if saving is not None and Narrow.name not in names and not head_start:
         yield Variant((Narrow(macs=round(_share(saving, made) or 1, 3)),))
 
@@ -39,7 +40,8 @@ def compiled(request: Request, each: Variant) -> bool:
 
     One is enough to know what has to be beaten, and compiling takes longer than all the rest of a small bench.
     """
-    return request.plain and each.name == (Bf16.name if bf16_helps(request) else BASELINE)
+    fastest = [Bf16.name] if bf16_helps(request) else []
+    return request.plain and [method.name for method in each.methods] == fastest
 
 
 def bf16_helps(request: Request) -> bool:
@@ -50,5 +52,5 @@ def bf16_helps(request: Request) -> bool:
 
 def _share(each: Candidate, made: Sequence[Candidate]) -> float | None:
     """MACs of a variant at batch 1, as a share of the baseline's."""
-    dense = next((other for other in made if other.built.variant.name == BASELINE), None)
+    dense = next((other for other in made if not other.built.variant.methods), None)
     return each.cost.executed(1, padded=each.runtime.padded) / dense.cost.dense if dense else None

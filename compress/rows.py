@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from baselines.macs import dense_macs
+from baselines.vit import VisionTransformer, ViTConfig
 from compress import files, variant
 from compress.config import BenchConfig
 from compress.importers import Hints
@@ -171,12 +172,12 @@ class Group:
         return figures
 
     def _cost(self, each: Measured) -> dict[str, Any]:
-        spent = each.candidate.cost
+        spent, geometry = each.candidate.cost, self.workshop.geometry
         macs = spent.executed(self.batch_size, padded=each.candidate.runtime.padded)
         figures: dict[str, Any] = {
             "macs_per_image": macs,
             "macs_promised": spent.per_image.mean().item(),
-            "ceiling": dense_macs(self.workshop.config.model) / macs,
+            "ceiling": (dense_macs(geometry) if isinstance(geometry, ViTConfig) else spent.dense) / macs,
         }
         if spent.tokens_nL is not None:
             figures["macs_quantiles"] = np.quantile(spent.per_image, [0, 0.1, 0.5, 0.9, 1]).tolist()
@@ -206,9 +207,11 @@ class Group:
         """What is the same in every row of a variant, and long."""
         built, labels = each.candidate.built, self.workshop.data.test.labels.numpy()
         classes = list(self.workshop.data.classes)
+        found: dict[str, Any] = {"classes": classes}
         model = variant.restore(built.path)[0]
-        chosen = examples.choose(labels, (self._reference or self.measured[0]).predicted)
-        found: dict[str, Any] = {"classes": classes, "examples": examples.describe(model, self.workshop.data, chosen)}
+        if isinstance(model, VisionTransformer):
+            chosen = examples.choose(labels, (self._reference or self.measured[0]).predicted)
+            found["examples"] = examples.describe(model, self.workshop.data, chosen)
         if each.candidate.cost.fixed and built.variant.numbers in ("fp32", "bf16"):  # counters see no integer products
             found["macs_counters"] = cost.count_otherwise(each.candidate.cost)
         if len(classes) <= MANY_CLASSES:
@@ -250,7 +253,7 @@ def frame(request: Request, workshop: Workshop, which: Variant, device: str) -> 
         "threads": request.threads,
         "dataset": workshop.data.name,
         "seed": request.config.seed,
-        "config": workshop.config.model_dump(mode="json"),
+        "config": {**workshop.config.model_dump(mode="json"), "model": workshop.geometry.model_dump(mode="json")},
         "environment": environment.capture(device, request.threads),
         "command": request.command,
     }

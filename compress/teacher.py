@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from baselines.classifier import Classifier
 from baselines.data import Data
 from baselines.errors import InputError
 from baselines.vit import VisionTransformer
@@ -19,7 +20,7 @@ from compress import checkpoint, variant
 from compress.methods import Method
 
 
-def of(methods: Sequence[Method], baseline: Path, data: Data) -> VisionTransformer:
+def of(methods: Sequence[Method], baseline: Path, data: Data) -> Classifier:
     """The teacher that one of `methods` names; the model of `baseline` where none does."""
     named = names(methods)
     return read(named[0], data) if named else variant.restore(baseline)[0]
@@ -72,7 +73,7 @@ def read(path: Path, data: Data) -> VisionTransformer:
             f"teacher {path} sees {len(content.mean)} channels, the student {len(data.mean)}; "
             f"set channels = {len(content.mean)} in [model]"
         )
-    model = variant.restore(path)[0]
+    model = variant.restore_vit(path)[0]
     model.patch_embed = nn.Sequential(
         View(data, content.mean, content.std, content.config.image_size), model.patch_embed
     )

@@ -8,28 +8,32 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from baselines.classifier import Classifier, ImageConfig
 from baselines.data import Data
 from baselines.distributed import ALONE, World
 from baselines.errors import InputError
 from baselines.guided import Guided
 from baselines.train import Snapshot, TrainConfig, fit
-from baselines.vit import VisionTransformer, ViTConfig
-from compress import checkpoint, files
+from baselines.vit import VisionTransformer
+from compress import checkpoint, files, modules
 from compress.checkpoint import Checkpoint
 from compress.importers import Hints
 from compress.measure import recovery
 from compress.methods import METHODS, Floor, Method
+from compress.methods.base import check_architecture
+from compress.modules import ModuleConfig
 
 BASELINE = "vit"
+Model = TypeVar("Model", bound=Classifier)
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,12 @@ class Variant:
     """The baseline with methods applied to it, in order."""
 
     methods: tuple[Method, ...]
+    base: str = BASELINE  # name of the baseline
 
     @property
     def name(self) -> str:
-        return "_".join(method.name for method in self.methods) or BASELINE
+        parts = [] if self.base == BASELINE else [self.base]
+        return "_".join([*parts, *(method.name for method in self.methods)]) or BASELINE
 
     @property
     def stages(self) -> list["Variant"]:
@@ -50,8 +56,9 @@ class Variant:
         """
         first = (Floor.GEOMETRY,) if any(method.floor == Floor.TOKENS for method in self.methods) else ()
         floors = (*first, Floor.OBJECTIVE, Floor.NUMERICS)
-        parts = [Variant(tuple(m for m in self.methods if m.floor <= floor)) for floor in floors]
-        return [part for part, before in zip(parts, [Variant(()), *parts], strict=False) if part != before]
+        parts = [replace(self, methods=tuple(m for m in self.methods if m.floor <= floor)) for floor in floors]
+        before = [replace(self, methods=()), *parts]
+        return [part for part, other in zip(parts, before, strict=False) if part != other]
 
     @property
     def numbers(self) -> str:
@@ -62,24 +69,31 @@ class Variant:
         return [{"name": method.name, **method.model_dump()} for method in self.methods]
 
 
-def parse(name: str, settings: Mapping[str, Mapping[str, Any]] | None = None) -> Variant:
+def base_of(config: ImageConfig) -> str:
+    """What a baseline is called."""
+    return config.name if isinstance(config, ModuleConfig) else BASELINE
+
+
+def parse(name: str, settings: Mapping[str, Mapping[str, Any]] | None = None, base: str = BASELINE) -> Variant:
     """Reads a variant's name.
 
     Args:
         settings: hyper-parameters by method name; defaults otherwise.
+        base: name of the baseline.
 
     Raises:
         InputError: unknown method, impossible order or combination, unknown or impossible setting.
     """
-    parts = name.split("_")
-    parts = parts[1:] if parts[0] == BASELINE else parts
+    parts, first = name.split("_"), base.split("_")
+    parts = parts[len(first) :] if parts[: len(first)] == first else parts
     for part in parts:
         if part not in METHODS:
             raise InputError(
                 f"variant {name!r} is not known: {part!r} is no method; choose from "
-                f"{', '.join([BASELINE, *METHODS])}, or combine methods as in avit_int8"
+                f"{', '.join([base, *METHODS])}, or combine methods as in avit_int8"
             )
-    return Variant(check_order(name, [make_method(part, (settings or {}).get(part, {})) for part in parts]))
+    methods = [make_method(part, (settings or {}).get(part, {})) for part in parts]
+    return Variant(check_order(name, methods), base)
 
 
 def make_method(name: str, settings: Mapping[str, Any]) -> Method:
@@ -107,29 +121,35 @@ def check_order(name: str, methods: Sequence[Method]) -> tuple[Method, ...]:
     return tuple(methods)
 
 
-def prepare(model: VisionTransformer, methods: Sequence[Method]) -> VisionTransformer:
-    """A copy of `model` with the structure of all methods; `model` is untouched."""
-    model = copy.deepcopy(model)
+def prepare(model: Model, methods: Sequence[Method]) -> Model:
+    """A copy of `model` with the structure of all methods; `model` is untouched.
+
+    Raises:
+        InputError: a method does not go with this architecture.
+    """
+    if isinstance(model.config, ModuleConfig):
+        check_architecture(methods, model.config.factory)
+    made: Any = copy.deepcopy(model)
     for method in methods:
-        model = method.prepare(model)
-    return model
+        made = method.prepare(made)
+    return made
 
 
-def convert(model: VisionTransformer, methods: Sequence[Method]) -> VisionTransformer:
+def convert(model: Model, methods: Sequence[Method]) -> Model:
     """A copy of `model` as it ships, in evaluation mode."""
-    model = copy.deepcopy(model)
+    made: Any = copy.deepcopy(model)
     for method in methods:
-        model = method.convert(model)
-    return model.eval()
+        made = method.convert(made)
+    return made.eval()
 
 
 def apply(
-    start: VisionTransformer,
+    start: Model,
     done: Sequence[Method],
     new: Sequence[Method],
     data: Data,
     *,
-    teacher: VisionTransformer,
+    teacher: Any,
     training: TrainConfig,
     calibration: list[Tensor],
     device: torch.device,
@@ -138,7 +158,7 @@ def apply(
     snapshot: Snapshot | None = None,
     log: Callable[[dict[str, float]], None] | None = None,
     world: World = ALONE,
-) -> tuple[VisionTransformer, list[dict[str, float]]]:
+) -> tuple[Model, list[dict[str, float]]]:
     """Adds methods to a model that already holds others; `start` is untouched.
 
     Args:
@@ -151,7 +171,7 @@ def apply(
         The model, not converted, in evaluation mode, and the record of its training, one entry an epoch. Where it was
         fine-tuned, an entry holds the `top1` and `macs` it would have ended with, the first also those it began with.
     """
-    model = prepare(start, new).to(device)
+    model: Any = prepare(start, new).to(device)
     for method in new:
         method.begin(model, [batch.to(device) for batch in calibration])
         training = method.training(training)
@@ -182,27 +202,25 @@ def apply(
     return calibrate(model, new, calibration, device), history
 
 
-def calibrate(
-    model: VisionTransformer, methods: Sequence[Method], images: list[Tensor], device: torch.device
-) -> VisionTransformer:
+def calibrate(model: Model, methods: Sequence[Method], images: list[Tensor], device: torch.device) -> Model:
     """The same model, in evaluation mode, after each of the methods has measured on training images what it needs."""
-    model.eval()
+    made: Any = model.eval()
     for method in methods:
-        method.calibrate(model, [batch.to(device) for batch in images])
+        method.calibrate(made, [batch.to(device) for batch in images])
     return model.eval()
 
 
-def guided(methods: Sequence[Method], model: VisionTransformer, teacher: VisionTransformer) -> partial[Guided]:
+def guided(methods: Sequence[Method], model: VisionTransformer, teacher: Any) -> partial[Guided]:
     """A training of `model` in which labels count as much as methods leave to them, with the guides methods need."""
     guides = [guide for method in methods if (guide := method.guide(model, teacher)) is not None]
     return partial(Guided, label_weight=math.prod(method.label_weight() for method in methods), guides=guides)
 
 
 def pack(
-    model: VisionTransformer,
+    model: Classifier,
     methods: Sequence[Method],
     data: Data,
-    config: ViTConfig,
+    config: ImageConfig,
     *,
     converted: bool = False,
     calibration: dict[str, Any] | None = None,
@@ -226,17 +244,18 @@ def widened(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
 
 
-def restore(path: Path, hints: Hints | None = None) -> tuple[VisionTransformer, Variant, Checkpoint]:
+def restore(path: Path | None, hints: Hints | None = None) -> tuple[Classifier, Variant, Checkpoint]:
     """Reads a checkpoint and rebuilds its model on the CPU, in evaluation mode, converted if the file is.
 
     Args:
+        path: None for a model of the user's code, with the weights that it gives.
         hints: what a file of another library does not say itself.
 
     Raises:
         InputError: the file cannot be read, holds a model that was only pretrained, or weights that do not fit its own
             description.
     """
-    content = checkpoint.load(path, hints)
+    content = checkpoint.load(path, hints) if path else checkpoint.of_code(hints or Hints())
     if content.pretrained:
         raise InputError(f"{path} was pretrained and knows no classes yet; train it with: compress train --init {path}")
     methods = []
@@ -246,17 +265,27 @@ def restore(path: Path, hints: Hints | None = None) -> tuple[VisionTransformer, 
             methods.append(make_method(str(settings.pop("name", None)), settings))
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-    variant = Variant(check_order(str(path), methods))
+    variant = Variant(check_order(str(path), methods), base_of(content.config))
     added = [method for method in methods if not method.from_scratch]
-    with torch.device("cpu" if added else "meta"):  # weights of a plain model are those that were read, not copies
-        model = VisionTransformer(content.config)  # of what it became, where a method made a new geometry
+    assign = not added and not isinstance(content.config, ModuleConfig)  # weights of a plain model are those that were read, not copies
+    with torch.device("meta" if assign else "cpu"):
+        model = modules.blank(content.config, path, hints)  # of what it became, where a method made a new geometry
     model = prepare(model, added)
     model = convert(model, methods) if content.converted else model
     try:
-        model.load_state_dict(content.state if added else widened(content.state), assign=not added)
+        model.load_state_dict(content.state if added else widened(content.state), assign=assign)
     except RuntimeError as error:
         fault = str(error).split("\n\t")[1].rstrip(". ") if "\n\t" in str(error) else str(error)
         raise InputError(
             f"{path} does not hold the weights its own description asks for ({fault}); {checkpoint.ANEW}"
         ) from error
     return model.eval(), variant, content
+
+
+def restore_vit(path: Path, hints: Hints | None = None) -> tuple[VisionTransformer, Variant, Checkpoint]:
+    """As `restore`; raises InputError for a model of the user's code too."""
+    model, variant, content = restore(path, hints)
+    if not isinstance(model, VisionTransformer):
+        assert isinstance(content.config, ModuleConfig)
+        raise modules.no_transformer(content.config)
+    return model, variant, content

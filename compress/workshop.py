@@ -19,12 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from baselines.classifier import Classifier, ImageConfig
 from baselines.data import Data
 from baselines.distributed import ALONE, World
 from baselines.errors import InputError
 from baselines.subset import manifest
 from baselines.train import TrainConfig, Trainer, fit
-from baselines.vit import VisionTransformer
+from baselines.vit import ViTConfig
 from compress import __version__, checkpoint, curves, files, initial, teacher, variant
 from compress.checkpoint import StateFile
 from compress.config import BenchConfig
@@ -77,23 +78,25 @@ class Workshop:
         self.state: StateFile | None = None  # of the training that runs
         if tensorboard:
             curves.writer_class()  # whether it is installed is better known now than after loading the data
-        self.start = variant.restore(start, hints) if start else None
+        code = hints.model if hints else None
+        self.start = variant.restore(start, hints) if start or code else None
         if self.start and self.start[1].methods:
             raise InputError(
                 f"--checkpoint {start} is already {self.start[1].name!r}; give the checkpoint of a baseline"
             )
-        self.initial = initial.given(config.init, config.model, start, hints)
-        model_config = self.start[2].config if self.start else config.model
+        self.initial = initial.given(config.init, config.model, start or (Path(code) if code else None), hints)
+        self.geometry: ImageConfig = self.start[2].config if self.start else config.model  # of the baseline
 
         def load() -> Data:
-            return load_data(config.data, model_config.image_size, model_config.channels, out, config.subset)
+            return load_data(config.data, self.geometry.image_size, self.geometry.channels, out, config.subset)
 
         self.data = load() if config.data.startswith("folder:") else world.in_turn(load)  # what is fetched, once
         if config.subset and world.rank == 0:
             files.write(out / "manifest.csv", manifest(self.data, config.train.validation))
-        if start and self.start:
+        if self.start:
             model, which, content = self.start
-            content, self.data = settle(start, model, content, self.data, hints or Hints(), say)
+            name = start or Path(code or "")
+            content, self.data = settle(name, model, content, self.data, hints or Hints(), say)
             self.start = model, which, content
         self.data = self.initial.normalise(self.data) if self.initial else self.data
         teacher.check(config.methods, self.data)
@@ -102,7 +105,14 @@ class Workshop:
             raise InputError(
                 f"[model] classes = {config.model.classes}, but {config.data} has {classes}; remove the key"
             )
-        self.config = config.model_copy(update={"model": model_config.model_copy(update={"classes": classes})})
+        self.geometry = self.geometry.model_copy(update={"classes": classes})
+        vit = self.geometry if isinstance(self.geometry, ViTConfig) else config.model
+        self.config = config.model_copy(update={"model": vit})
+
+    @property
+    def dense(self) -> Variant:
+        """The baseline as a variant."""
+        return Variant((), variant.base_of(self.geometry))
 
     @property
     def calibration(self) -> list[Tensor]:
@@ -113,7 +123,7 @@ class Workshop:
         """The dense model: loaded, found or trained."""
         if self.start:
             weights = checkpoint.digest(self.start[2].state)
-            built = self._place(Variant(()), [self.start[2].config.model_dump(), weights])
+            built = self._place(self.dense, [self.start[2].config.model_dump(), weights])
             if not built.path.exists():
                 checkpoint.save(built.path, self.start[2])
             return built
@@ -174,7 +184,7 @@ class Workshop:
         if not path.exists():
             model, variant_, content = variant.restore(built.path)
             self.say(f"building {path.name} for {runtime.name}")
-            runtime.build(model, variant_, content, path, parity_images(self.data))
+            runtime.build(model, variant_, content, path, parity_images(self.data), self.calibration)
         return path
 
     def _add(self, start: Built, target: Built, baseline: Built) -> None:
@@ -229,7 +239,7 @@ class Workshop:
         return Curves(built.variant.name, path, self.say, folder if self.tensorboard else None)
 
     def _keep(
-        self, model: VisionTransformer, built: Built, history: list[dict[str, float]], state: StateFile, started: float
+        self, model: Classifier, built: Built, history: list[dict[str, float]], state: StateFile, started: float
     ) -> None:
         """The checkpoint last: where it stands, the work is whole."""
         if self.world.rank:

@@ -1,8 +1,8 @@
 """What the models get right, as sections of the page."""
 
 from reports.classes import MOST, recalls
-from reports.row import Row
-from reports.table import BASELINE, top1_text
+from reports.row import BASELINE, Row
+from reports.table import top1_text
 from reports.text import escape, grid, p_value, percent
 
 ALPHA = 0.05  # a difference in accuracy is called one below this p
@@ -21,9 +21,9 @@ def accuracy(rows: list[Row]) -> str:
     lines = {}
     for row in rows:
         if row.top1 is not None:
-            agreement = "" if row.variant == BASELINE else percent(row.agreement, row.n_images)
+            agreement = "" if row.dense else percent(row.agreement, row.n_images)
             images = f"{row.n_images:,}" if row.n_images is not None else ""
-            against = "" if row.variant == BASELINE else verdict(row)
+            against = "" if row.dense else verdict(row)
             words = [escape(x) for x in (row.dataset, row.variant, row.runtime, row.device)]
             lines[*words, images, top1_text(row), agreement, against] = None
     if not lines:
@@ -31,7 +31,7 @@ def accuracy(rows: list[Row]) -> str:
     header = ["dataset", "variant", "runtime", "device", "images", "top-1 % [95 %]", "agreement %", "right answers"]
     table = grid(header, list(lines), [False] * 4 + [True] * 3 + [False])
     return (
-        f"{table}\n\n*Right answers* are compared with those of `{BASELINE}` on the same images in the same runtime "
+        f"{table}\n\n*Right answers* are compared with those of the dense model on the same images in the same runtime "
         f"(McNemar's test); p below {ALPHA} is called different."
     )
 

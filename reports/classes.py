@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from reports.row import Row
-from reports.table import BASELINE
 
 MOST = 30  # classes that a table or plot shows; more are unreadable
 
@@ -67,7 +66,7 @@ def confused(rows: list[Row]) -> list[Row]:
         for row in rows
         if row.confusion and row.classes and {len(row.classes)} == {len(row.confusion), *map(len, row.confusion)}
     ]
-    for row in sorted(usable, key=lambda row: row.variant != BASELINE):
+    for row in sorted(usable, key=lambda row: not row.dense):
         here = [other for other in chosen if other.dataset == row.dataset]
         if len(here) < 4 and row.variant not in {other.variant for other in here}:
             chosen.append(row)

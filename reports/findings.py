@@ -1,12 +1,12 @@
 """What the figures say, in sentences: who is fastest, who saves nothing, and what the plain alternatives reach."""
 
 from reports.accuracy import verdict
-from reports.row import Row
-from reports.table import BASELINE, conditions, groups, no_clear_gain, overall_text, speedup_text
+from reports.row import BASELINE, Row
+from reports.table import conditions, dense_name, groups, no_clear_gain, overall_text, speedup_text
 from reports.text import bold, bullets, escape, figure, measured, percent
 
 COMPILED = "torch.compile"
-# What anybody can have without compressing anything: (variant, runtime or None for any) and what it is.
+# What anybody can have without compressing anything: (variant of a ViT, runtime or None for any) and what it is.
 PLAIN = {
     ("bf16", None): "the dense model in bfloat16",
     (BASELINE, COMPILED): "the dense model, compiled",
@@ -22,20 +22,22 @@ def findings(rows: list[Row]) -> str:
     lines = []
     for group in groups(rows):
         text = finding(group)
-        against = [sentence for kind in PLAIN if (sentence := plain(group, kind))]
+        models = dict.fromkeys(row.base for row in group)
+        parts = [[row for row in group if row.base == base] for base in models]
+        against = [sentence for part in parts for kind in PLAIN if (sentence := plain(part, kind))]
         if text:
             lines.append("\n".join([text, *(f"  - {sentence}" for sentence in against)]))
     failed = sum(row.failed is not None for row in rows)
     if failed:
         lines.append(f"{failed} of {len(rows)} measurements failed; the notes under the tables say why.")
-    text = bullets(lines)
+    text, dense = bullets(lines), " or ".join({dense_name(row): None for row in rows})
     if any(row.speedup is not None for row in rows):
         text += (
-            f"\n\nA speed-up is against `{BASELINE}` in the same runtime, on the same device, with the same batch and "
+            f"\n\nA speed-up is against {dense} in the same runtime, on the same device, with the same batch and "
             "threads, measured interleaved in the same session; brackets hold 95 % intervals."
         )
     if any(row.overall is not None for row in rows):
-        text += f" *Overall* is against `{BASELINE}` in fp32 in torch."
+        text += f" *Overall* is against {dense} in fp32 in torch."
     if any("  - " in line for line in lines):
         text += (
             " Two rows are called different, in time or accuracy, where their intervals do not overlap; where nothing "
@@ -52,18 +54,18 @@ def finding(group: list[Row]) -> str:
     best = fastest(timed)
     parts = [f"{figure(best.latency_s, 1e-3)} ms ({figure(best.images_per_s)} images/s)"]
     if best.top1 is not None:
-        known = best.variant != BASELINE and best.mcnemar_p is not None
+        known = not best.dense and best.mcnemar_p is not None
         parts.append(f"top-1 {percent(best.top1, best.n_images)} %" + (f", {verdict(best)}" if known else ""))
-    if best.variant == BASELINE:
+    if best.dense:
         parts.append("that is the dense model itself")
     elif best.speedup is not None and saves(best):
-        parts.append(f"{speedup_text(best)} times as fast as `{BASELINE}` in that runtime")
+        parts.append(f"{speedup_text(best)} times as fast as {dense_name(best)} in that runtime")
     if best.overall is not None and overall_text(best) != speedup_text(best):
         parts.append(f"overall {overall_text(best)}")
     text = f"{escape(conditions(best, device_name=False))}: the smallest latency is that of "
     text += f"{bold(best.variant)} in {escape(best.runtime)}, "
     text += "; ".join(parts) + "."
-    useless = [row for row in timed if row.variant != BASELINE and row.speedup is not None and not saves(row)]
+    useless = [row for row in timed if not row.dense and row.speedup is not None and not saves(row)]
     if useless:
         text += f" No saving here: {', '.join(map(shortfall, useless))}."
     return text
@@ -84,12 +86,15 @@ def shortfall(row: Row) -> str:
 
 
 def plain(group: list[Row], kind: tuple[str, str | None]) -> str:
-    """How the compressed variants of one table, each in its fastest runtime, compare with a plain alternative."""
+    """How the compressed variants of one model in one table, each in its fastest runtime, compare with a plain
+    alternative."""
     timed = [row for row in group if measured(row.latency_s)]
+    base = group[0].base
+    front = "" if base == BASELINE else f"{base}_"
+    names = {name: base if name == BASELINE else f"{front}{name}" for name, _ in PLAIN}
     variant, runtime = kind
-    alternatives = [row for row in timed if row.variant == variant and runtime in (None, row.runtime)]
-    names = {name for name, _ in PLAIN} | {BASELINE}
-    compressed = [row for row in timed if row.variant not in names]
+    alternatives = [row for row in timed if row.variant == names[variant] and runtime in (None, row.runtime)]
+    compressed = [row for row in timed if row.variant not in names.values()]
     if not alternatives or not compressed:
         return ""
     best = fastest(alternatives)

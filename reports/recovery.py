@@ -3,8 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from reports.row import Row
-from reports.table import BASELINE
+from reports.row import BASELINE, Row
 from reports.text import escape, figure, grid, measured, percent
 
 SHOWN = (0, 1, 5)  # epochs with a column of their own
@@ -36,7 +35,7 @@ def recoveries(rows: list[Row]) -> list[Recovery]:
             dense = [
                 other
                 for other in rows
-                if (other.variant, other.dataset, other.seed) == (BASELINE, row.dataset, row.seed)
+                if (other.variant, other.dataset, other.seed) == (row.base, row.dataset, row.seed)
                 and measured(other.top1) is not None
             ]
             each = Recovery(row, dense[0] if dense else None, top1, by_epoch(row, "macs"))

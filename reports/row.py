@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+BASELINE = "vit"  # the dense model of a Vision Transformer's rows
 SCHEMA = 2  # raised when older versions of this program would misread new rows; older rows stay readable
 
 
@@ -77,6 +78,17 @@ class Row:
     command: str | None = None
     key: str | None = None  # hash of everything the row depends on
     schema: int = SCHEMA
+
+    @property
+    def base(self) -> str:
+        """Name of the dense model that this one came from: `vit`, or of another architecture the one it has."""
+        model = self.config.get("model") if isinstance(self.config, dict) else None
+        return str(model.get("name", BASELINE)) if isinstance(model, dict) else BASELINE
+
+    @property
+    def dense(self) -> bool:
+        """Whether it is that model, which others are compared with."""
+        return self.variant == self.base
 
     @property
     def macro_recall(self) -> float | None:

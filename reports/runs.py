@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from reports.differences import differences
 from reports.row import Row
-from reports.table import BASELINE, conditions
+from reports.table import conditions
 from reports.text import clean, figure, interval, measured, ratio
 
 ALPHA = 0.05  # a difference in accuracy is called one below this p
@@ -46,7 +46,7 @@ class Change:
     def speedup(self) -> Times | None:
         """Speed-up over the dense baseline, new / old; intervals are combined as if errors were log-normal."""
         new, old = measured(self.new.speedup), measured(self.old.speedup)
-        if not new or not old or self.new.variant == BASELINE:
+        if not new or not old or self.new.dense:
             return None
         ends = [measured(end) for row in (self.old, self.new) for end in (row.speedup_low, row.speedup_high)]
         if not all(ends):

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Literal
 
-from reports.row import Row
+from reports.row import BASELINE, Row
 from reports.text import clean, escape, figure, grid, interval, measured, percent, plus_minus, ratio
-
-BASELINE = "vit"  # the variant that every other is compared with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +29,11 @@ def column(key: str, header: str | None = None, show: Callable[[Row], str] | Non
     """A column that reads the attribute `key` of a row."""
     value = attrgetter(key)
     return Column(key=key, value=value, header=header, show=show or (lambda row: clean(value(row) or "")), **more)
+
+
+def dense_name(row: Row) -> str:
+    """The dense model that a row is compared with, as Markdown."""
+    return f"`{BASELINE}`" if row.base == BASELINE else escape(row.base)
 
 
 def no_clear_gain(row: Row) -> bool:
@@ -106,8 +109,8 @@ COLUMNS = [
            meaning="share of the test images classified correctly, with its 95 % Wilson interval"),
     column("top1_low"),
     column("top1_high"),
-    column("agreement", "agreement %", lambda r: "" if r.variant == BASELINE else percent(r.agreement, r.n_images),
-           rank=None, meaning=f"share of the test images given the same class as `{BASELINE}` gives, right or "
+    column("agreement", "agreement %", lambda r: "" if r.dense else percent(r.agreement, r.n_images),
+           rank=None, meaning="share of the test images given the same class as the dense model gives, right or "
            "wrong, in the same runtime"),
     column("mcnemar_p"),
     column("params", "params M", lambda r: figure(r.params, 1e6), rank=None,
@@ -139,20 +142,20 @@ COLUMNS = [
            meaning="most memory held, in 10^6 bytes: on a CPU the resident set of the whole process, on CUDA what was "
            "allocated on the device"),
     column("speedup", "speed-up [95 %]", speedup_text,
-           meaning=f"latency of `{BASELINE}` divided by latency of this variant, with a 95 % bootstrap interval: same "
-           "runtime, device, batch and threads, measured interleaved in the same session. `~`: the interval "
-           "contains 1, so there may be no difference"),
+           meaning=f"latency of the dense model (`{BASELINE}`, or the name of another architecture) divided by latency "
+           "of this variant, with a 95 % bootstrap interval: same runtime, device, batch and threads, measured "
+           "interleaved in the same session. `~`: the interval contains 1, so there may be no difference"),
     column("speedup_low"),
     column("speedup_high"),
     column("overall", "overall [95 %]", overall_text, rank=2,
            narrow=lambda r: ("~" if _contains_one(r.overall_low, r.overall_high) else "") + ratio(r.overall),
-           meaning=f"the same against `{BASELINE}` in fp32 in torch, whatever the runtime of this row: same device, "
+           meaning="the same against the dense model in fp32 in torch, whatever the runtime of this row: same device, "
            "batch and threads, measured interleaved in the same session",
            needed=lambda rows: any(measured(r.overall) is not None for r in rows)),
     column("overall_low"),
     column("overall_high"),
     column("ceiling", "ceiling", lambda r: ratio(r.ceiling), rank=None,
-           meaning=f"MACs of `{BASELINE}` divided by MACs of this variant: the most that removing work can give"),
+           meaning="MACs of the dense model divided by MACs of this variant: the most that removing work can give"),
     column("realised", "realised %", realised_text, rank=3,
            meaning="(speed-up - 1) / (ceiling - 1): 100 is all of the possible saving, 0 none, negative slower than "
            "the baseline, above 100 helped by more than fewer MACs (int8, say); empty where the ceiling is 1"),

@@ -3,7 +3,7 @@
 import statistics
 
 from reports.row import Row
-from reports.table import BASELINE, rounds, speedup_text
+from reports.table import rounds, speedup_text
 from reports.text import clean, escape, figure, grid, ratio
 
 FEWEST = 3  # batch sizes that make a break-even
@@ -62,7 +62,7 @@ def break_even(rows: list[Row]) -> str:
     """From which batch size on each variant wins, where three or more were measured."""
     tables: dict[tuple[object, ...], dict[tuple[str, str], dict[int, Row]]] = {}
     for row in rows:
-        if row.variant != BASELINE and row.speedup is not None:
+        if not row.dense and row.speedup is not None:
             where = (row.dataset, row.device, row.device_name, row.threads, row.seed)
             tables.setdefault(where, {}).setdefault((row.variant, row.runtime), {})[row.batch_size] = row
     parts = []
@@ -87,7 +87,7 @@ def break_even(rows: list[Row]) -> str:
     if not parts:
         return ""
     parts.append(
-        f"Speed-up against `{BASELINE}` in the same runtime, by batch size. *Wins*: the smallest batch from which on "
+        "Speed-up against the dense model in the same runtime, by batch size. *Wins*: the smallest batch from which on "
         "the whole interval lies above 1, there and at all larger batches that were measured."
     )
     return "\n\n".join(parts)

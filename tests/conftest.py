@@ -54,6 +54,10 @@ ema = 0.9
 """
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz", type=int, default=3000, help="how many damaged files tests/test_fuzz.py reads")
+
+
 @dataclass(frozen=True)
 class Run:
     """A finished bench."""

@@ -141,7 +141,7 @@ def without_engines(patch: pytest.MonkeyPatch, **found: Any) -> None:
     def quantise(source: Path, images: Path, target: Path) -> dict[str, Any]:
         target.write_bytes(b"x")
         target.with_suffix(".bin").write_bytes(b"b")
-        return {"agreement": 1.0, "finite": True, **found}
+        return {"agreement": 1.0, "difference": 1.0, "finite": True, **found}
 
     patch.setattr(export, "export_onnx", lambda *_: None)
     patch.setattr(nncf, "_quantise", quantise)

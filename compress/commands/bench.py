@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from compress import processes, terminal
-from compress.commands.options import Config, DataName, Ema, Heads, ImageSize, Normalise, Seed, Threads, hints
+from compress.commands.options import Config, DataName, Ema, Heads, ImageSize, Model, Normalise, Seed, Threads, hints
 
 
 def bench(
@@ -22,6 +22,7 @@ def bench(
     batch_size: Annotated[str, typer.Option(help="Comma-separated batch sizes to time.")] = "1,32",
     threads: Threads = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Baseline to compress, instead of training one.")] = None,
+    model: Model = None,
     init: Annotated[
         Path | None, typer.Option(help="Checkpoint that the baseline's training begins with: a baseline or pretrained.")
     ] = None,
@@ -63,7 +64,7 @@ def bench(
     from compress.measure.environment import available_cpus
     from compress.rows import Request
 
-    console, known = terminal.make_console(), hints(heads, image_size, normalise, ema)
+    console, known = terminal.make_console(), hints(heads, image_size, normalise, ema, model)
     if checkpoint is not None and data is None and config is None:
         data = checkpoint_.load(checkpoint, known).dataset or None
         if data is None:

@@ -23,7 +23,7 @@ Heads = Annotated[
 ]
 ImageSize = Annotated[
     str | None,
-    typer.Option("--image-size", help="HEIGHTxWIDTH in pixels, where patches make no square.", rich_help_panel=PANEL),
+    typer.Option("--image-size", help="HEIGHTxWIDTH in pixels, where patches make no square, or for --model.", rich_help_panel=PANEL),
 ]
 Normalise = Annotated[
     str | None,
@@ -37,6 +37,14 @@ Normalise = Annotated[
 Ema = Annotated[
     bool, typer.Option("--ema/--no-ema", help="Averaged weights, where a file holds both.", rich_help_panel=PANEL)
 ]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="Code that makes a model which compress does not know: path/to/file.py:factory or package.module:factory. "
+        "It runs because you name it here.",
+    ),
+]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda or auto.")]
 Resume = Annotated[
     bool,
@@ -47,9 +55,16 @@ TensorBoard = Annotated[
 ]
 
 
-def hints(heads: int | None, image_size: str | None, normalise: str | None = None, ema: bool = True) -> "Hints":
-    """What the options say of a checkpoint; raises InputError where a size is none."""
+def hints(
+    heads: int | None,
+    image_size: str | None,
+    normalise: str | None = None,
+    ema: bool = True,
+    model: str | None = None,
+) -> "Hints":
+    """What the options say of a checkpoint; raises InputError where a size is none, or a model names no code."""
     from baselines.errors import InputError
+    from compress import modules
     from compress.importers import Hints
 
     size = None
@@ -58,4 +73,4 @@ def hints(heads: int | None, image_size: str | None, normalise: str | None = Non
         if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
             raise InputError(f"--image-size {image_size!r} is no size; give HEIGHTxWIDTH in pixels, such as 224x224")
         size = (int(parts[0]), int(parts[-1]))
-    return Hints(heads, size, normalise, ema)
+    return Hints(heads, size, normalise, ema, modules.named(model))

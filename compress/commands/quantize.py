@@ -12,6 +12,7 @@ from compress.commands.options import (
     Ema,
     Heads,
     ImageSize,
+    Model,
     Normalise,
     Resume,
     Seed,
@@ -53,6 +54,7 @@ def quantize(
         bool, typer.Option("--remeasure", help="Try all ways again, also where this machine's fastest is known.")
     ] = False,
     resume: Resume = True,
+    model: Model = None,
     heads: Heads = None,
     image_size: ImageSize = None,
     normalise: Normalise = None,
@@ -82,7 +84,7 @@ def quantize(
         sensitivity=sensitivity,
         study=calibration_study,
         resume=resume,
-        hints=hints(heads, image_size, normalise, ema),
+        hints=hints(heads, image_size, normalise, ema, model),
     )
     raise typer.Exit(quantize_(request, terminal.make_console()))
 

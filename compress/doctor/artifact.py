@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -11,10 +11,14 @@ from baselines.errors import InputError
 from compress import files, runtimes
 from compress.doctor import compare, reasons
 from compress.doctor.machine import flags
+from compress.onnx_files import check_onnx
 from compress.runtimes import Inspection, Runtime
 from compress.runtimes.workers import Worker, WorkerError
 from compress.tables import show, tell
 from reports.text import clean
+
+if TYPE_CHECKING:
+    from compress.modules import ModuleConfig
 
 
 def examine(path: Path, threads: int, batch_size: int, usable: Sequence[str], console: Console) -> None:
@@ -34,7 +38,7 @@ def examine(path: Path, threads: int, batch_size: int, usable: Sequence[str], co
 
 
 def check(path: Path) -> None:
-    """Raises InputError where there is nothing to look into."""
+    """Raises InputError where there is nothing to look into, or what is there must not be opened."""
     if path.is_dir():
         raise InputError(f"{path} is a folder; give a file in it that ends in .onnx or .pth")
     if not path.is_file():
@@ -43,14 +47,21 @@ def check(path: Path) -> None:
         raise InputError(f"{path} is neither an .onnx file nor a .pth checkpoint; give one of these")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty; make it anew")
+    if path.suffix == ".onnx":
+        check_onnx(path)
 
 
 def _examine_checkpoint(path: Path, usable: Sequence[str], console: Console) -> None:
     from baselines.macs import dense_macs
-    from compress import variant
+    from compress import checkpoint, variant
+    from compress.modules import ModuleConfig
 
+    code = checkpoint.load(path).config
+    if isinstance(code, ModuleConfig):
+        _examine_code(path, code, console)
+        return
     which, content = variant.restore(path)[1:]
-    config = content.config
+    config = content.geometry
     show(
         console,
         path.name,
@@ -68,6 +79,14 @@ def _examine_checkpoint(path: Path, usable: Sequence[str], console: Console) -> 
     if which.numbers in ("int8", "int4"):
         only = "other engines" if all(each.executed == which.numbers for _, each in inspected) else "integer kernels"
         tell(console, "next", [f"{only} need the ONNX file; run: compress export {path}"])
+
+
+def _examine_code(path: Path, config: "ModuleConfig", console: Console) -> None:
+    """A checkpoint whose model only the user's code can make, which nothing runs here."""
+    height, width = config.image_size
+    facts = [("code", config.factory), ("image", f"{config.channels} x {height} x {width}"), ("classes", config.classes)]
+    show(console, path.name, [*facts, ("file", _size(path))])
+    tell(console, "next", [f"engines need the ONNX file; run: compress export {path} --model {config.factory}"])
 
 
 def _examine_onnx(path: Path, threads: int, batch_size: int, usable: Sequence[str], console: Console) -> None:
@@ -125,7 +144,9 @@ def describe(metadata: Mapping[str, str]) -> list[tuple[str, Any]]:
     """What our own export wrote into the file; nothing for a foreign one."""
     try:
         facts = {name: json.loads(metadata[name]) for name in ("methods", "dataset", "classes")}
-        variant = "_".join(str(each["name"]) for each in facts["methods"]) or "vit"
+        base = json.loads(metadata.get("model", '"vit"'))
+        parts = [*([] if base == "vit" else [str(base)]), *(str(each["name"]) for each in facts["methods"])]
+        variant = "_".join(parts) or "vit"
         return [("variant", variant), ("classes", f"{len(facts['classes'])} ({facts['dataset']})")]
     except (KeyError, TypeError, ValueError):
         return [("origin", "not exported by compress")]

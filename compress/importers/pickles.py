@@ -16,7 +16,7 @@ from compress.importers.claims import Global, Refused, Storage
 from compress.importers.intact import AGAIN, damaged
 
 LONGEST = 64 * 2**20  # bytes of a pickle; that of a model with its optimizer has less than one
-MOST_STEPS = 2_000_000
+MOST_STEPS = 1_000_000
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 VALUES = frozenset({"BININT", "BININT1", "BININT2", "BINFLOAT", "BINUNICODE", "LONG1"})
 TAKEN = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "SETITEM": 2}  # values from the stack

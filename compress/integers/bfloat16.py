@@ -1,18 +1,21 @@
 """A model in bfloat16 that still takes and gives float32."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from baselines.vit import VisionTransformer
+from baselines.classifier import Classifier
+
+Model = TypeVar("Model", bound=Classifier)
 
 
-def in_bf16(model: VisionTransformer) -> VisionTransformer:
+def in_bf16(model: Model) -> Model:
     """Every parameter and buffer becomes bfloat16; images are rounded on their way in, logits widened at the end."""
     model.to(torch.bfloat16)
-    model.patch_embed.register_forward_pre_hook(_round)
-    model.head.register_forward_hook(_widen)
+    first, last = model.ends
+    first.register_forward_pre_hook(_round)
+    last.register_forward_hook(_widen)
     return model
 
 

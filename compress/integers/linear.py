@@ -184,20 +184,29 @@ def replace_linears(
         InputError: a pattern that fits no layer, or patterns that leave none.
     """
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    left = set()
-    for pattern in skip:
-        fitting = {name for name in linears if fnmatchcase(f".{prefix}{name}", f"*.{pattern}")}
-        if not fitting:
-            known = ", ".join(f"{prefix}{name}" for name in linears[:4])
-            raise InputError(f"skip {pattern!r} fits no layer; the layers are {known}, and so on")
-        left |= fitting
-    if left and len(left) == len(linears):
-        raise InputError(f"skip {', '.join(skip)} leaves no layer in integers; name fewer")
+    left = skipped([f"{prefix}{name}" for name in linears], skip)
     for name in linears:
-        if name not in left:
+        if f"{prefix}{name}" not in left:
             linear = model.get_submodule(name)
             assert isinstance(linear, nn.Linear)
             model.set_submodule(name, QuantLinear(linear, activations, signed))
+
+
+def skipped(layers: Sequence[str], skip: Sequence[str]) -> set[str]:
+    """Those of `layers` that `skip` names, with * for anything; the last parts of a name are enough.
+
+    Raises:
+        InputError: a pattern that fits none, or patterns that leave none.
+    """
+    left: set[str] = set()
+    for pattern in skip:
+        fitting = {name for name in layers if fnmatchcase(f".{name}", f"*.{pattern}")}
+        if not fitting:
+            raise InputError(f"skip {pattern!r} fits no layer; the layers are {', '.join(layers[:4])}, and so on")
+        left |= fitting
+    if left and len(left) == len(layers):
+        raise InputError(f"skip {', '.join(skip)} leaves no layer in integers; name fewer")
+    return left
 
 
 def layers_of(model: nn.Module) -> dict[str, QuantLinear]:

@@ -1,5 +1,7 @@
 """Multiply-accumulates and parameters: closed form, fed with the tokens that really ran, and second opinions.
 
+Of an architecture without a closed form torch's own counter is the first opinion.
+
 Legend: n test images, L blocks.
 """
 
@@ -12,13 +14,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
+from baselines.classifier import Classifier
 from baselines.data import Data
 from baselines.macs import dense_macs, ragged_macs
 from baselines.ragged import padded_widths
 from baselines.reduction import Products
 from baselines.tokenizer import SequencePool, TokenBatchNorm
 from baselines.vit import Attention, VisionTransformer
+
+CLOSED, TORCH = "closed form", "torch FlopCounterMode"
+NO_PRODUCTS = ("layer_norm", "batch_norm", "group_norm", "instance_norm", "adaptive_avg_pool2d")  # which fvcore counts
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class Cost:
 
     params: int  # logical weights
     dense: int  # MACs per image of the same geometry with all tokens
-    model: VisionTransformer
+    model: Classifier
     tokens_nL: Tensor | None  # tokens of each image that ran in each block; None where all do
     mlp_tokens_nL: Tensor | None = None  # in the second half of each block, where they were others
     outputs: int | None = None  # tokens that reach the pooling; None: all
@@ -59,13 +66,16 @@ class Cost:
     def _macs(self, width_nL: Tensor) -> Tensor:
         """MACs of each image, (n,), with attention over `width_nL` tokens."""
         assert self.tokens_nL is not None
+        assert isinstance(self.model, VisionTransformer)
         blocks = ragged_macs(self.model.config, self.tokens_nL, width_nL, self.mlp_tokens_nL, self.outputs)
         encoder = self.model.encoder
         return blocks + encoder.own_macs + encoder.token_macs * self.tokens_nL[:, :-1].sum(1)
 
 
-def measure(model: VisionTransformer, data: Data) -> Cost:
+def measure(model: Classifier, data: Data) -> Cost:
     """Runs all test images through `model` (on the CPU, not converted) and notes which tokens ran."""
+    if not isinstance(model, VisionTransformer):
+        return Cost(sum(each.numel() for each in model.parameters()), round(_torch(model, _image(model))), model, None)
     return of_images(model, (images for images, _ in data.batches(data.test, 250, torch.device("cpu"))))
 
 
@@ -100,24 +110,35 @@ def count_otherwise(spent: Cost) -> dict[str, float]:
     (docs/architecture.md); with the handlers given here all four agree to the last digit on a model of `fixed` shapes.
     """
     model = copy.deepcopy(spent.model).cpu().eval()
-    config = model.config
-    image = torch.zeros(1, config.channels, *config.image_size)
-    return {
-        "closed form": spent.per_image[0].item(),
-        "fvcore": _fvcore(model, image),
-        "thop": _thop(model, image),
-        "torch FlopCounterMode": _torch(model, image),
-    }
+    image, vit = _image(model), isinstance(model, VisionTransformer)
+    others = {"fvcore": _fvcore, "thop": _thop, **({TORCH: _torch} if vit else {})}
+    found = {CLOSED if vit else TORCH: spent.per_image[0].item()}
+    for name, count in others.items():
+        try:
+            found[name] = count(model, image)
+        except Exception:  # they trace and hook; another architecture may be beyond them
+            if vit:
+                raise
+    return found
 
 
 def disagreements(counted: Mapping[str, float]) -> list[str]:
-    """In words, who counts other than the closed form."""
-    closed = counted.get("closed form")
+    """In words, who counts other than the closed form, or torch where there is none."""
+    if not counted:
+        return []
+    first = CLOSED if CLOSED in counted else TORCH
+    seen = "" if first == CLOSED else ": it does not see what functions multiply"
     return [
-        f"{name} counts {macs:,.0f} MACs for one image, the closed form {closed:,.0f}"
+        f"{name} counts {macs:,.0f} MACs for one image, {'the ' * (first == CLOSED)}{first} {counted[first]:,.0f}"
+        f"{seen if name == 'thop' else ''}"
         for name, macs in counted.items()
-        if closed is not None and macs != closed
+        if macs != counted[first]
     ]
+
+
+def _image(model: Classifier) -> Tensor:
+    weight = next(model.parameters())
+    return torch.zeros(1, model.config.channels, *model.config.image_size, device=weight.device)
 
 
 def _attention_products(q: Any, k: Any, v: Any) -> int:
@@ -126,7 +147,7 @@ def _attention_products(q: Any, k: Any, v: Any) -> int:
     return batch * heads * queries * k[-2] * (width + v[-1])
 
 
-def _fvcore(model: VisionTransformer, image: Tensor) -> float:
+def _fvcore(model: Classifier, image: Tensor) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations of its own
         from fvcore.nn import FlopCountAnalysis
@@ -140,12 +161,12 @@ def _fvcore(model: VisionTransformer, image: Tensor) -> float:
         logging.getLogger("fvcore").setLevel(logging.ERROR)
         analysis = FlopCountAnalysis(model, image)
         analysis.set_op_handle("aten::scaled_dot_product_attention", attention)
-        for norm in ("aten::layer_norm", "aten::batch_norm"):
-            analysis.set_op_handle(norm, lambda _inputs, _outputs: 0)
+        for no_product in NO_PRODUCTS:
+            analysis.set_op_handle(f"aten::{no_product}", lambda _inputs, _outputs: 0)
         return float(analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total())
 
 
-def _thop(model: VisionTransformer, image: Tensor) -> float:
+def _thop(model: Classifier, image: Tensor) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations of its own
         import thop
@@ -167,19 +188,27 @@ def _thop(model: VisionTransformer, image: Tensor) -> float:
 
     rules = {Attention: attention, SequencePool: pooling, nn.LayerNorm: nothing, TokenBatchNorm: nothing}
     rules |= {kind: products for kind in map(type, model.modules()) if issubclass(kind, Products)}
+    if not isinstance(model, VisionTransformer):
+        leaves = [each for each in model.modules() if not [*each.children()]]
+        rules = {type(each): nothing for each in leaves if not isinstance(each, nn.Linear | _ConvNd)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         macs = thop.profile(model, (image,), custom_ops=rules, verbose=False)[0]
     return float(macs)
 
 
-def _torch(model: VisionTransformer, image: Tensor) -> float:
+def _torch(model: Classifier, image: Tensor) -> float:
     from torch.utils.flop_counter import FlopCounterMode
 
     def attention(q: Any, k: Any, v: Any, *_args: Any, **_kwargs: Any) -> int:
         return 2 * _attention_products(q, k, v)
 
     fused_on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping={fused_on_cpu: attention}) as counter:
-        model(image)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # of nn.MultiheadAttention: one call, in which nothing is seen
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False, custom_mapping={fused_on_cpu: attention}) as counter:
+            model(image)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
     return counter.get_total_flops() / 2

@@ -1,6 +1,6 @@
 """What a compression method is."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
 from typing import Any, ClassVar, Literal
 
@@ -23,6 +23,14 @@ class Floor(IntEnum):
     NUMERICS = 3  # in which numbers the weights and products are
 
 
+WORK = {  # of a method, by its floor: what nothing but a Vision Transformer lets be done to it
+    Floor.GEOMETRY: "makes a narrower copy of",
+    Floor.TOKENS: "takes tokens out of",
+    Floor.OBJECTIVE: "trains",
+    Floor.NUMERICS: "changes the blocks of",
+}
+
+
 class Method(BaseModel):
     """A compression method: its hyper-parameters, and hooks of which it overrides the few it needs.
 
@@ -35,6 +43,7 @@ class Method(BaseModel):
 
     name: ClassVar[str]  # in variant names and config keys
     floor: ClassVar[Floor]
+    anywhere: ClassVar[bool] = False  # whether it takes every `Classifier`, not only a `VisionTransformer`
     exclusive: ClassVar[bool] = True  # at most one method of this floor in a variant
     trains: ClassVar[bool] = False  # whether the model can be fine-tuned after `prepare`
     needs_teacher: ClassVar[bool] = False  # whether loss terms look at a teacher; it is the untouched baseline
@@ -47,8 +56,11 @@ class Method(BaseModel):
         """Whether the model is fine-tuned after `prepare`."""
         return self.trains
 
-    def prepare(self, model: VisionTransformer) -> VisionTransformer:
-        """Changes the structure. Sees no data; the result is also what a saved state is loaded into."""
+    def prepare(self, model: Any) -> Any:
+        """Changes the structure of a `VisionTransformer`, or of any `Classifier` where it goes `anywhere`.
+
+        Sees no data; the result is also what a saved state is loaded into.
+        """
         return model
 
     def begin(self, model: VisionTransformer, batches: list[Tensor]) -> None:
@@ -99,6 +111,21 @@ class Method(BaseModel):
     def convert(self, model: VisionTransformer) -> VisionTransformer:
         """The model that ships and is timed. Depends on nothing but the calibrated state."""
         return model
+
+
+def check_architecture(methods: Iterable[Method], factory: str) -> None:
+    """Raises InputError where a method needs a Vision Transformer, for a model of the user's code.
+
+    Args:
+        factory: as in nets.py:resnet18.
+    """
+    for method in methods:
+        if not method.anywhere:
+            place, _, name = factory.rpartition(":")
+            raise InputError(
+                f"{method.name} {WORK[method.floor]} a Vision Transformer; {name} of {place} is another architecture: "
+                "int8, bf16, bench and export work on it"
+            )
 
 
 class TokenMethod(Method):

@@ -6,7 +6,7 @@ become float32 on their way out. Nothing is trained or calibrated. Half the file
 
 from typing import ClassVar
 
-from baselines.vit import VisionTransformer
+from baselines.classifier import Classifier
 from compress.integers.bfloat16 import in_bf16
 from compress.methods.base import Floor, Method
 
@@ -15,9 +15,10 @@ class Bf16(Method):
     name: ClassVar[str] = "bf16"
     floor: ClassVar[Floor] = Floor.NUMERICS
     numbers: ClassVar[str] = "bf16"
+    anywhere: ClassVar[bool] = True
 
     def numbers_around(self) -> str:
         return "bf16"
 
-    def prepare(self, model: VisionTransformer) -> VisionTransformer:
+    def prepare(self, model: Classifier) -> Classifier:
         return in_bf16(model)

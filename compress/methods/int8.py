@@ -8,6 +8,8 @@ Weights are symmetric int8 with one scale per output channel, activations uint8 
 per layer, set from training images (static). In torch this is simulated in float, exactly as the exported graph of
 QuantizeLinear / DequantizeLinear pairs describes it; engines turn those into integer kernels. How calibration goes is
 in `compress/integers/`.
+
+Of another architecture nothing is changed here: runtimes that quantise graphs on their own do it (`quantises`).
 """
 
 from collections.abc import Mapping
@@ -16,6 +18,8 @@ from typing import Any, ClassVar
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from baselines.classifier import Classifier
+from baselines.errors import InputError
 from baselines.vit import VisionTransformer
 from compress.integers.attention import round_attention
 from compress.integers.calibration import ObserverName, Recipe, calibrate
@@ -26,6 +30,7 @@ from compress.methods.base import Integers
 
 class Int8(Integers):
     name: ClassVar[str] = "int8"
+    anywhere: ClassVar[bool] = True
     identity: ClassVar[Mapping[str, Any]] = {"percentile": 100.0}  # on numbers that are levels already
 
     activations: Activations = "static"  # token, tensor: scales for each token, or all, are found while it runs
@@ -44,13 +49,26 @@ class Int8(Integers):
             raise ValueError(f'attention in integers needs activations = "static", not {self.activations!r}')
         return self
 
-    def prepare(self, model: VisionTransformer) -> VisionTransformer:
+    def prepare(self, model: Classifier) -> Classifier:
+        if not isinstance(model, VisionTransformer):
+            self._check_elsewhere()
+            return model
         replace_linears(model.encoder.blocks, self.skip, self.activations, self.signed, prefix="blocks.")
         if self.attention:
             round_attention(model, self.signed)
         return model
 
-    def calibrate(self, model: VisionTransformer, batches: list[Tensor]) -> None:
+    def _check_elsewhere(self) -> None:
+        """Raises InputError for what only our own layers do."""
+        if self.activations != "static" or self.attention or self.signed:
+            raise InputError(
+                "[methods.int8] activations, attention and signed are for Vision Transformers; leave them out for "
+                "another architecture"
+            )
+
+    def calibrate(self, model: Classifier, batches: list[Tensor]) -> None:
+        if not isinstance(model, VisionTransformer):
+            return
         recipe = Recipe(self.observer, self.percentile, self.rescale, self.reconstruct, self.correct_bias)
         calibrate(model, batches, recipe)
         round_rest(model)

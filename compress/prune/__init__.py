@@ -35,7 +35,7 @@ def prune(request: Request, console: Console) -> None:
     Raises:
         InputError: checkpoint, data, method or options cannot be used.
     """
-    model, which, content = variant.restore(request.path, request.hints)
+    model, which, content = variant.restore_vit(request.path, request.hints)
     if any(method.floor in (Floor.TOKENS, Floor.NUMERICS) for method in which.methods):
         raise InputError(
             f"{request.path} is already {which.name!r}; give the checkpoint of a float model that runs all its tokens"
@@ -57,6 +57,7 @@ def prune(request: Request, console: Console) -> None:
         config = content.config
         data = load_data(settings.data, config.image_size, config.channels, request.path.parent, settings.subset)
         content, data = settle(request.path, model, content, data, request.hints, console.print)
+    assert isinstance(model, VisionTransformer)
     pruned = [Entry(name, variant.prepare(model, [each]), Variant((each,))) for name, each in methods.items()]
     files.writable_folder(request.target.parent)
 
@@ -119,6 +120,6 @@ def _save(entry: Entry, content: Checkpoint, settings: BenchConfig) -> None:
 def _tuned(request: Request, workshop: Workshop, pruned: Entry) -> Entry:
     built = workshop.make(pruned.which)
     files.write(request.target, built.path.read_bytes())
-    model, which, _ = variant.restore(request.target)
+    model, which, _ = variant.restore_vit(request.target)
     epochs = f"{request.epochs} epoch{'s' if request.epochs > 1 else ''}"
     return Entry(f"{pruned.name}, {epochs}", model, which, request.target)

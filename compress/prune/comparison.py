@@ -52,8 +52,9 @@ def score(entries: list[Entry], data: Data, device: torch.device) -> list[Side]:
     sides = []
     with progress_bar("scoring", len(entries), 0) as advance:
         for entry in entries:
-            session = EagerSession(variant.convert(entry.model, entry.which.methods), device)
-            sides.append(Side(entry, session, *_answers(session.model, data, device)))
+            model = variant.convert(entry.model, entry.which.methods)
+            session = EagerSession(model, device)
+            sides.append(Side(entry, session, *_answers(model, data, device)))
             advance(entry.name)
     return sides
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from baselines.data import Data
 from baselines.errors import InputError
 from baselines.subset import Part
+from baselines.vit import VisionTransformer, ViTConfig
 from compress import choices, files, variant
 from compress.choices import Choice
 from compress.images import describe_calibration, held_out_images, load_data, sample_images, settle
@@ -22,7 +23,7 @@ from compress.measure import cost, environment
 from compress.methods import Int8, Qat
 from compress.quantize import goal, study, training
 from compress.quantize.race import Entry, Source, identity, race
-from compress.quantize.request import Request, engines, lowerings, method_of, settings
+from compress.quantize.request import Request, check_architecture, engines, lowerings, method_of, settings
 from compress.quantize.verdict import Judged, choose, judge, table
 from compress.rows import FEW_IMAGES
 from compress.runtimes import Runtime
@@ -46,8 +47,10 @@ def quantize(request: Request, console: Console) -> int:
     model, which, content = variant.restore(request.path, request.hints)
     if which.numbers != "fp32":
         raise InputError(f"{request.path} is already {which.name!r}; give the checkpoint of a float model")
+    vit = model if isinstance(model, VisionTransformer) else None
+    check_architecture(request, content)
     found = settings(request, content)
-    method, usable = method_of(request, found), engines(request)
+    method, usable = method_of(request, found), engines(request, elsewhere=vit is None)
     whole = load_data(found.data, content.config.image_size, content.config.channels, request.path.parent, found.subset)
     content, data = settle(request.path, model, content, whole, request.hints, console.print)
     calibration = sample_images(data, request.calibration_images)
@@ -58,20 +61,23 @@ def quantize(request: Request, console: Console) -> int:
     scored = _scored(data, request.test_images)
     if request.study:
         assert isinstance(method, Int8)
-        console.print(study.table(study.study(model, method, scored)))
+        assert vit is not None
+        console.print(study.table(study.study(vit, method, scored)))
         return 0
     ranking = None
     if request.sensitivity:
         assert isinstance(method, Int8)
-        ranking = goal.sensitivities(model, method, calibration)
+        assert vit is not None
+        ranking = goal.sensitivities(vit, method, calibration)
         console.print(goal.ranking_table(ranking))
         if request.max_drop is None:
             return 0
     if isinstance(method, Qat):
         source.made[identity(method)] = training.train(request, found, source, method, console)
     elif request.max_drop is not None:
+        assert vit is not None
         judged = held_out_images(data, JUDGED, request.calibration_images)
-        reached = goal.find(model, method, calibration, judged, request.max_drop, ranking)
+        reached = goal.find(vit, method, calibration, judged, request.max_drop, ranking)
         console.print(goal.explain(reached))
         if not reached.reached:
             return 1
@@ -92,11 +98,13 @@ def _lower(
 ) -> int:
     """Measures the lowerings, or the one that won before, and keeps the best file."""
     images_decide = not cost.measure(source.model, scored).fixed
-    wanted = lowerings(request.mode, method, usable, images_decide=images_decide)
-    key = choices.key(
-        source.content.config.model_dump(), source.which.describe(), [each.name for each in wanted],
-        request.batch_size, request.threads,
-    )  # fmt: skip
+    elsewhere = not isinstance(source.model, VisionTransformer)
+    wanted = lowerings(request.mode, method, usable, images_decide=images_decide, elsewhere=elsewhere)
+    shape = source.content.config.model_dump(exclude={"factory"})
+    if elsewhere:  # its name says little
+        shape["shapes"] = {name: list(value.shape) for name, value in source.content.state.items()}
+    names = [each.name for each in wanted]
+    key = choices.key(shape, source.which.describe(), names, request.batch_size, request.threads)
     before = None if request.remeasure else choices.load().get(key)
     if before is not None:
         console.print(
@@ -159,9 +167,11 @@ def _keep(request: Request, best: Judged, judged: list[Judged]) -> list[Path]:
 
 
 def _choice(request: Request, source: Source, best: Judged, why: str, judged: list[Judged]) -> Choice:
-    config = source.content.config
+    config, what = source.content.config, "x".join(map(str, source.content.config.image_size))
+    if isinstance(config, ViTConfig):
+        what = f"{config.dim} x {config.depth}, {config.tokens} tokens"
     return Choice(
-        model=f"{source.which.name} {config.dim} x {config.depth}, {config.tokens} tokens",
+        model=f"{source.which.name} {what}",
         machine=environment.cpu_name(),
         batch_size=request.batch_size,
         threads=request.threads,

@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from baselines.classifier import Classifier
 from baselines.data import Data
-from baselines.vit import VisionTransformer
 from compress import variant
 from compress.checkpoint import Checkpoint
 from compress.images import parity_images
@@ -45,15 +45,15 @@ class Entry:
 class Source:
     """A float model, and all that lowering it takes."""
 
-    model: VisionTransformer
+    model: Classifier
     which: Variant
     content: Checkpoint
     data: Data
     calibration: list[Tensor]
     seen: dict[str, Any]  # what is kept of those images in a file
-    made: dict[str, VisionTransformer] = field(default_factory=dict)  # calibrated already, by settings
+    made: dict[str, Classifier] = field(default_factory=dict)  # calibrated already, by settings
 
-    def quantised(self, method: Method) -> VisionTransformer:
+    def quantised(self, method: Method) -> Classifier:
         """The model with a method applied and calibrated, not converted."""
         key = identity(method)
         if key not in self.made:
@@ -64,12 +64,12 @@ class Source:
     def build(self, lowering: Lowering, folder: Path) -> Path:
         """Writes the file of a lowering; raises RuntimeError where that fails."""
         methods = [] if lowering.method is None else [lowering.method]
-        whole = Variant((*self.which.methods, *methods))
+        whole = replace(self.which, methods=(*self.which.methods, *methods))
         model = self.model if lowering.method is None else self.quantised(lowering.method)
         seen = self.seen if methods else self.content.calibration
         content = variant.pack(model, whole.methods, self.data, self.content.config, calibration=seen)
         path = folder / f"{files_name(lowering)}{lowering.runtime.suffix}"
-        lowering.runtime.build(model, whole, content, path, parity_images(self.data))
+        lowering.runtime.build(model, whole, content, path, parity_images(self.data), self.calibration)
         return path
 
 

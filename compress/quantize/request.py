@@ -17,6 +17,7 @@ from compress.config import BenchConfig
 from compress.importers import Hints
 from compress.methods import Bf16, Int8, Method, Qat
 from compress.methods.base import Integers
+from compress.modules import ModuleConfig
 from compress.runtimes import Runtime
 
 MODES = ("static", "dynamic", "qat")
@@ -101,8 +102,29 @@ def method_of(request: Request, found: BenchConfig) -> Int8 | Qat:
     return method
 
 
-def engines(request: Request) -> list[Runtime]:
+def check_architecture(request: Request, content: Checkpoint) -> None:
+    """Raises InputError for what is about layers of ours, where the model has none."""
+    if not isinstance(content.config, ModuleConfig):
+        return
+    for option, given in (
+        ("--mode qat", request.mode == Qat.name),
+        ("--mode dynamic", request.mode == "dynamic"),
+        ("--max-drop", request.max_drop is not None),
+        ("--sensitivity", request.sensitivity),
+        ("--calibration-study", request.study),
+    ):
+        if given:
+            raise InputError(
+                f"{option} is for Vision Transformers; of {content.config.factory} engines make static int8 on their "
+                f"own: leave out {option}, and name layers that stay float with --skip"
+            )
+
+
+def engines(request: Request, *, elsewhere: bool = False) -> list[Runtime]:
     """The runtimes that take part.
+
+    Args:
+        elsewhere: whether the model is no Vision Transformer.
 
     Raises:
         InputError: one that was asked for is unknown, not installed, or multiplies no integers.
@@ -119,16 +141,27 @@ def engines(request: Request) -> list[Runtime]:
             found.append(runtime)
         elif request.runtimes:
             raise InputError(f"--runtime {name} multiplies no integers here; compress doctor says what does")
+    if elsewhere and request.runtimes and not any(runtime.quantises for runtime in found):
+        raise InputError(
+            f"--runtime {','.join(request.runtimes)} makes no integers of such a model; onnxruntime and nncf do"
+        )
     return found
 
 
 def lowerings(
-    mode: str | None, method: Int8 | Qat, usable: list[Runtime], *, images_decide: bool, with_float: bool = True
+    mode: str | None,
+    method: Int8 | Qat,
+    usable: list[Runtime],
+    *,
+    images_decide: bool,
+    with_float: bool = True,
+    elsewhere: bool = False,
 ) -> list[Lowering]:
     """Float files to compare with, then every way to integers that runs here.
 
     Args:
         images_decide: whether the number of tokens depends on the image: such a model cannot be compiled.
+        elsewhere: whether it is no Vision Transformer, so that only runtimes which quantise a graph make integers of it.
     """
     usable = [runtime for runtime in usable if not (runtime.fixed_shapes and images_decide)]
     before: list[Lowering] = []
@@ -139,6 +172,8 @@ def lowerings(
         before += [
             Lowering(runtime, Bf16()) for runtime in usable if "bf16" in runtime.rests and not runtime.own_ranges
         ]
+    if elsewhere:
+        usable, mode = [runtime for runtime in usable if runtime.quantises], "static"
     return [*before, *(Lowering(runtime, each) for runtime in usable for each in _ways(runtime, method, mode))]
 
 

@@ -3,7 +3,7 @@
 import torch
 from rich.console import Console
 
-from baselines.vit import VisionTransformer
+from baselines.classifier import Classifier
 from compress import checkpoint, files, variant
 from compress.checkpoint import StateFile
 from compress.config import BenchConfig
@@ -13,7 +13,7 @@ from compress.quantize.race import Source
 from compress.quantize.request import Request
 
 
-def train(request: Request, found: BenchConfig, source: Source, method: Qat, console: Console) -> VisionTransformer:
+def train(request: Request, found: BenchConfig, source: Source, method: Qat, console: Console) -> Classifier:
     """The trained model, not converted; also written beside the checkpoint, as `<name>.qat.pth`.
 
     The float model is the teacher. A state is kept after every epoch under a name made of all that decides on it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from baselines.cpu import cpu_flags
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from baselines.vit import VisionTransformer
+    from baselines.classifier import Classifier
     from compress.checkpoint import Checkpoint
     from compress.variant import Variant
 
@@ -78,6 +79,7 @@ class Runtime(ABC):
     simulates: frozenset[str] = frozenset()  # numbers whose rounding it computes in float, for their accuracy alone
     rests: tuple[str, ...] = ("fp32",)  # in which it may compute what is not in integers, when it is told
     dynamic: tuple[str, ...] = ()  # granularities at which it finds scales of activations itself, worth trying
+    quantises: bool = False  # whether it makes integers of a float graph, of whatever architecture
     own_ranges: bool = False  # whether it sets ranges anew, instead of taking those of the model
     fixed_shapes: bool = False  # whether every shape must be compiled: no number of tokens that depends on the image
 
@@ -86,11 +88,20 @@ class Runtime(ABC):
         """Devices this engine can use here."""
 
     @abstractmethod
-    def build(self, model: VisionTransformer, which: Variant, content: Checkpoint, path: Path, images: Tensor) -> None:
+    def build(
+        self,
+        model: Classifier,
+        which: Variant,
+        content: Checkpoint,
+        path: Path,
+        images: Tensor,
+        calibration: Sequence[Tensor] = (),
+    ) -> None:
         """Writes the artifact of a trained, not yet converted model.
 
         Args:
             images: normalised real images for checks, (n, C, height, width), n >= 10.
+            calibration: normalised training images in batches, for a runtime that quantises a graph itself.
         """
 
     @abstractmethod

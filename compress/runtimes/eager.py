@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from baselines.classifier import Classifier
 from baselines.vit import VisionTransformer
 from compress import checkpoint, variant
 from compress.checkpoint import Checkpoint
@@ -25,7 +26,7 @@ INT8 = frozenset({"int8"} if torch.cuda.is_available() or exact(torch.device("cp
 
 
 class EagerSession(Session):
-    def __init__(self, model: VisionTransformer, device: torch.device):
+    def __init__(self, model: Classifier, device: torch.device):
         self.model, self.device = model.to(device).eval(), device
         self.dtype = next(model.parameters()).dtype  # inputs come in it, so that converting them is not timed
         self.device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
@@ -57,7 +58,15 @@ class Eager(Runtime):
     def devices(self) -> tuple[str, ...]:
         return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
-    def build(self, model: VisionTransformer, which: Variant, content: Checkpoint, path: Path, images: Tensor) -> None:
+    def build(
+        self,
+        model: Classifier,
+        which: Variant,
+        content: Checkpoint,
+        path: Path,
+        images: Tensor,
+        calibration: Sequence[Tensor] = (),
+    ) -> None:
         shipped = variant.convert(model, which.methods)
         state = lean(shipped.state_dict()) if which.numbers == "int8" else shipped.state_dict()
         checkpoint.save(path, replace(content, state=state, converted=True))
@@ -75,6 +84,8 @@ class Eager(Runtime):
     def inspect(self, path: Path) -> Inspection:
         model, which, content = variant.restore(path)
         numbers, notes = which.numbers, ()
+        if not isinstance(model, VisionTransformer):
+            return Inspection(numbers)
         if numbers == "int8":
             return self._integers(model if content.converted else variant.convert(model, which.methods))
         if numbers == "fp8":

@@ -7,6 +7,7 @@ may be computed in bf16 ("rest"); what was done is read from the kernels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ from compress.runtimes.openvino_graph import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from baselines.vit import VisionTransformer
+    from baselines.classifier import Classifier
     from compress.checkpoint import Checkpoint
     from compress.variant import Variant
 
@@ -64,7 +65,15 @@ class Openvino(Runtime):
     def devices(self) -> tuple[str, ...]:
         return ("cpu",)
 
-    def build(self, model: VisionTransformer, which: Variant, content: Checkpoint, path: Path, images: Tensor) -> None:
+    def build(
+        self,
+        model: Classifier,
+        which: Variant,
+        content: Checkpoint,
+        path: Path,
+        images: Tensor,
+        calibration: Sequence[Tensor] = (),
+    ) -> None:
         from compress.export import export_onnx, shipped
 
         export_onnx(shipped(model, which, content), path, images, content)

@@ -28,6 +28,13 @@ def rest(model: openvino.Model) -> str:
     return "fp32"
 
 
+def describe(model: openvino.Model) -> None:
+    """Moves the metadata of the ONNX file that it was read from to where our own OpenVINO files have them."""
+    for name, value in list(model.rt_info["framework"].items()):
+        model.set_rt_info(value.astype(str), ["compress", name])
+    del model.rt_info["framework"]
+
+
 def settings(threads: int, floating: str = "fp32") -> dict[str, Any]:
     """Float stays float32 unless asked; one stream of exactly `threads` threads, placed where the system likes."""
     return {

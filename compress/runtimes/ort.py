@@ -1,4 +1,7 @@
-"""ONNX Runtime. The artifact is an ONNX file; int8 variants are QDQ graphs that it turns into integer kernels."""
+"""ONNX Runtime. The artifact is an ONNX file; int8 variants are QDQ graphs that it turns into integer kernels.
+
+Of a Vision Transformer our own int8 says what such a graph holds; of other architectures `ort_int8` does.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 import math
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     import onnx
     from torch import Tensor
 
-    from baselines.vit import VisionTransformer
+    from baselines.classifier import Classifier
     from compress.checkpoint import Checkpoint
     from compress.variant import Variant
 
@@ -83,15 +86,30 @@ class Ort(Runtime):
     name, suffix, padded = "onnxruntime", ".onnx", True
     numbers = frozenset({"fp32", "int8", "int4"})
     dynamic = ("tensor", "token")
+    quantises = True
 
     def devices(self) -> tuple[str, ...]:
         available = onnxruntime.get_available_providers()
         return tuple(device for device, provider in PROVIDERS.items() if provider in available)
 
-    def build(self, model: VisionTransformer, which: Variant, content: Checkpoint, path: Path, images: Tensor) -> None:
+    def build(
+        self,
+        model: Classifier,
+        which: Variant,
+        content: Checkpoint,
+        path: Path,
+        images: Tensor,
+        calibration: Sequence[Tensor] = (),
+    ) -> None:
         from compress import variant
         from compress.export import export_onnx
+        from compress.modules import Wrapped
 
+        if isinstance(model, Wrapped) and which.numbers == "int8":
+            from compress.runtimes.ort_int8 import build_int8
+
+            build_int8(model, which, content, path, images, calibration)
+            return
         export_onnx(variant.convert(model, which.methods), path, images, content)
 
     def load(self, path: Path, device: str, threads: int) -> OrtSession:
@@ -160,12 +178,26 @@ def profile(path: Path, images: np.ndarray, *, threads: int = 1, calls: int = 1)
     for event in events:
         if event["cat"] == "Node" and event["name"].endswith("_kernel_time"):
             runs.setdefault(event["args"]["node_index"] + event["name"], []).append(event)
-    return [_kernel(each[len(each) // (calls + 1) :]) for each in runs.values()]
+    hidden = any(each[0]["args"]["op_name"] in INTEGER_CONVOLUTIONS for each in runs.values())
+    weights = _convolution_weights(path) if hidden else {}
+    return [_kernel(each[len(each) // (calls + 1) :], weights) for each in runs.values()]
 
 
-def _kernel(events: Sequence[dict[str, Any]]) -> Kernel:
-    """The counted runs of one node -> what it was."""
-    facts = events[0]["args"]
+def _convolution_weights(path: Path) -> dict[str, list[int]]:
+    """Shapes of the weights of integer convolutions by node name: they are packed, and the profiler tells them not."""
+    graph = optimised(path)
+    shapes = {each.name: list(each.dims) for each in graph.initializer}
+    nodes = [node for node in graph.node if node.op_type == "QLinearConv"]
+    return {node.name: shapes[node.input[3]] for node in nodes if node.input[3] in shapes}
+
+
+def _kernel(events: Sequence[dict[str, Any]], weights: Mapping[str, list[int]]) -> Kernel:
+    """The counted runs of one node -> what it was.
+
+    Args:
+        weights: shapes of those of convolutions that do not tell theirs.
+    """
+    facts, name = events[0]["args"], events[0]["name"].removesuffix("_kernel_time")
     op, seconds = facts["op_name"], statistics.median(event["dur"] for event in events) / 1e6
     data, *others = (shape for each in facts["input_type_shape"] or [{"": []}] for shape in each.values())
     out = next((shape for each in facts["output_type_shape"] for shape in each.values()), [])
@@ -174,10 +206,10 @@ def _kernel(events: Sequence[dict[str, Any]]) -> Kernel:
         transposed = len(data) >= 2 and len(out) >= 2 and data[-2] != out[-2]
         inner, columns = data[-2] if transposed else data[-1], out[-1]
     elif op in CONVOLUTIONS | INTEGER_CONVOLUTIONS:
-        weight = next((shape for shape in others if len(shape) == len(data)), None)
+        weight = weights.get(name) or next((shape for shape in others if len(shape) == len(data)), None)
         inner, columns = (math.prod(weight[1:]), weight[0]) if weight else (0, 0)
     return Kernel(
-        name=events[0]["name"].removesuffix("_kernel_time"),
+        name=name,
         op=op,
         seconds=seconds,
         macs=math.prod(out) * inner,
@@ -221,8 +253,9 @@ def quantised_products(path: Path) -> tuple[list[str], list[str]]:
     """Names of the quantised matrix products that ONNX Runtime runs in integers, and of those it left in float."""
     graph = optimised(path)
     dequantised = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
-    return [node.name for node in graph.node if node.op_type in INTEGER_KERNELS], [
-        node.name for node in graph.node if node.op_type in MATRIX_KERNELS and _dequantised(node, dequantised)
+    integer, floating = INTEGER_KERNELS | INTEGER_CONVOLUTIONS, MATRIX_KERNELS | CONVOLUTIONS
+    return [node.name for node in graph.node if node.op_type in integer], [
+        node.name for node in graph.node if node.op_type in floating and _dequantised(node, dequantised)
     ]
 
 

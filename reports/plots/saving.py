@@ -19,7 +19,7 @@ from reports.plots.style import (
     strokes,
 )
 from reports.row import Row
-from reports.table import BASELINE, conditions, groups
+from reports.table import conditions, groups
 from reports.text import clean, measured, ratio
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def promising(rows: list[Row]) -> list[Row]:
     return [
         row
         for row in rows
-        if row.variant != BASELINE and measured(row.speedup) and measured(row.ceiling) and ratio(row.ceiling) != "1.00"
+        if not row.dense and measured(row.speedup) and measured(row.ceiling) and ratio(row.ceiling) != "1.00"
     ]
 
 

@@ -8,8 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from reports.row import Row
-from reports.table import BASELINE
+from reports.row import BASELINE, Row
 from reports.text import clean
 
 if TYPE_CHECKING:
@@ -123,10 +122,12 @@ def strokes(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
 
 def _turns(rows: Iterable[Row]) -> dict[str, tuple[str, int]]:
     """The colour of each variant, in order of first appearance, and how often the palette was used up before."""
+    rows = list(rows)
     names = dict.fromkeys(row.variant for row in rows)
-    others = [name for name in names if name != BASELINE]
+    black = BASELINE if BASELINE in names else next((row.variant for row in rows if row.dense), BASELINE)
+    others = [name for name in names if name != black]
     found = {name: (PALETTE[i % len(PALETTE)], i // len(PALETTE) % len(FILLS)) for i, name in enumerate(others)} | {
-        BASELINE: (BLACK, 0)
+        black: (BLACK, 0)
     }
     return {name: found[name] for name in names}
 

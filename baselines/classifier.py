@@ -1,0 +1,46 @@
+"""What every model here is, whoever wrote it: images in, logits out.
+
+Legend: B images, C channels.
+"""
+
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from torch import Tensor, nn
+
+
+class ImageConfig(BaseModel):
+    """What goes into a model and what comes out. Frozen; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_size: tuple[int, int]  # height, width in pixels; one number means square
+    channels: int = Field(gt=0)
+    classes: int = Field(gt=1)
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _square(cls, value: Any) -> Any:
+        return (value, value) if isinstance(value, int) else value
+
+
+Config = TypeVar("Config", bound=ImageConfig)
+
+
+class Classifier(nn.Module, Generic[Config]):
+    """A model that compress measures and ships. A subclass says what it is in `config`, and computes `forward_aux`."""
+
+    config: Config
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (B, C, height, width) -> logits (B, classes)."""
+        return self.forward_aux(images)[0]
+
+    def forward_aux(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits (B, classes), and named by-products."""
+        raise NotImplementedError
+
+    @property
+    def ends(self) -> tuple[nn.Module, nn.Module]:
+        """The part that takes the images, and the one that gives the logits."""
+        raise NotImplementedError
