@@ -1,4 +1,7 @@
-"""Ways to damage a file at random: its bytes, the steps of a pickle inside of it, its JSON, or what it says. Not a test."""
+"""Ways to damage a file at random: its bytes, the steps of a pickle inside of it, its JSON, or what it says.
+
+Not a test.
+"""
 
 import argparse
 import io

@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 from onnx import TensorProto, helper
 from torch import Tensor
+from torch._utils import _rebuild_tensor_v2
 
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import checkpoint, variant
@@ -99,7 +100,7 @@ def legacy(content: Any) -> bytes:
 def arrays(**changes: Any) -> bytes:
     """An npz file of timm's weights."""
     buffer = io.BytesIO()
-    found = {name: value.numpy() for name, value in timm().items()} | changes
+    found: dict[str, Any] = {name: value.numpy() for name, value in timm().items()} | changes
     np.savez(buffer, **found)
     return buffer.getvalue()
 
@@ -186,7 +187,7 @@ def pickled(content: Any) -> bytes:
 
 def tensor(storage: Stored, shape: tuple[int, ...], strides: tuple[int, ...], offset: int = 0) -> Call:
     hooks: Any = collections.OrderedDict()
-    return Call(torch._utils._rebuild_tensor_v2, storage, offset, shape, strides, False, hooks)
+    return Call(_rebuild_tensor_v2, storage, offset, shape, strides, False, hooks)
 
 
 def shell(target: Path) -> Call:

@@ -197,11 +197,11 @@ def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], byt
     ("spoil", "words"),
     [
         pytest.param(cut, ["cut short or damaged"], id="cut in half"),
-        pytest.param(lambda _: b"", ["damaged"], id="empty"),
+        pytest.param(lambda _: b"", ["is empty"], id="empty"),
         pytest.param(lambda raw: raw[:10], ["damaged"], id="10 bytes"),
         pytest.param(lambda _: b"dear diary\n" * 50, ["not a checkpoint"], id="text"),
         pytest.param(archive_of_something, ["damaged"], id="zip"),
-        pytest.param(plain_state_dict, ["not a checkpoint that compress wrote"], id="plain state dict"),
+        pytest.param(plain_state_dict, ["of no layout that compress knows"], id="plain state dict"),
         pytest.param(changed(lambda c: c["state"].pop("norm.bias")), ["norm.bias"], id="weight missing"),
         pytest.param(changed(lambda c: c["state"].update(extra=torch.ones(1))), ['"extra"'], id="weight too many"),
         pytest.param(
@@ -213,7 +213,7 @@ def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], byt
         pytest.param(changed(lambda c: c.update(mean=[])), ["mean ()"], id="no mean"),
         pytest.param(changed(lambda c: c.update(config=[])), ["damaged"], id="no config"),
         pytest.param(changed(lambda c: c["config"].update(heads=5)), ["heads 5", "dim 32"], id="impossible config"),
-        pytest.param(changed(lambda c: c["config"].update(depth=10**12)), ["asks for"], id="config of a giant"),
+        pytest.param(changed(lambda c: c["config"].update(depth=10**12)), ["weights for 1000000000000 blocks"], id="config of a giant"),
         pytest.param(changed(lambda c: c.update(methods=[7])), ["damaged"], id="method of nothing"),
         pytest.param(changed(lambda c: c.update(methods=[{"name": "x"}])), ["'x'", "avit, topk"], id="unknown method"),
         pytest.param(

@@ -13,7 +13,7 @@ from conftest import ROOT
 
 
 def test_damaged_files(request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    count, found = request.config.getoption("--fuzz"), dict[int, str]()
+    count, found = int(request.config.option.fuzz), dict[int, str]()
     while len(found) < count:  # again behind a file that ended the process
         folder = tmp_path / str(len(found))
         folder.mkdir()
