@@ -4,6 +4,7 @@ Not a test.
 """
 
 import argparse
+import copy
 import io
 import itertools
 import json
@@ -119,7 +120,7 @@ def text(chance: Chance, raw: bytes) -> bytes:
         if chance.random() < 0.2:
             del place[key]
         else:
-            place[key] = chance.choice(VALUES)
+            place[key] = copy.deepcopy(chance.choice(VALUES))
     return json.dumps(content).encode()
 
 
@@ -153,5 +154,5 @@ def facts(chance: Chance, raw: bytes) -> bytes:
             case 3 if isinstance(inner, torch.Tensor) and inner.is_floating_point() and inner.numel():
                 place[key] = inner.flatten().index_fill(0, torch.tensor([0]), chance.choice((torch.nan, torch.inf)))
             case _:
-                place[key] = chance.choice(VALUES)
+                place[key] = copy.deepcopy(chance.choice(VALUES))
     return makers.saved(content)

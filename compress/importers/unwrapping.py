@@ -27,7 +27,7 @@ PLAIN = (
 DEEPEST = 4  # dictionaries inside of one another
 COUNTERS = ("n_averaged", "num_updates", "decay")  # that averaging keeps beside the weights
 LONGEST_NAME, LONGEST_TEXT = 256, 4096  # characters
-CHUNK = 2**22  # values that are looked at together
+CHUNK = 2**22  # values that are looked at together, so that copies stay small
 SHOWN = 8  # names in a note
 
 
@@ -108,8 +108,11 @@ def sound(state: Mapping[str, Tensor], *, floats: bool) -> dict[str, Tensor]:
             raise ValueError(f"{text(name)} is no plain tensor")
         if floats and not value.is_floating_point() and not name.endswith("num_batches_tracked"):  # of a batch norm
             raise ValueError(f"{text(name)} holds {str(value.dtype).removeprefix('torch.')}, where floats are expected")
-        for part in value.detach().flatten().split(CHUNK):  # so that copies stay small
-            if not (part.float().isfinite() if floats else ~part.float().isnan()).all():
+        for part in value.detach().flatten().split(CHUNK) if value.is_floating_point() and value.numel() else ():
+            ends = torch.stack(
+                (part if part.itemsize > 1 else part.float()).aminmax()
+            )  # not a number, where one is not
+            if not (ends.isfinite() if floats else ~ends.isnan()).all():
                 raise ValueError(f"{text(name)} holds values that are not finite")
     return {text(name): value for name, value in state.items()}
 
