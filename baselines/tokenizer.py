@@ -13,7 +13,8 @@ def tokenizer(config: ViTConfig) -> nn.Module:
 
     `linear` cuts patches that do not overlap; `normed` normalises them, and the tokens made of them. `conv` follows
     Xiao et al. 2021 (arXiv 2106.14881): 3x3 convolutions of stride 2. `cct` follows Hassani et al. 2021 (arXiv
-    2104.05704): 3x3 convolutions without bias at full resolution, each rectified and max-pooled to half the side. Both double the width up to D.
+    2104.05704): 3x3 convolutions without bias at full resolution, each rectified and max-pooled to half the side.
+    Both double the width up to D.
     """
     if config.tokenizer == "normed":
         return NormedPatches(config)

@@ -16,11 +16,9 @@ from rich.console import Console
 import reports
 from baselines import device as devices
 from baselines.errors import InputError
-from compress import files, modules, plain, runtimes, variant
+from compress import files, plain, runtimes, variant
 from compress.contest import Contest
 from compress.measure import cost, environment
-from compress.methods import METHODS, Int8
-from compress.methods.base import check_architecture
 from compress.rows import Candidate, Request, failed_row
 from compress.runtimes import Runtime
 from compress.variant import BASELINE, Variant
@@ -40,7 +38,7 @@ def bench(request: Request, console: Console) -> list[Row]:
     Raises:
         InputError: for anything the person can put right.
     """
-    wanted = _wanted(request)
+    wanted = plain.asked(request)
     engines, missing = _engines(request, console)
     files.writable_folder(request.out)
     _old_rows(request.out)  # what is broken there is better known now than after the training
@@ -70,29 +68,6 @@ def bench(request: Request, console: Console) -> list[Row]:
         rows += _measure(request, workshop, made, device, console)
     write_report(request.out)
     return rows
-
-
-def _wanted(request: Request) -> list[Variant]:
-    """The baseline, then what was asked for; of a model of the user's code int8, where nothing was.
-
-    Raises:
-        InputError: a name that is none, or a method that needs a Vision Transformer.
-    """
-    config, code = request.config, request.hints.model
-    if code is None:
-        names, base = config.variants, BASELINE
-    else:
-        base = modules.name_of(code)
-        names = config.variants if "variants" in config.model_fields_set else (Int8.name,)
-        if {*base.split("_")} <= {BASELINE, *METHODS}:
-            raise InputError(
-                f"--model {modules.label(code)}: rows called {base!r} are those of a Vision Transformer; give the "
-                "function another name"
-            )
-    wanted = [variant.parse(name, config.methods, base) for name in (base, *names)]
-    for each in wanted if code else ():
-        check_architecture(each.methods, modules.label(str(code)))
-    return list({each.name: each for each in wanted}.values())
 
 
 def write_report(out: Path) -> list[Row]:

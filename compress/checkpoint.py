@@ -146,8 +146,8 @@ def _own(path: Path, content: dict[str, Any]) -> Checkpoint:
     try:
         kind = ModuleConfig if content["config"].get("kind") else ViTConfig
         checkpoint = Checkpoint(
-            config=kind(**content["config"]),
-            methods=tuple({str(name): value for name, value in entry.items()} for entry in content["methods"]),
+            config=kind(**unwrapping.settings(content["config"])),
+            methods=tuple(map(unwrapping.settings, content["methods"])),
             state=unwrapping.sound(content["state"], floats=kind is ViTConfig and not content["methods"]),
             dataset=unwrapping.text(content["dataset"]),
             classes=tuple(map(unwrapping.text, content["classes"])),

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from baselines import sources
+from baselines.classifier import Classifier
 from baselines.data import Data
 from baselines.errors import InputError
 from baselines.subset import Subset, cut
-from baselines.classifier import Classifier
 from baselines.vit import VisionTransformer
 from compress.checkpoint import Checkpoint
 from compress.export import PARITY_BATCHES

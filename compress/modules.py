@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from baselines.classifier import Classifier, ImageConfig
@@ -40,8 +41,8 @@ class ModuleConfig(ImageConfig):
     """A model that only its code can make."""
 
     kind: Literal["module"] = "module"
-    factory: str  # as the user typed it; read by people alone
-    name: str  # of its variants, such as resnet18
+    factory: str = Field(max_length=500)  # as the user typed it; read by people alone
+    name: str = Field(pattern=r"^\w{1,80}$")  # of its variants, such as resnet18
 
 
 class Wrapped(Classifier[ModuleConfig]):
@@ -96,7 +97,10 @@ def blank(config: ImageConfig, path: Path | None = None, hints: Hints | None = N
     assert isinstance(config, ModuleConfig)
     spec = given(hints)
     if spec is None:
-        raise unnamed(path or Path("this model"), config)
+        raise InputError(
+            f"{path or 'the model'} was made from the code of {config.factory}, which runs only where you name it: "
+            f"bench, quantize and export take --model {config.factory}, with its folders in front"
+        )
     return Wrapped(load(spec), config)
 
 
@@ -191,14 +195,6 @@ def no_transformer(config: ModuleConfig) -> InputError:
     """What is said where nothing but a Vision Transformer will do."""
     return InputError(
         f"{config.factory} is no Vision Transformer: int8, bf16, bench and export work on it, this does not"
-    )
-
-
-def unnamed(path: Path, config: ModuleConfig) -> InputError:
-    """What is said of a checkpoint whose code the user did not name."""
-    return InputError(
-        f"{path} was made from the code of {config.factory}, which runs only where you name it: bench, quantize and "
-        f"export take --model {config.factory}, with its folders in front"
     )
 
 

@@ -1,4 +1,4 @@
-"""The plain alternatives that a compressed model has to beat, added to a bench without being asked for.
+"""Which variants take part in a bench: those asked for, and the plain alternatives that they have to beat.
 
 - `bf16`: the dense model in bfloat16, where this machine multiplies it in hardware
 - `torch.compile` of the fastest dense model, where the compiler it needs is here
@@ -10,11 +10,37 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from baselines.device import fast_bf16
-from compress.methods import Bf16, Narrow
+from baselines.errors import InputError
+from compress import modules, variant
+from compress.methods import METHODS, Bf16, Int8, Narrow
+from compress.methods.base import check_architecture
 from compress.rows import Candidate, Request
 from compress.variant import BASELINE, Variant
 
 COMPILED = "torch.compile"
+
+
+def asked(request: Request) -> list[Variant]:
+    """The baseline, then what was asked for; of a model of the user's code int8, where nothing was.
+
+    Raises:
+        InputError: a name that is none, or a method that needs a Vision Transformer.
+    """
+    config, code = request.config, request.hints.model
+    if code is None:
+        names, base = config.variants, BASELINE
+    else:
+        base = modules.name_of(code)
+        names = config.variants if "variants" in config.model_fields_set else (Int8.name,)
+        if {*base.split("_")} <= {BASELINE, *METHODS}:
+            raise InputError(
+                f"--model {modules.label(code)}: rows called {base!r} are those of a Vision Transformer; give the "
+                "function another name"
+            )
+    wanted = [variant.parse(name, config.methods, base) for name in (base, *names)]
+    for each in wanted if code else ():
+        check_architecture(each.methods, modules.label(str(code)))
+    return list({each.name: each for each in wanted}.values())
 
 
 def variants(request: Request, wanted: Sequence[Variant], made: Sequence[Candidate]) -> Iterator[Variant]:

@@ -267,8 +267,8 @@ def restore(path: Path | None, hints: Hints | None = None) -> tuple[Classifier, 
             raise InputError(f"{path}: {error}") from error
     variant = Variant(check_order(str(path), methods), base_of(content.config))
     added = [method for method in methods if not method.from_scratch]
-    assign = not added and not isinstance(content.config, ModuleConfig)  # weights of a plain model are those that were read, not copies
-    with torch.device("meta" if assign else "cpu"):
+    assign = not added and not isinstance(content.config, ModuleConfig)
+    with torch.device("meta" if assign else "cpu"):  # weights of a plain model are those that were read, not copies
         model = modules.blank(content.config, path, hints)  # of what it became, where a method made a new geometry
     model = prepare(model, added)
     model = convert(model, methods) if content.converted else model

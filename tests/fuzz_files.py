@@ -88,13 +88,13 @@ def main(folder: Path, start: int, stop: int) -> None:
     with open("/proc/self/statm") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
-    most = peak()
     for number in range(start, stop):
         os.write(1, b"%d " % number)
         signal.alarm(PATIENCE_S)
+        before = peak()
         found = attempt(number, files)
-        if peak() > most + GROWTH:
-            found, most = f"{peak() - most:,} bytes of memory", peak()
+        if peak() > before + GROWTH:
+            found = f"{peak() - before:,} bytes of memory"
         os.write(1, found.encode(errors="replace").replace(b"\n", b"\\n") + b"\n")
 
 

@@ -213,7 +213,11 @@ def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], byt
         pytest.param(changed(lambda c: c.update(mean=[])), ["mean ()"], id="no mean"),
         pytest.param(changed(lambda c: c.update(config=[])), ["damaged"], id="no config"),
         pytest.param(changed(lambda c: c["config"].update(heads=5)), ["heads 5", "dim 32"], id="impossible config"),
-        pytest.param(changed(lambda c: c["config"].update(depth=10**12)), ["weights for 1000000000000 blocks"], id="config of a giant"),
+        pytest.param(
+            changed(lambda c: c["config"].update(depth=10**12)),
+            ["weights for 1000000000000 blocks"],
+            id="config of a giant",
+        ),
         pytest.param(changed(lambda c: c.update(methods=[7])), ["damaged"], id="method of nothing"),
         pytest.param(changed(lambda c: c.update(methods=[{"name": "x"}])), ["'x'", "avit, topk"], id="unknown method"),
         pytest.param(

@@ -1,7 +1,7 @@
 """Every verb on a checkpoint that timm wrote, with images in folders; and what files do not say, found on images."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,7 +54,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def compress(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[object]:
+def compress(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
     """Runs a command line in that folder; gives what it said."""
     monkeypatch.chdir(place)
 
@@ -64,7 +64,7 @@ def compress(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         assert code == 0, said.err
         return said.out
 
-    yield call
+    return call
 
 
 WITH = "timm.pth --heads 4 --data folder:images --normalise half --threads 1"
@@ -96,8 +96,8 @@ def test_halt_with_training(compress, place: Path) -> None:
 
 
 def test_bench(compress, place: Path) -> None:
-    line = f"bench --checkpoint {WITH} --variants int8 --runtime onnxruntime --no-plain --seconds 0.1 --batch-size 1 --out bench"
-    compress(line)
+    short = "--runtime onnxruntime --no-plain --seconds 0.1 --batch-size 1"
+    compress(f"bench --checkpoint {WITH} --variants int8 {short} --out bench")
     rows = [json.loads(line) for line in (place / "bench" / "rows.jsonl").read_text().splitlines()]
     assert [(row["variant"], row["executed"]) for row in rows] == [("vit", "fp32"), ("int8", "int8")]
     assert rows[0]["config"]["model"]["norm_eps"] == 1e-6

@@ -176,6 +176,7 @@ WEIGHTS: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "our complex": (our_head(HEAD.to(torch.complex64)), "head.weight is no plain tensor"),
     "our mean": (ours(mean=(0.5, torch.nan, 0.5)), "no image can be normalised"),
     "our classes": (ours(classes=("a", "b", ["c"])), "where a name is expected"),
+    "our methods": (ours(methods=({"name": "x" * 10**5},)), "where a name is expected"),
     "our origin": (ours(origin={"family": 1}), "damaged compress checkpoint"),
 }
 
@@ -189,7 +190,6 @@ def test_weights_that_are_none(kind: str, refused: Refused, tmp_path: Path) -> N
 
 
 TEXTS = {
-    "lists": "[" * 10**6,
     "tables": '{"a": ' * 10**5,
     "infinite": '{"image_size": 1e999}',
     "nan": '{"hidden_size": NaN}',

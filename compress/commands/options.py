@@ -23,7 +23,11 @@ Heads = Annotated[
 ]
 ImageSize = Annotated[
     str | None,
-    typer.Option("--image-size", help="HEIGHTxWIDTH in pixels, where patches make no square, or for --model.", rich_help_panel=PANEL),
+    typer.Option(
+        "--image-size",
+        help="HEIGHTxWIDTH in pixels, where patches make no square, and of most models that --model makes.",
+        rich_help_panel=PANEL,
+    ),
 ]
 Normalise = Annotated[
     str | None,

@@ -84,8 +84,8 @@ def _examine_checkpoint(path: Path, usable: Sequence[str], console: Console) -> 
 def _examine_code(path: Path, config: "ModuleConfig", console: Console) -> None:
     """A checkpoint whose model only the user's code can make, which nothing runs here."""
     height, width = config.image_size
-    facts = [("code", config.factory), ("image", f"{config.channels} x {height} x {width}"), ("classes", config.classes)]
-    show(console, path.name, [*facts, ("file", _size(path))])
+    facts = [("code", config.factory), ("image", f"{config.channels} x {height} x {width}")]
+    show(console, path.name, [*facts, ("classes", config.classes), ("file", _size(path))])
     tell(console, "next", [f"engines need the ONNX file; run: compress export {path} --model {config.factory}"])
 
 

@@ -26,7 +26,7 @@ PLAIN = (
 )
 DEEPEST = 4  # dictionaries inside of one another
 COUNTERS = ("n_averaged", "num_updates", "decay")  # that averaging keeps beside the weights
-LONGEST_NAME, LONGEST_TEXT = 256, 4096  # characters
+LONGEST_SETTING, LONGEST_NAME, LONGEST_TEXT = 40, 256, 4096  # characters
 CHUNK = 2**22  # values that are looked at together, so that copies stay small
 SHOWN = 8  # names in a note
 
@@ -117,9 +117,17 @@ def sound(state: Mapping[str, Tensor], *, floats: bool) -> dict[str, Tensor]:
     return {text(name): value for name, value in state.items()}
 
 
-def text(value: Any) -> str:
+def settings(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by name; raises ValueError where a name, or a text among the values, is longer than any of ours."""
+    for name, value in found.items():
+        text(name, LONGEST_SETTING)
+        text(value if isinstance(value, str) else "", LONGEST_NAME if name == "name" else LONGEST_TEXT)
+    return dict(found)
+
+
+def text(value: Any, longest: int = LONGEST_TEXT) -> str:
     """Raises ValueError for anything but a text of a reasonable length."""
-    if not isinstance(value, str) or len(value) > LONGEST_TEXT:
+    if not isinstance(value, str) or len(value) > longest:
         raise ValueError(f"{str(value)[:40]!r} where a name is expected")
     return value
 

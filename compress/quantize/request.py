@@ -161,7 +161,7 @@ def lowerings(
 
     Args:
         images_decide: whether the number of tokens depends on the image: such a model cannot be compiled.
-        elsewhere: whether it is no Vision Transformer, so that only runtimes which quantise a graph make integers of it.
+        elsewhere: whether it is no Vision Transformer: only runtimes that quantise a graph make integers of it.
     """
     usable = [runtime for runtime in usable if not (runtime.fixed_shapes and images_decide)]
     before: list[Lowering] = []

@@ -96,7 +96,7 @@ class Openvino(Runtime):
         integer, products = integer_names(model, kernels), product_macs(path, image)
         share = sum(macs for name, macs in products.items() if name in integer) / sum(products.values())
         notes = ("the rest ran in bf16",) if floating == "bf16" else ()
-        if rest(model) == "bf16" and floating == "fp32":
+        if rest(model) == "bf16" and floating == "fp32" and not self.rests[1:]:
             notes = ("this processor computes no bf16, so the rest ran in fp32",)
         return Inspection("int8" if share else "int8-simulated", share, (*notes, *overflow_notes()))
 

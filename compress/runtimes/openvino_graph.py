@@ -12,7 +12,7 @@ from openvino import opset8 as ops
 from openvino.utils import replace_node
 
 PRODUCTS = frozenset({"MatMul", "Convolution", "GroupConvolution"})
-FLOAT_KERNELS = frozenset({"FullyConnected", "MatMul", "MVN"})  # that tell float32 from bf16; MVN is LayerNorm
+FLOAT_KERNELS = frozenset({"Convolution", "FullyConnected", "MatMul", "MVN"})  # tell fp32 from bf16; MVN: LayerNorm
 BYTES = (openvino.Type.i8, openvino.Type.u8)
 MOVES = frozenset(  # between levels of 8 bits and a product: dequantisation, and what moves values
     {"Convert", "Subtract", "Multiply", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Gather", "Slice"}

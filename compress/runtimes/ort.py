@@ -5,12 +5,7 @@ Of a Vision Transformer our own int8 says what such a graph holds; of other arch
 
 from __future__ import annotations
 
-import json
-import math
-import statistics
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +15,18 @@ import onnxruntime
 from compress.measure.environment import cpu_name
 from compress.measure.load import gpu_name
 from compress.runtimes.base import Inspection, Runtime, Session, overflow_notes
+from compress.runtimes.ort_graph import (
+    FOUR_BITS,
+    INT8_INSIDE,
+    Kernel,
+    example,
+    integer_products,
+    integer_share,
+    optimised,
+    options,
+    profile,
+    quantised_products,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -29,14 +36,8 @@ if TYPE_CHECKING:
     from compress.checkpoint import Checkpoint
     from compress.variant import Variant
 
-MATRIX_KERNELS = frozenset({"MatMul", "FusedMatMul", "Gemm", "MatMulNBits"})
-FOUR_BITS = "MatMulNBits"  # weights of 4 bits; its inputs are float, rounded to int8 inside where it may
-INTEGER_KERNELS = frozenset(
-    {"MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "QGemm", "MatMulInteger"}
-)
-INT8_INSIDE = 4  # its `accuracy_level` that allows so
-CONVOLUTIONS = frozenset({"Conv", "FusedConv"})
-INTEGER_CONVOLUTIONS = frozenset({"QLinearConv", "ConvInteger"})
+__all__ = ["RUNTIME", "Kernel", "example", "integer_products", "profile", "quantised_products"]
+
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -135,143 +136,6 @@ def _inspect_int4(path: Path, packed: Sequence[onnx.NodeProto]) -> Inspection:
     kernels = profile(path, example(path))
     share = sum(kernel.macs for kernel in kernels if kernel.op == FOUR_BITS) / sum(kernel.macs for kernel in kernels)
     return Inspection("int4", share, ("weights of 4 bits, activations rounded to int8 on their way in",))
-
-
-def options(threads: int) -> onnxruntime.SessionOptions:
-    """Threads as asked, idle ones asleep: spinning would steal time from whatever is measured next."""
-    chosen = onnxruntime.SessionOptions()
-    chosen.intra_op_num_threads, chosen.inter_op_num_threads = threads, 1
-    chosen.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    chosen.log_severity_level = 3
-    return chosen
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """One node of the optimised graph as it ran on a CPU."""
-
-    name: str
-    op: str
-    seconds: float  # median over the calls
-    macs: int  # multiply-accumulates of one call; 0 where it is no product
-    integer: bool  # whether it multiplies integers, or with them
-    inner: int = 0  # length of the dot products; 0 where it is no product
-    columns: int = 0  # outputs (last dimension, or channels) that share an input
-
-
-def profile(path: Path, images: np.ndarray, *, threads: int = 1, calls: int = 1) -> list[Kernel]:
-    """Runs a model under ONNX Runtime's own profiler: every kernel with its shapes as they occurred, and its time.
-
-    Args:
-        images: (B, C, height, width).
-        calls: counted ones; one more runs before them.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        chosen = options(threads)
-        chosen.enable_profiling, chosen.profile_file_prefix = True, str(Path(folder) / "profile")
-        session = onnxruntime.InferenceSession(path, chosen, providers=["CPUExecutionProvider"])
-        feed = {session.get_inputs()[0].name: images}
-        for _ in range(calls + 1):
-            session.run(None, feed)
-        events = json.loads(Path(session.end_profiling()).read_text())
-    runs: dict[str, list[dict[str, Any]]] = {}
-    for event in events:
-        if event["cat"] == "Node" and event["name"].endswith("_kernel_time"):
-            runs.setdefault(event["args"]["node_index"] + event["name"], []).append(event)
-    hidden = any(each[0]["args"]["op_name"] in INTEGER_CONVOLUTIONS for each in runs.values())
-    weights = _convolution_weights(path) if hidden else {}
-    return [_kernel(each[len(each) // (calls + 1) :], weights) for each in runs.values()]
-
-
-def _convolution_weights(path: Path) -> dict[str, list[int]]:
-    """Shapes of the weights of integer convolutions by node name: they are packed, and the profiler tells them not."""
-    graph = optimised(path)
-    shapes = {each.name: list(each.dims) for each in graph.initializer}
-    nodes = [node for node in graph.node if node.op_type == "QLinearConv"]
-    return {node.name: shapes[node.input[3]] for node in nodes if node.input[3] in shapes}
-
-
-def _kernel(events: Sequence[dict[str, Any]], weights: Mapping[str, list[int]]) -> Kernel:
-    """The counted runs of one node -> what it was.
-
-    Args:
-        weights: shapes of those of convolutions that do not tell theirs.
-    """
-    facts, name = events[0]["args"], events[0]["name"].removesuffix("_kernel_time")
-    op, seconds = facts["op_name"], statistics.median(event["dur"] for event in events) / 1e6
-    data, *others = (shape for each in facts["input_type_shape"] or [{"": []}] for shape in each.values())
-    out = next((shape for each in facts["output_type_shape"] for shape in each.values()), [])
-    inner = columns = 0
-    if op in MATRIX_KERNELS | INTEGER_KERNELS:
-        transposed = len(data) >= 2 and len(out) >= 2 and data[-2] != out[-2]
-        inner, columns = data[-2] if transposed else data[-1], out[-1]
-    elif op in CONVOLUTIONS | INTEGER_CONVOLUTIONS:
-        weight = weights.get(name) or next((shape for shape in others if len(shape) == len(data)), None)
-        inner, columns = (math.prod(weight[1:]), weight[0]) if weight else (0, 0)
-    return Kernel(
-        name=name,
-        op=op,
-        seconds=seconds,
-        macs=math.prod(out) * inner,
-        integer=op in INTEGER_KERNELS | INTEGER_CONVOLUTIONS | {FOUR_BITS},
-        inner=inner,
-        columns=columns,
-    )
-
-
-def integer_share(kernels: Sequence[Kernel]) -> float:
-    """Share of the multiply-accumulates that integer kernels did."""
-    total = sum(kernel.macs for kernel in kernels)
-    return sum(kernel.macs for kernel in kernels if kernel.integer) / total if total else 0.0
-
-
-def example(path: Path, batch_size: int = 1) -> np.ndarray:
-    """Noise of the shape a model takes (B, C, height, width), the same at every call.
-
-    Raises:
-        ValueError: it takes something else than one batch of images of a known size.
-    """
-    session = onnxruntime.InferenceSession(path, options(1), providers=["CPUExecutionProvider"])
-    inputs = session.get_inputs()
-    if len(inputs) != 1 or inputs[0].type != "tensor(float)" or not inputs[0].shape:
-        asked = ", ".join(f"{each.name} {each.type} {each.shape}" for each in inputs)
-        raise ValueError(f"it takes {asked or 'nothing'}, where one batch of float32 images is expected")
-    batch, *rest = inputs[0].shape
-    if not all(isinstance(size, int) and size > 0 for size in rest):
-        raise ValueError(f"the size of its images is free ({inputs[0].name} {inputs[0].shape})")
-    shape = (batch if isinstance(batch, int) else batch_size, *rest)
-    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-
-
-def integer_products(path: Path) -> tuple[int, int]:
-    """How many quantised matrix products ONNX Runtime runs in integers, and how many it left in float."""
-    names = quantised_products(path)
-    return len(names[0]), len(names[1])
-
-
-def quantised_products(path: Path) -> tuple[list[str], list[str]]:
-    """Names of the quantised matrix products that ONNX Runtime runs in integers, and of those it left in float."""
-    graph = optimised(path)
-    dequantised = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
-    integer, floating = INTEGER_KERNELS | INTEGER_CONVOLUTIONS, MATRIX_KERNELS | CONVOLUTIONS
-    return [node.name for node in graph.node if node.op_type in integer], [
-        node.name for node in graph.node if node.op_type in floating and _dequantised(node, dequantised)
-    ]
-
-
-def optimised(path: Path) -> onnx.GraphProto:
-    """The graph of a model as ONNX Runtime runs it on a CPU."""
-    import onnx
-
-    with tempfile.TemporaryDirectory() as folder:
-        chosen = options(1)
-        chosen.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
-        onnxruntime.InferenceSession(path, chosen, providers=["CPUExecutionProvider"])
-        return onnx.load(chosen.optimized_model_filepath).graph
-
-
-def _dequantised(node: onnx.NodeProto, dequantised: set[str]) -> bool:
-    return len(node.input) > 1 and node.input[1] in dequantised
 
 
 RUNTIME = Ort()
