@@ -27,6 +27,7 @@ PLAIN = (
 DEEPEST = 4  # dictionaries inside of one another
 COUNTERS = ("n_averaged", "num_updates", "decay")  # that averaging keeps beside the weights
 LONGEST_SETTING, LONGEST_NAME, LONGEST_TEXT = 40, 256, 4096  # characters
+LARGEST = 2.0**100  # of a setting; float32 holds it
 CHUNK = 2**22  # values that are looked at together, so that copies stay small
 SHOWN = 8  # names in a note
 
@@ -118,10 +119,13 @@ def sound(state: Mapping[str, Tensor], *, floats: bool) -> dict[str, Tensor]:
 
 
 def settings(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by name; raises ValueError where a name, or a text among the values, is longer than any of ours."""
+    """Values by name; raises ValueError where a name, a text or a number is longer or larger than any of ours."""
     for name, value in found.items():
         text(name, LONGEST_SETTING)
         text(value if isinstance(value, str) else "", LONGEST_NAME if name == "name" else LONGEST_TEXT)
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(each, int | float) and not abs(each) < LARGEST:
+                raise ValueError(f"{name} is {each:.1e}" if isinstance(each, float) else f"{name} is too large")
     return dict(found)
 
 

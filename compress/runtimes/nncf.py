@@ -128,9 +128,8 @@ def _quantise_any(source: openvino.Model, images: np.ndarray, left: Sequence[str
     """The same for an architecture of which nothing is known.
 
     Ranges go from the least to the greatest value that was seen, with a zero point where values have both signs. NNCF's
-    own, means over the images, cut off so much that a ResNet-18 had 26 dB instead of 36. Nor is it told of a
-    transformer: it would smooth activations, and what OpenVINO 2026.4.1 makes of that had 19 dB on PVT v2-b0 instead
-    of 35, where the same file computed in float had 38.
+    own, means over the images, cut off so much that a ResNet-18 had 26 dB instead of 36. Nor is NNCF told of a
+    transformer, since it would smooth activations: PVT v2-b0 had 19 dB then instead of 35.
     """
     import nncf
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet

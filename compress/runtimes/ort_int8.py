@@ -4,7 +4,7 @@ It puts QuantizeLinear / DequantizeLinear pairs around the products whose weight
 BatchNorm is folded before), Linear layers, and matrices multiplied otherwise. Products of two activations stay in
 float, as in our own int8. Weights are symmetric int8 with one scale per output channel, activations uint8 with one
 scale and zero point per tensor, set from calibration images: from the least to the greatest value, unless `observer`
-is "percentile" or "entropy". Cutting off outliers did not help (docs/quantization.md).
+is "percentile" or "entropy".
 
 What lies between two convolutions (additions, ReLU, pooling) is in 8 bits too, so that levels need not become float in
 between. Additions that feed no convolution are the residual stream of a transformer: those cost PVT v2-b0 10 dB.
