@@ -28,11 +28,12 @@ from int8_contest import BASELINE, Contest, Material, Row, show
 
 from baselines.errors import InputError
 from baselines.vit import VisionTransformer, ViTConfig
-from compress import runtimes, terminal, variant
-from compress.checkpoint import Checkpoint
-from compress.images import check_classes, load_data, sample_images
+from compress import loading, runtimes
+from compress.checkpoints.checkpoint import Checkpoint
+from compress.cli import terminal
 from compress.measure import environment
 from compress.methods import Bf16, Int8, TopK
+from compress.training.data import check_classes, load_data, sample_images
 
 GEOMETRIES = {
     "cifar": ViTConfig(dim=384, depth=6, heads=6, mlp_dim=1536),
@@ -117,7 +118,7 @@ def noise(config: ViTConfig) -> Material:
 
 
 def trained(options: argparse.Namespace, folder: Path) -> Material:
-    model, which, content = variant.restore(options.checkpoint)
+    model, which, content = loading.restore(options.checkpoint)
     if which.methods:
         raise InputError(f"{options.checkpoint} holds {which.name} already; give --checkpoint a float model")
     config, name = content.config, options.data or content.dataset

@@ -21,14 +21,17 @@ from torch import Tensor
 
 from baselines.errors import InputError
 from baselines.vit import VisionTransformer
-from compress import checkpoint, files, runtimes, terminal, variant
-from compress.checkpoint import Checkpoint
-from compress.integers.sensitivity import sqnr_db
+from compress import files, runtimes, variant
+from compress.checkpoints import checkpoint
+from compress.checkpoints.checkpoint import Checkpoint
+from compress.cli import terminal
 from compress.measure import latency
 from compress.measure.statistics import mcnemar
 from compress.methods import Method
+from compress.quantization.sensitivity import sqnr_db
 from compress.runtimes import Inspection
 from compress.runtimes.workers import ROOT, Worker
+from compress.training import finetuning
 
 OURS = "ours_"
 BASELINE = "torch"
@@ -115,7 +118,7 @@ class Contest:
         if key not in self.calibrated:
             model = variant.prepare(self.material.model, whole.methods)
             images = [self.material.calibration]
-            self.calibrated[key] = variant.calibrate(model, whole.methods, images, torch.device("cpu"))
+            self.calibrated[key] = finetuning.calibrate(model, whole.methods, images, torch.device("cpu"))
         return self.calibrated[key]
 
     def prepare(self, row: Row) -> Path:

@@ -112,9 +112,9 @@ def torchao(folder: Path, target: Path) -> None:
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
-    from compress import variant
+    from compress import loading
 
-    model, _, _ = variant.restore(folder / "vit.pth")
+    model, _, _ = loading.restore(folder / "vit.pth")
     images = torch.from_numpy(np.load(folder / "images.npy"))
     sizes = ({0: torch.export.Dim("batch", min=1, max=4096)},)
     with torch.no_grad():

@@ -23,8 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 from baselines.vit import VisionTransformer, ViTConfig
-from compress import checkpoint, files, variant
-from compress.checkpoint import Checkpoint
+from compress import files, loading
+from compress.checkpoints import checkpoint
+from compress.checkpoints.checkpoint import Checkpoint
 from compress.importers import FAMILIES
 from compress.importers.base import Foreign
 
@@ -97,7 +98,7 @@ def child(what: str, path: Path) -> None:
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before, started = resident("VmRSS"), time.perf_counter()
     if what == "load":
-        kept: object = variant.restore(path)
+        kept: object = loading.restore(path)
     else:
         kept = [each.read_bytes() for each in (path.iterdir() if path.is_dir() else [path])]
     seconds = time.perf_counter() - started

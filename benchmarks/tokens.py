@@ -26,7 +26,7 @@ from rich.table import Table
 
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import runtimes, variant
-from compress.checkpoint import Checkpoint
+from compress.checkpoints.checkpoint import Checkpoint
 from compress.measure import environment, latency
 from compress.measure.cost import Cost, of_images
 from compress.methods import Method

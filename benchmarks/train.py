@@ -47,7 +47,8 @@ from baselines.errors import InputError
 from baselines.macs import dense_macs
 from baselines.train import TrainConfig, Trainer
 from baselines.vit import VisionTransformer, ViTConfig
-from compress import config, files, terminal
+from compress import config, files
+from compress.cli import terminal
 from compress.measure import latency
 
 PRESETS = Path(__file__).resolve().parents[1] / "configs" / "baselines"

@@ -151,7 +151,7 @@ def build(runtime: str, artifact: Path) -> None:
 
     from baselines.vit import VisionTransformer
     from compress import config, runtimes
-    from compress.checkpoint import Checkpoint
+    from compress.checkpoints.checkpoint import Checkpoint
     from compress.variant import Variant
 
     torch.manual_seed(0)

@@ -14,7 +14,8 @@ from baselines.pretrain import PretrainConfig
 from baselines.subset import Subset
 from baselines.train import TrainConfig
 from baselines.vit import ViTConfig
-from compress import files, initial
+from compress import files
+from compress.checkpoints import initial
 from compress.importers import Hints
 from compress.methods import METHODS
 

@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests share the processors, and
 
 import torch
 
-from compress.integers.products import exact
+from compress.quantization.products import exact
 
 ROOT = Path(__file__).resolve().parents[1]
 MADE = [  # variant, runtime and numbers of the rows of `run`

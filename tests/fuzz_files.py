@@ -21,7 +21,8 @@ import safetensors.torch
 from damage import damage, ends, facts, header, inside, steps, text, tree
 
 from baselines.errors import InputError
-from compress import onnx_files, variant
+from compress import loading
+from compress.checkpoints import onnx_files
 from compress.importers import Hints
 
 PATIENCE_S = 20  # for one file, before it counts as one that hangs
@@ -34,7 +35,7 @@ Read = Callable[[Path], Any]
 
 
 def load(path: Path) -> None:
-    variant.restore(path, Hints(heads=2))
+    loading.restore(path, Hints(heads=2))
 
 
 def formats(folder: Path) -> list[tuple[Path, bytes, Sequence[Way], Read]]:

@@ -21,8 +21,9 @@ from torch import Tensor
 from torch._utils import _rebuild_tensor_v2
 
 from baselines.vit import VisionTransformer, ViTConfig
-from compress import checkpoint, variant
-from compress.checkpoint import Checkpoint
+from compress import variant
+from compress.checkpoints import checkpoint
+from compress.checkpoints.checkpoint import Checkpoint
 from compress.importers import FAMILIES, Foreign
 from compress.importers.base import Outgoing
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from baselines.cpu import cpu_flags
 from compress import runtimes
 from compress.doctor.machine import FASTER_INT8
-from compress.integers.linear import Activations, QuantLinear
-from compress.integers.operators import bounds, dynamic_range, row_scale
+from compress.quantization.linear import Activations, QuantLinear
+from compress.quantization.operators import bounds, dynamic_range, row_scale
 
 KINDS: tuple[Activations, ...] = ("static", "token", "tensor")
 LIMITS = [(-1.0, 1.0), (0.0, 3.0), (-3.0, 0.0), (-0.1, 4.0)]  # uint8 zero points 128, 0, 255 and 6

@@ -15,11 +15,12 @@ import torch
 from baselines.errors import InputError
 from baselines.macs import dense_macs, linear_macs
 from baselines.vit import VisionTransformer, ViTConfig
-from compress import export, files, variant
-from compress.checkpoint import Checkpoint
-from compress.export import ParityError
-from compress.integers.calibration import in_float
+from compress import files, variant
+from compress.checkpoints.checkpoint import Checkpoint
+from compress.export import onnx as export
+from compress.export.onnx import ParityError
 from compress.methods import Int8, Method, ToMe, TopK
+from compress.quantization.calibration import in_float
 from compress.runtimes import nncf
 from compress.runtimes.nncf import RUNTIME
 

@@ -16,9 +16,9 @@ pytest.importorskip("openvino")
 
 from baselines.macs import dense_macs, linear_macs
 from baselines.vit import VisionTransformer, ViTConfig
-from compress import runtimes, variant
-from compress.checkpoint import Checkpoint
-from compress.export import export_onnx
+from compress import loading, runtimes, variant
+from compress.checkpoints.checkpoint import Checkpoint
+from compress.export.onnx import export_onnx
 from compress.methods import METHODS, Bf16, Floor, Int8, Method
 from compress.runtimes import Session
 from compress.runtimes.openvino import RUNTIME, OpenvinoSession, product_macs
@@ -80,7 +80,7 @@ def test_bf16_is_computed_where_the_processor_has_it_and_said_as_it_is(files: di
     torch.manual_seed(0)
     which = variant.Variant((Bf16(),))
     model, images = variant.prepare(VisionTransformer(CONFIG), which.methods).eval(), torch.randn(24, 3, 16, 16)
-    content = variant.pack(model, which.methods, Made(), CONFIG)  # type: ignore[arg-type]
+    content = loading.pack(model, which.methods, Made(), CONFIG)  # type: ignore[arg-type]
     RUNTIME.build(model, which, content, path := tmp_path / "bf16.onnx", images)
     hardware = "avx512_bf16" in Path("/proc/cpuinfo").read_text() or "amx_bf16" in Path("/proc/cpuinfo").read_text()
     assert RUNTIME.inspect(path).executed == ("bf16" if hardware else "fp32")

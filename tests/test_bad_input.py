@@ -19,8 +19,9 @@ from PIL import Image
 
 from baselines import sources
 from baselines.errors import InputError
-from compress import curves, files
+from compress import files
 from compress.cli import main
+from compress.training import curves
 
 Refused = Callable[..., str]
 

@@ -18,7 +18,7 @@ from conftest import MADE, ROOT, TINY, Run
 from PIL import Image
 
 from baselines.sources import load
-from compress import variant
+from compress import loading, variant
 from compress.cli import main
 from compress.runtimes.ort import BoundSession, OrtSession
 from reports import Row, parse_rows
@@ -176,7 +176,7 @@ def test_a_baseline_of_ones_own(run: Run, tmp_path: Path, capfd: pytest.CaptureF
 
 
 def real_images(checkpoint: Path) -> tuple[torch.nn.Module, np.ndarray]:
-    model, which, content = variant.restore(checkpoint)
+    model, which, content = loading.restore(checkpoint)
     data = load(content.dataset, content.config.image_size, content.config.channels)
     data = data.normalised(content.mean, content.std)
     images = next(iter(data.batches(data.test, 10, CPU)))[0]
@@ -242,7 +242,7 @@ def test_a_stopped_and_then_killed_training_ends_with_the_same_weights(tmp_path:
 
     assert main([*args, str(out)]) == 0
     assert main([*args, str(tmp_path / "whole")]) == 0
-    resumed, whole = (variant.restore(each / "best_vit_model.pth")[2].state for each in (out, tmp_path / "whole"))
+    resumed, whole = (loading.restore(each / "best_vit_model.pth")[2].state for each in (out, tmp_path / "whole"))
     assert resumed.keys() == whole.keys()
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
     assert not state.exists()
@@ -277,7 +277,7 @@ def test_a_folder_of_images(tiny: Path, tmp_path: Path, capfd: pytest.CaptureFix
     assert "training vit on folder:" in capfd.readouterr().out
     (row,) = rows_of(out)
     assert (row.n_images, row.top1) == (12, 1)
-    content = variant.restore(out / "best_vit_model.pth")[2]
+    content = loading.restore(out / "best_vit_model.pth")[2]
     assert content.classes == ("blue", "green", "red")
     assert content.config.channels == 3
     assert content.mean == pytest.approx((0.34, 0.35, 0.39), abs=0.02)

@@ -18,6 +18,7 @@ from baselines.vit import VisionTransformer, ViTConfig
 from compress import config, variant
 from compress.methods import METHODS, AViT, Distill, Int8, Narrow
 from compress.methods.distill import Projection, hard, soft
+from compress.training import finetuning
 from compress.variant import Variant
 
 CPU = torch.device("cpu")
@@ -49,7 +50,7 @@ def step_of(student: VisionTransformer, master: VisionTransformer, **guided: tor
 
 
 def learn(method: Distill, labels: torch.Tensor, student: VisionTransformer | None = None) -> VisionTransformer:
-    return variant.apply(
+    return finetuning.apply(
         student or new_model(),
         (),
         [method],
@@ -96,7 +97,7 @@ class TestAnswers:
     def test_labels_and_teacher_share_the_objective(self) -> None:
         method, data = Distill(weight=0.3, kind="hard"), made_data(torch.arange(24) % 3)
         student, master = new_model(), new_model(1).eval()
-        trainer = variant.guided([method], student, master)(
+        trainer = finetuning.guided([method], student, master)(
             student, data, TRAIN, CPU, 0, [method.loss_terms], master, {}
         )
         batch = next(trainer.feed.epoch(0))
@@ -147,7 +148,9 @@ class TestHints:
         method, student, master = Distill(hint=1), new_model(), new_model(1, dim=24).eval()
         data = made_data(torch.arange(24) % 3)
         assert method.guide(student, new_model(1)) is None
-        run = variant.guided([method], student, master)(student, data, TRAIN, CPU, 0, [method.loss_terms], master, {})
+        run = finetuning.guided([method], student, master)(
+            student, data, TRAIN, CPU, 0, [method.loss_terms], master, {}
+        )
         (projection,) = run.guides
         assert isinstance(projection, Projection)
         before = projection.linear.weight.detach().clone()
@@ -164,7 +167,7 @@ class TestHints:
 
         def begin() -> Guided:
             student, master = new_model(), new_model(1, dim=24).eval()
-            start = variant.guided([method], student, master)
+            start = finetuning.guided([method], student, master)
             return start(student, data, TRAIN, CPU, 0, [method.loss_terms], master, {})
 
         for interrupted in (False, True):

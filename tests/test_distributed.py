@@ -21,7 +21,7 @@ from baselines.recipe import TrainConfig
 from baselines.train import fit
 from baselines.validation import count_right
 from baselines.vit import VisionTransformer, ViTConfig
-from compress import variant
+from compress import loading
 from compress.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,7 +58,7 @@ precision = "fp32"
 # The command line, keeping its state after every step, one process of which kills itself before a given step.
 DRIVER = """\
 import os, signal, sys
-from compress import processes
+from compress.cli import processes
 
 processes.quieten()
 from baselines import train
@@ -111,7 +111,7 @@ def two(launch: Launch, folder: Path) -> Path:
 
 
 def weights(out: Path) -> dict[str, Tensor]:
-    return variant.restore(out / "best_vit_model.pth")[2].state
+    return loading.restore(out / "best_vit_model.pth")[2].state
 
 
 def records(out: Path) -> list[dict[str, float]]:

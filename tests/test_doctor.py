@@ -17,12 +17,12 @@ from baselines.errors import InputError
 from baselines.macs import dense_macs, linear_macs
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import variant
-from compress.checkpoint import Checkpoint, save
+from compress.checkpoints.checkpoint import Checkpoint, save
 from compress.doctor import artifact, compare, cuda, doctor, engines, machine, reasons
 from compress.doctor.engines import Found
-from compress.export import export_onnx
-from compress.integers.products import exact
+from compress.export.onnx import export_onnx
 from compress.methods import Int8
+from compress.quantization.products import exact
 from compress.runtimes.ort import Kernel, example, profile
 
 CONFIG = ViTConfig(image_size=(8, 8), channels=1, patch_size=2, dim=32, depth=2, heads=2, mlp_dim=72, tokenizer="conv")

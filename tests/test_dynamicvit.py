@@ -14,8 +14,8 @@ from baselines.macs import dense_macs
 from baselines.step import Step
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import variant
-from compress.checkpoint import Checkpoint
-from compress.export import export_onnx
+from compress.checkpoints.checkpoint import Checkpoint
+from compress.export.onnx import export_onnx
 from compress.measure.cost import Cost, count_otherwise, disagreements
 from compress.measure.rollout import trace
 from compress.methods.dynamicvit import DynamicEncoder, DynamicViT, Predictor, divergence, ratio_loss, token_distance

@@ -12,10 +12,11 @@ from baselines.errors import InputError
 from baselines.optimizer import blocks_above, make_optimizer
 from baselines.train import TrainConfig, Trainer, fit
 from baselines.vit import VisionTransformer, ViTConfig
-from compress import checkpoint, config, variant
+from compress import config, loading
+from compress.checkpoints import checkpoint
+from compress.checkpoints.initial import new_model, read
 from compress.cli import main
-from compress.initial import new_model, read
-from compress.workshop import Workshop
+from compress.training.workshop import Workshop
 
 CPU = torch.device("cpu")
 GEOMETRY: dict[str, Any] = {"image_size": 8, "channels": 1, "patch_size": 2, "dim": 16, "depth": 3, "heads": 2}
@@ -155,7 +156,7 @@ def test_the_trained_model_is_kept_under_the_weights_it_began_with(tmp_path: Pat
         settings = settings.model_copy(update={"train": TRAIN.model_copy(update={"epochs": 0})})
         built = Workshop(settings, tmp_path / "runs", CPU, print).baseline()
         keys.add(built.key)
-        assert torch.equal(variant.restore(built.path)[0].pos_embed, made_model(seed).pos_embed)
+        assert torch.equal(loading.restore(built.path)[0].pos_embed, made_model(seed).pos_embed)
     assert len(keys) == 2
 
 

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from baselines.data import Data, TensorSplit
 from baselines.errors import InputError
 from baselines.vit import VisionTransformer, ViTConfig
-from compress import cli, images
-from compress.checkpoint import Checkpoint
+from compress import cli
+from compress.checkpoints.checkpoint import Checkpoint
 from compress.importers import Hints
 from compress.importers.normalising import KNOWN, normalisations
+from compress.training import data as images
 
 STUDENT = """\
 [model]

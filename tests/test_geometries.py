@@ -14,9 +14,10 @@ from baselines.pretrain import PretrainConfig, Pretrainer
 from baselines.train import fit
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import variant
-from compress.checkpoint import Checkpoint
-from compress.export import export_onnx
+from compress.checkpoints.checkpoint import Checkpoint
+from compress.export.onnx import export_onnx
 from compress.measure import cost, rollout
+from compress.training import finetuning
 
 SHAPES: dict[str, dict[str, Any]] = {
     "class token": {
@@ -51,7 +52,7 @@ def images(n: int) -> torch.Tensor:
 def ready(model: VisionTransformer, name: str) -> tuple[VisionTransformer, variant.Variant]:
     """A variant of the model, prepared and calibrated, not converted."""
     which = variant.parse(name)
-    return variant.calibrate(
+    return finetuning.calibrate(
         variant.prepare(model, which.methods), which.methods, [images(16)], torch.device("cpu")
     ), which
 

@@ -18,7 +18,7 @@ import torch
 from conftest import ROOT
 from hostile_files import GIGABYTE, Call
 
-from compress import checkpoint
+from compress.checkpoints import checkpoint
 from compress.cli import main
 from compress.importers import Hints
 

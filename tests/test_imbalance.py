@@ -23,9 +23,10 @@ from baselines.recipe import TrainConfig
 from baselines.sources import load
 from baselines.subset import Part, Subset, cut, manifest
 from baselines.validation import hold_out
-from compress import checkpoint, config
+from compress import config
+from compress.checkpoints import checkpoint
 from compress.cli import main
-from compress.workshop import Workshop
+from compress.training.workshop import Workshop
 from reports import parse_rows
 from reports.compare import render_comparison
 from reports.markdown import report_md

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from baselines.errors import InputError
 from baselines.vit import VisionTransformer, ViTConfig
-from compress import variant
+from compress import loading
 from compress.importers import Foreign, Hints
 from compress.importers.timm import FAMILY
 
@@ -156,7 +156,7 @@ def test_weights_in_other_numbers(numbers: torch.dtype, name: str, tmp_path: Pat
 def test_the_model_is_restored_by_its_path(tmp_path: Path) -> None:
     theirs = build("deit_tiny_patch16_224")
     torch.save(theirs.state_dict(), tmp_path / "deit.pth")
-    model, which, content = variant.restore(tmp_path / "deit.pth", Hints(heads=4))
+    model, which, content = loading.restore(tmp_path / "deit.pth", Hints(heads=4))
     batch = torch.randn(3, 3, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(model(batch), theirs(batch), atol=EXACT, rtol=0)

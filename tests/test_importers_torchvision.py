@@ -16,7 +16,7 @@ from torchvision.models.vision_transformer import ConvStemConfig
 
 from baselines.errors import InputError
 from baselines.vit import VisionTransformer, ViTConfig
-from compress import variant
+from compress import loading
 from compress.importers import Foreign, Hints
 from compress.importers.torchvision import FAMILY
 
@@ -54,7 +54,7 @@ def test_answers_are_those_of_torchvision_there_and_back(
 def test_a_model_of_full_width_is_restored_by_its_path(tmp_path: Path) -> None:
     theirs = redrawn(torchvision.models.VisionTransformer(224, 16, 1, 12, 768, 3072))  # vit_b_16, but for its depth
     torch.save(theirs.state_dict(), tmp_path / "vit.pth")
-    model, which, content = variant.restore(tmp_path / "vit.pth", Hints(heads=12))
+    model, which, content = loading.restore(tmp_path / "vit.pth", Hints(heads=12))
     assert (which.name, content.origin and content.origin["family"]) == ("vit", "torchvision")
     assert (content.config.image_size, content.config.classes, content.dataset) == ((224, 224), 1000, "")
     with torch.inference_mode():

@@ -14,7 +14,8 @@ import vit_pytorch
 from torch import Tensor, nn
 
 from baselines.errors import InputError
-from compress import checkpoint, variant
+from compress import loading
+from compress.checkpoints import checkpoint
 from compress.importers import Hints
 
 SMALL: dict[str, Any] = {"image_size": 16, "patch_size": 4, "num_classes": 5, "dim": 32, "depth": 2, "mlp_dim": 48}
@@ -37,7 +38,7 @@ def saved(model: nn.Module, folder: Path, form: str = "pth") -> Path:
 
 def agree(model: nn.Module, path: Path, hints: Hints) -> checkpoint.Checkpoint:
     """Asserts that the file answers as the model does, and hands out what was read."""
-    ours, _, content = variant.restore(path, hints)
+    ours, _, content = loading.restore(path, hints)
     config = content.config
     images = torch.randn(5, config.channels, *config.image_size, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():

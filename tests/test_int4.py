@@ -13,11 +13,11 @@ import torch
 from baselines.errors import InputError
 from baselines.macs import dense_macs, linear_macs
 from baselines.vit import VisionTransformer, ViTConfig
-from compress import runtimes, variant
-from compress.checkpoint import Checkpoint
-from compress.export import export_onnx
-from compress.integers import float8, int4
+from compress import loading, runtimes, variant
+from compress.checkpoints.checkpoint import Checkpoint
+from compress.export.onnx import export_onnx
 from compress.methods import Fp8, Int4, Method
+from compress.quantization import float8, int4
 
 SIZES = [(8, 64, 32), (5, 50, 16), (3, 20, 32), (1, 33, 16)]  # outputs, inputs, group; some fill up their last group
 CONFIG = ViTConfig(image_size=(8, 8), channels=1, patch_size=2, dim=64, depth=2, heads=2, mlp_dim=72, tokenizer="conv")
@@ -38,7 +38,7 @@ def logits(model: VisionTransformer) -> Any:
 def build(method: Method, model: VisionTransformer, path: Path) -> None:
     """Writes the artifact of torch."""
     data: Any = SimpleNamespace(name="digits", classes=tuple("0123456789"), mean=(0.3,), std=(0.4,))
-    made = variant.pack(model, [method], data, model.config)
+    made = loading.pack(model, [method], data, model.config)
     runtimes.get("torch").build(model, variant.Variant((method,)), made, path, IMAGES)
 
 
@@ -161,7 +161,7 @@ def test_saved_is_reloaded_and_small(method: Method, tmp_path: Path) -> None:
     model = prepared(method, dim=64, mlp_dim=256)
     torch_runtime = runtimes.get("torch")
     build(method, model, path := tmp_path / "model.pth")
-    again = variant.restore(path)[0]
+    again = loading.restore(path)[0]
     assert (logits(again) == logits(variant.convert(model, which.methods))).all()
     assert (logits(again) == logits(model)).all()
     stored = sum(value.nbytes for name, value in again.state_dict().items() if "blocks" in name)

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from baselines.errors import InputError
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import variant
-from compress.checkpoint import Checkpoint
-from compress.export import ParityError, check_parity, export_onnx
-from compress.integers.linear import QuantLinear, Rounding
-from compress.integers.operators import channel_scale, quantize_weight
-from compress.integers.storage import lean
+from compress.checkpoints.checkpoint import Checkpoint
+from compress.export.onnx import ParityError, check_parity, export_onnx
 from compress.methods import METHODS, Floor, Int8, Method
+from compress.quantization.linear import QuantLinear, Rounding
+from compress.quantization.operators import channel_scale, quantize_weight
+from compress.quantization.storage import lean
 from compress.runtimes.ort import integer_products
 
 CONFIG = ViTConfig(image_size=8, channels=1, patch_size=2, dim=32, depth=2, heads=2, mlp_dim=48, tokenizer="conv")

@@ -17,13 +17,13 @@ from baselines.errors import InputError
 from baselines.macs import dense_macs, linear_macs
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import variant
-from compress.checkpoint import Checkpoint
-from compress.export import export_onnx
-from compress.integers import rescale, rounding
-from compress.integers.calibration import Recipe, calibrate, in_float, kept_rows, observe_rows, set_weights
-from compress.integers.linear import QuantLinear, Rounding, layers_of
-from compress.integers.operators import channel_scale, quantize_weight
+from compress.checkpoints.checkpoint import Checkpoint
+from compress.export.onnx import export_onnx
 from compress.methods import Int8, Method
+from compress.quantization import rescale, rounding
+from compress.quantization.calibration import Recipe, calibrate, in_float, kept_rows, observe_rows, set_weights
+from compress.quantization.linear import QuantLinear, Rounding, layers_of
+from compress.quantization.operators import channel_scale, quantize_weight
 from compress.runtimes.ort import RUNTIME, integer_products
 
 CONFIG = ViTConfig(image_size=(8, 8), channels=1, patch_size=2, dim=32, depth=2, heads=2, mlp_dim=48)

@@ -13,9 +13,9 @@ import torch
 from baselines.ragged import padded_widths
 from baselines.vit import Encoder, VisionTransformer, ViTConfig
 from compress import variant
+from compress.evaluate.rows import typed_command
 from compress.measure import cost, latency, load, statistics
 from compress.methods import Bf16
-from compress.rows import typed_command
 
 
 class FakeMachine:

@@ -10,9 +10,9 @@ from baselines.errors import InputError
 from baselines.train import Step
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import variant
-from compress.integers.linear import layers_of
-from compress.integers.operators import quantize_weight
 from compress.methods import METHODS, AViT, Floor, Int8, Method
+from compress.quantization.linear import layers_of
+from compress.quantization.operators import quantize_weight
 
 METHOD_TYPES = list(METHODS.values())
 # What a method has to cope with: a class token, none, a learned pooling behind batch norms, a second token and head,

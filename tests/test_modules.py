@@ -16,9 +16,11 @@ from made_rows import bare
 from torch import Tensor, nn
 
 from baselines.errors import InputError
-from compress import checkpoint, cli, graph, modules, variant
-from compress.checkpoint import Checkpoint
-from compress.export import export_onnx
+from compress import cli, loading, variant
+from compress.checkpoints import checkpoint, modules
+from compress.checkpoints.checkpoint import Checkpoint
+from compress.export import operators as graph
+from compress.export.onnx import export_onnx
 from compress.importers import Hints
 from compress.measure import cost
 from compress.methods import METHODS, Bf16, Int8
@@ -79,7 +81,7 @@ def nets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def made(nets: Path, name: str, size: int) -> tuple[modules.Wrapped, Checkpoint]:
     """A model with the weights that its factory gives."""
-    model, _, content = variant.restore(None, Hints(model=f"{nets}:{name}", image_size=(size, size)))
+    model, _, content = loading.restore(None, Hints(model=f"{nets}:{name}", image_size=(size, size)))
     channels, classes = model.config.channels, tuple(map(str, range(model.config.classes)))
     assert isinstance(model, modules.Wrapped)
     return model, replace(content, classes=classes, dataset="noise", mean=(0.0,) * channels, std=(1.0,) * channels)
@@ -249,7 +251,7 @@ def test_code_runs_because_it_was_named_and_for_nothing_else(
         assert "canary.py:Small" in said.out + said.err
         assert "runs only where you name it" in said.err or verb == ["inspect"]
     assert not canary.exists()
-    restored = variant.restore(path, Hints(model=spec))[0]
+    restored = loading.restore(path, Hints(model=spec))[0]
     assert canary.exists()
     images = torch.randn(3, 1, 8, 8)
     assert torch.equal(restored(images), model.eval()(images))

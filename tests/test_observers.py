@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from baselines.errors import InputError
-from compress.integers.histogram import BINS, divergence, squared_error
-from compress.integers.observers import OBSERVERS, Percentile, SquaredError, make
+from compress.quantization.histogram import BINS, divergence, squared_error
+from compress.quantization.observers import OBSERVERS, Percentile, SquaredError, make
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False, width=32)
 BATCHES = st.lists(st.lists(FLOATS | st.floats(-8, 8, width=32), max_size=12), min_size=1, max_size=6)

@@ -11,7 +11,7 @@ from hostile_files import XML, graph
 from onnx import ModelProto, helper
 
 from baselines.errors import InputError
-from compress.onnx_files import check_onnx, check_xml
+from compress.checkpoints.onnx_files import check_onnx, check_xml
 
 OUTSIDE = "asks for a file outside its own folder"
 NONE, NO_XML = "is no ONNX file", "is no OpenVINO file"

@@ -10,7 +10,7 @@ from conftest import Run
 from baselines.device import fast_bf16
 from baselines.macs import dense_macs
 from baselines.vit import VisionTransformer, ViTConfig
-from compress import variant
+from compress import loading, variant
 from compress.cli import main
 from compress.methods import Bf16, Narrow
 from compress.methods.narrow import narrower
@@ -81,20 +81,20 @@ def test_a_variant_of_another_geometry_is_saved_and_composes(run: Run, tmp_path:
     out = tmp_path / "run"
     shutil.copytree(run.out, out)
     assert main(["train", *run.args[:2], "--threads", "1", "--variant", "narrow_int8", "--out", str(out)]) == 0
-    model, which, content = variant.restore(next(out.glob("models/narrow_int8-*/best_narrow_int8_model.pth")))
+    model, which, content = loading.restore(next(out.glob("models/narrow_int8-*/best_narrow_int8_model.pth")))
     assert which.name == "narrow_int8"
     assert content.config == narrower(run_config(run), Narrow().macs)
     assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 
 
 def run_config(run: Run) -> ViTConfig:
-    return variant.restore(run.checkpoint())[2].config
+    return loading.restore(run.checkpoint())[2].config
 
 
 def test_a_break_even_is_looked_for_until_every_variant_has_won(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from compress import bench
+    from compress.verbs import bench
 
     monkeypatch.setattr(bench, "LARGEST_BATCH", 8)
     monkeypatch.setattr(bench, "_wins", lambda row: row.batch_size >= 4)  # time is not asserted in a test

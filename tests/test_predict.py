@@ -16,10 +16,10 @@ from PIL import Image
 from baselines.data import decode
 from baselines.sources import load
 from baselines.vit import VisionTransformer, ViTConfig
-from compress import variant
+from compress import loading, variant
 from compress.cli import main
 from compress.importers import FAMILIES, Foreign, Hints
-from compress.predict import BATCH
+from compress.verbs.predict import BATCH
 
 Say = Callable[..., list[list[str]]]
 Refused = Callable[..., str]
@@ -43,7 +43,7 @@ def pictures(run: Run, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @torch.inference_mode()
 def expected(path: Path) -> torch.Tensor:
     """Probabilities that a model gives the test images, (n, classes), asked itself."""
-    model, which, content = variant.restore(path)
+    model, which, content = loading.restore(path)
     data = load("digits", content.config.image_size, 1).normalised(content.mean, content.std)
     images = torch.cat([batch for batch, _ in data.batches(data.test, 360, torch.device("cpu"))])
     return variant.convert(model, which.methods)(images).softmax(1)
@@ -143,7 +143,7 @@ def test_what_a_foreign_checkpoint_does_not_say(
     assert "--heads" in refused(foreign, image)
     assert all(word in refused(foreign, image, "--heads", 2) for word in ("--normalise", "imagenet, half, clip"))
     assert "--normalise" in refused(foreign, image, "--heads", 2, "--normalise", "data")
-    model = variant.restore(foreign, Hints(heads=2))[0]
+    model = loading.restore(foreign, Hints(heads=2))[0]
     with torch.inference_mode():
         values = model((decode(image, (8, 8), 3)[None] / 255 - 0.5) / 0.5).softmax(1)[0]
     _, *rows, _ = said(foreign, [image], "--heads", 2, "--normalise", "half")

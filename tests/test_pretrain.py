@@ -19,7 +19,8 @@ from baselines.pretrain import PretrainConfig, Pretrainer, hide
 from baselines.sources import load
 from baselines.train import fit
 from baselines.vit import VisionTransformer, ViTConfig
-from compress import checkpoint, config, variant
+from compress import config, loading
+from compress.checkpoints import checkpoint
 from compress.cli import main
 
 CPU = torch.device("cpu")
@@ -237,7 +238,7 @@ def test_from_images_without_labels_to_a_classifier(tmp_path: Path, capfd: pytes
     assert "training" not in capfd.readouterr().out.replace(str(out), "")  # it stands already
 
     assert main(["train", "--init", str(pretrained), "--config", str(path), *common]) == 0
-    model, _, trained = variant.restore(out / "best_vit_model.pth")
+    model, _, trained = loading.restore(out / "best_vit_model.pth")
     assert not trained.pretrained
     assert model.config.patch_size == 2
     assert len(list(out.glob("models/vit-*/best_vit_model.pth"))) == 1

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from baselines.macs import dense_macs, linear_macs
 from baselines.vit import VisionTransformer, ViTConfig
-from compress import runtimes, variant
-from compress.checkpoint import Checkpoint
-from compress.integers.linear import Activations, QuantLinear, layers_of, replace_linears
-from compress.integers.operators import bounds
-from compress.integers.products import IntegerLinear, exact, fits, integer_, integer_macs
+from compress import loading, runtimes, variant
+from compress.checkpoints.checkpoint import Checkpoint
 from compress.methods import Int8
+from compress.quantization.linear import Activations, QuantLinear, layers_of, replace_linears
+from compress.quantization.operators import bounds
+from compress.quantization.products import IntegerLinear, exact, fits, integer_, integer_macs
 from compress.runtimes.compiled import Compiled
+from compress.training import finetuning
 
 CPU = torch.device("cpu")
 KINDS: tuple[Activations, ...] = ("static", "token", "tensor")
@@ -117,7 +118,7 @@ def test_every_packed_layer_is_swapped_and_every_product_counted() -> None:
 
 
 def test_cuda_leaves_out_sizes_that_are_no_multiples_of_8(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compress.integers.products.exact", lambda _: True)
+    monkeypatch.setattr("compress.quantization.products.exact", lambda _: True)
     found = [fits(packed(nn.Linear(*sizes), "token", False, 0, 0), torch.device("cuda")) for sizes in
              ((32, 48), (32, 44), (36, 48))]  # fmt: skip
     assert found == [True, False, False]
@@ -125,7 +126,7 @@ def test_cuda_leaves_out_sizes_that_are_no_multiples_of_8(monkeypatch: pytest.Mo
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="about instructions of x86")
 def test_a_processor_that_overflows_is_found_out() -> None:
-    code = "import torch; from compress.integers.products import exact; print(exact(torch.device('cpu')))"
+    code = "import torch; from compress.quantization.products import exact; print(exact(torch.device('cpu')))"
     root = str(Path(__file__).parents[1])
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "PYTHONPATH": root}
     said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -140,7 +141,7 @@ def packed_up(model: VisionTransformer, which: variant.Variant) -> Checkpoint:
 def test_torch_multiplies_integers_and_reads_their_share(tmp_path: Path) -> None:
     torch.manual_seed(0)
     runtime, methods, images = runtimes.get("torch"), (Int8(),), torch.randn(5, 1, 8, 8)
-    model = variant.calibrate(variant.prepare(VisionTransformer(CONFIG), methods), methods, [images], CPU)
+    model = finetuning.calibrate(variant.prepare(VisionTransformer(CONFIG), methods), methods, [images], CPU)
     which, path = variant.Variant(methods), tmp_path / "int8.pth"
     content = packed_up(model, which)
     runtime.build(model, which, content, path, images)
@@ -149,7 +150,7 @@ def test_torch_multiplies_integers_and_reads_their_share(tmp_path: Path) -> None
     linears = CONFIG.depth * CONFIG.tokens * linear_macs(CONFIG)
     assert inspection.integer_share == pytest.approx(linears / dense_macs(CONFIG))
     session = runtime.load(path, "cpu", 1)
-    want = variant.restore(path)[0](images).detach().numpy()
+    want = loading.restore(path)[0](images).detach().numpy()
     assert abs(session.get(session.run(session.put(images.numpy()))) - want).max() < 0.02 * abs(want).max()
 
 
@@ -166,7 +167,7 @@ def test_the_compiler_leaves_the_products_integers() -> None:
 
 
 def test_where_integers_overflow_the_runtime_says_simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compress.integers.products.exact", lambda _: False)
+    monkeypatch.setattr("compress.quantization.products.exact", lambda _: False)
     monkeypatch.setattr("compress.runtimes.eager.exact", lambda _: False)
     model, path = model_of("static"), tmp_path / "int8.pth"
     which = variant.Variant((Int8(),))

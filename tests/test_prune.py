@@ -11,11 +11,12 @@ from conftest import Run
 from baselines.data import Data
 from baselines.sources import load
 from baselines.vit import VisionTransformer, ViTConfig
-from compress import checkpoint, variant
-from compress.checkpoint import Checkpoint
+from compress import loading, variant
+from compress.checkpoints import checkpoint
+from compress.checkpoints.checkpoint import Checkpoint
 from compress.cli import main
-from compress.images import sample_images
-from compress.prune import comparison
+from compress.training.data import sample_images
+from compress.verbs.prune import comparison
 
 TINY_FINETUNE = "[finetune]\nbatch_size = 64\nlr = 2e-3\nwarmup_epochs = 0.2\nema = 0.9\n"
 
@@ -68,8 +69,8 @@ def test_an_answer_without_training_and_a_checkpoint_that_ships(
     printed = capfd.readouterr().out
     assert printed.splitlines()[-1].startswith(f"wrote {target}; next: compress export {target}")
 
-    dense, _, old = variant.restore(model)
-    shipped, which, new = variant.restore(target)
+    dense, _, old = loading.restore(model)
+    shipped, which, new = loading.restore(target)
     (method,) = which.methods
     assert settings.items() <= which.describe()[0].items()
     assert all(torch.equal(new.state[name], value) for name, value in old.state.items())
@@ -120,7 +121,7 @@ def test_after_training_a_third_line_and_the_second_time_at_once(
     target, folder = tmp_path / "model.topk.pth", tmp_path / "model-prune"
     (made,) = folder.glob("models/topk-*/best_topk_model.pth")
     assert target.read_bytes() == made.read_bytes()
-    assert variant.restore(target)[1].describe()[0]["tune"] is True
+    assert loading.restore(target)[1].describe()[0]["tune"] is True
     dense, tuned = checkpoint.load(model).state, checkpoint.load(target).state
     assert not torch.equal(dense["head.weight"], tuned["head.weight"])
 
@@ -157,7 +158,7 @@ def test_a_narrow_model_loses_tokens_too(model: Path, tmp_path: Path) -> None:
     )
     checkpoint.save(model, narrow)
     assert prune(model) == 0
-    assert variant.restore(tmp_path / "model.topk.pth")[1].name == "narrow_topk_distill"
+    assert loading.restore(tmp_path / "model.topk.pth")[1].name == "narrow_topk_distill"
 
 
 # --- refusals

@@ -16,14 +16,16 @@ from baselines.errors import InputError
 from baselines.sources import load
 from baselines.train import Step, TrainConfig, fit
 from baselines.vit import VisionTransformer, ViTConfig
-from compress import checkpoint, config, variant
-from compress.export import export_onnx
-from compress.images import sample_images
-from compress.integers.calibration import watching
-from compress.integers.linear import QuantLinear, layers_of, learned
-from compress.integers.operators import straight_through
+from compress import config, loading, variant
+from compress.checkpoints import checkpoint
+from compress.export.onnx import export_onnx
 from compress.methods import AViT, Distill, Int8, Qat
+from compress.quantization.calibration import watching
+from compress.quantization.linear import QuantLinear, layers_of, learned
+from compress.quantization.operators import straight_through
 from compress.runtimes.ort import integer_products
+from compress.training import finetuning
+from compress.training.data import sample_images
 
 CPU = torch.device("cpu")
 CONFIG = ViTConfig(image_size=(8, 8), channels=1, patch_size=2, dim=32, depth=2, heads=2, mlp_dim=64, tokenizer="conv")
@@ -62,7 +64,9 @@ def made(request: pytest.FixtureRequest) -> Made:
 
 def learn(start: VisionTransformer, method: Qat, data: Data, training: TrainConfig) -> VisionTransformer:
     images, further = sample_images(data, 128), {"device": CPU, "seed": 0, "title": ""}
-    return variant.apply(start, (), [method], data, teacher=start, training=training, calibration=images, **further)[0]
+    return finetuning.apply(start, (), [method], data, teacher=start, training=training, calibration=images, **further)[
+        0
+    ]
 
 
 def small() -> tuple[VisionTransformer, Data]:
@@ -178,9 +182,9 @@ class TestWhatShips:
     def test_a_saved_model_gives_the_same_logits(self, made: Made, tmp_path: Path) -> None:
         for converted in (False, True):
             model = variant.convert(made.trained, [made.method]) if converted else made.trained
-            content = variant.pack(model, [made.method], made.data, CONFIG, converted=converted)
+            content = loading.pack(model, [made.method], made.data, CONFIG, converted=converted)
             checkpoint.save(path := tmp_path / "qat.pth", content)
-            again, which, _ = variant.restore(path)
+            again, which, _ = loading.restore(path)
             assert which.methods == (made.method,)
             with torch.no_grad():
                 assert torch.equal(again(made.images), model(made.images))
@@ -213,7 +217,7 @@ class TestWhatShips:
     @torch.no_grad()
     def test_engines_give_the_classes_that_were_trained(self, made: Made, tmp_path: Path) -> None:
         shipped = variant.convert(made.trained, [made.method])
-        content = variant.pack(shipped, [made.method], made.data, CONFIG)
+        content = loading.pack(shipped, [made.method], made.data, CONFIG)
         export_onnx(shipped, path := tmp_path / "qat.onnx", made.images[:64], content)
         assert integer_products(path) == (4 * CONFIG.depth, 0)
         trained, whole = made.trained(made.images), made.whole(made.images)

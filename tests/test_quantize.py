@@ -10,16 +10,17 @@ import onnxruntime
 import pytest
 from conftest import Run
 
-from compress import choices, variant
+from compress import loading
 from compress.cli import main
-from compress.images import describe_calibration, load_data, parity_images
+from compress.evaluate import choices
 from compress.measure.latency import Timing
 from compress.methods import Int8
-from compress.quantize.race import Entry
-from compress.quantize.request import Lowering
-from compress.quantize.verdict import Judged, choose
 from compress.runtimes import Inspection, get
 from compress.runtimes.ort import integer_products
+from compress.training.data import describe_calibration, load_data, parity_images
+from compress.verbs.quantize.race import Entry
+from compress.verbs.quantize.request import Lowering
+from compress.verbs.quantize.verdict import Judged, choose
 
 Quantize = Callable[..., tuple[int, str, str]]
 
@@ -59,7 +60,7 @@ def test_all_ways_are_shown_and_the_best_is_kept(checkpoint: Path, quantize: Qua
     assert "kept: onnxruntime: " in shown
     assert f"wrote {full} and {small}" in shown
     assert integer_products(small) == (8, 0)  # 4 Linear layers in each of 2 blocks, all in integer kernels
-    content = variant.restore(checkpoint)[2]
+    content = loading.restore(checkpoint)[2]
     data = load_data("digits", content.config.image_size, 1, checkpoint.parent).normalised(content.mean, content.std)
     session, reference = (
         onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]) for path in (small, full)
@@ -95,7 +96,7 @@ def test_a_model_that_halts_tokens_and_training(run: Run, tmp_path: Path, quanti
     code, shown, _ = quantize(path, "--mode", "qat", "--epochs", "1", "--batch-size", "3")
     assert code == 0
     assert "onnxruntime: trained" in shown
-    assert variant.restore(path.with_suffix(".qat.pth"))[1].name == "avit_qat"
+    assert loading.restore(path.with_suffix(".qat.pth"))[1].name == "avit_qat"
     assert integer_products(path.with_suffix(".int8.onnx")) == (8, 0)
     assert not list(tmp_path.glob("*.state.pt"))
 

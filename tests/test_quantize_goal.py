@@ -13,12 +13,12 @@ from baselines.data import Data, TensorSplit
 from baselines.errors import InputError
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import variant
-from compress.images import describe_calibration, held_out_images, sample_images
-from compress.integers.linear import layers_of
-from compress.integers.sensitivity import MOST, logits_of, sqnr_db
 from compress.methods import Int8, TopK
-from compress.quantize.goal import count_right, explain, find, in_integers, ranking_table, sensitivities
-from compress.quantize.study import Spread, study, table
+from compress.quantization.linear import layers_of
+from compress.quantization.sensitivity import MOST, logits_of, sqnr_db
+from compress.training.data import describe_calibration, held_out_images, sample_images
+from compress.verbs.quantize.goal import count_right, explain, find, in_integers, ranking_table, sensitivities
+from compress.verbs.quantize.study import Spread, study, table
 
 CONFIG = ViTConfig(image_size=8, channels=1, patch_size=2, dim=24, depth=2, heads=2, mlp_dim=48)
 LAYERS = 4 * CONFIG.depth

@@ -19,10 +19,11 @@ from baselines.macs import dense_macs
 from baselines.train import TrainConfig, fit
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import variant
-from compress.curves import Curves
 from compress.measure import statistics
 from compress.measure.recovery import score
 from compress.methods import AViT, Method, Narrow, TopK
+from compress.training import finetuning
+from compress.training.curves import Curves
 from reports import Row
 from reports.markdown import report_md
 from reports.page import report_html
@@ -141,7 +142,7 @@ def tuned(
     start: VisionTransformer, method: Method, data: Data, settings: TrainConfig = TRAIN
 ) -> tuple[VisionTransformer, list[dict[str, float]]]:
     given: dict[str, Any] = {"teacher": start, "training": settings, "device": CPU, "seed": 1, "title": "test"}
-    return variant.apply(start, [], [method], data, calibration=[calibration(data)], **given)
+    return finetuning.apply(start, [], [method], data, calibration=[calibration(data)], **given)
 
 
 def test_a_fine_tuning_begins_with_the_model_that_was_there() -> None:

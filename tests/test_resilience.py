@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import MADE, ROOT, Run
 
-from compress import contest
 from compress.cli import main
+from compress.evaluate import contest
 from compress.measure import accuracy
 from compress.runtimes.workers import Worker
 from reports import Row, parse_rows

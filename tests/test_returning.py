@@ -15,16 +15,19 @@ from safetensors import safe_open
 
 from baselines.sources import load
 from baselines.vit import VisionTransformer, ViTConfig
-from compress import checkpoint, returning, variant
-from compress.checkpoint import Checkpoint
+from compress import loading, variant
+from compress.checkpoints import checkpoint
+from compress.checkpoints.checkpoint import Checkpoint
+from compress.checkpoints.serial import safetensors_bytes
 from compress.cli import main
-from compress.export import export_onnx, shipped
-from compress.images import parity_images
+from compress.export import libraries as returning
+from compress.export.onnx import export_onnx, shipped
 from compress.importers.base import Outgoing
 from compress.methods import METHODS, Bf16, Distill, Method, Narrow, TopK
-from compress.predict import feed_of, onnx_metadata, xml_metadata
 from compress.runtimes.eager import RUNTIME
-from compress.serial import safetensors_bytes
+from compress.training import finetuning
+from compress.training.data import parity_images
+from compress.verbs.predict import feed_of, onnx_metadata, xml_metadata
 
 CLASSES = ("cat", "dog", "eel")
 CONFIG = ViTConfig(image_size=(16, 16), patch_size=4, dim=32, depth=2, heads=2, mlp_dim=48, classes=3)
@@ -105,7 +108,7 @@ def test_the_python_that_is_printed_makes_the_same_model(
 def test_methods_that_leave_a_plain_model_do_not_stand_in_the_way(methods: list[Method], tmp_path: Path) -> None:
     path, model = made(tmp_path / "pets.pth", methods, norm_eps=1e-6)  # torchvision's own: weights alone do not say it
     assert main(["export", str(path), "--to", "torchvision", "--out", str(tmp_path / "out.pth")]) == 0
-    again = variant.restore(tmp_path / "out.pth", checkpoint.Hints(heads=2))[0]
+    again = loading.restore(tmp_path / "out.pth", checkpoint.Hints(heads=2))[0]
     images = torch.randn(5, 3, 16, 16)
     assert again.config.dim == model.config.dim
     same = 0.05 if methods == [Bf16()] else 1e-5  # bf16 rounds what it multiplies too
@@ -169,14 +172,14 @@ def test_places(refused: Refused, tmp_path: Path) -> None:
 def test_any_variant_is_the_same_as_safetensors(kind: type[Method], converted: bool, tmp_path: Path) -> None:
     images, which = torch.randn(8, 3, 16, 16), variant.Variant((kind(),))
     path, model = made(tmp_path / "model.pth", which.methods)
-    variant.calibrate(model, which.methods, [images], torch.device("cpu"))
+    finetuning.calibrate(model, which.methods, [images], torch.device("cpu"))
     content = replace(checkpoint.load(path), state=model.state_dict(), calibration={"images": 8, "sha256": "ab"})
     if converted:
         RUNTIME.build(model, which, content, path, images)
     else:
         checkpoint.save(path, content)
     assert main(["export", str(path), "--to", "safetensors"]) == 0
-    first, second = (variant.restore(each) for each in (path, path.with_suffix(".safetensors")))
+    first, second = (loading.restore(each) for each in (path, path.with_suffix(".safetensors")))
     assert torch.equal(first[0](images), second[0](images))
     assert first[1] == second[1]
     assert second[2].state.keys() == first[2].state.keys()
@@ -244,7 +247,7 @@ def test_bf16_of_a_new_geometry_becomes_onnx(tmp_path: Path) -> None:
     """The geometry in the file is what `narrow` made, and is not made narrower again."""
     path, _ = made(tmp_path / "model.pth", [Narrow(macs=0.6), Bf16()], channels=1, classes=10)
     data = load("digits", (16, 16), 1)
-    model, which, content = variant.restore(path)
+    model, which, content = loading.restore(path)
     export_onnx(shipped(model, which, content), tmp_path / "a.onnx", parity_images(data), content)
     heads = [each.dims for each in onnx.load(tmp_path / "a.onnx").graph.initializer if each.name == "cls_token"]
     assert [list(dims) for dims in heads] == [[1, 1, content.geometry.dim]]

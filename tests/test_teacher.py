@@ -17,10 +17,12 @@ from conftest import ROOT, TINY
 from baselines.data import Data, TensorSplit
 from baselines.sources import load
 from baselines.vit import VisionTransformer, ViTConfig
-from compress import checkpoint, config, teacher, variant
-from compress.checkpoint import StateFile
+from compress import config, loading, variant
+from compress.checkpoints import checkpoint
+from compress.checkpoints.checkpoint import StateFile
 from compress.cli import main
-from compress.workshop import Workshop
+from compress.training import teacher
+from compress.training.workshop import Workshop
 
 CPU = torch.device("cpu")
 TRAINING = TINY[TINY.index("\n[train]") :]
@@ -57,20 +59,20 @@ def checkpoint_of(out: Path, name: str) -> Path:
 
 
 def weights(path: Path) -> int:
-    return sum(parameter.numel() for parameter in variant.restore(path)[0].parameters())
+    return sum(parameter.numel() for parameter in loading.restore(path)[0].parameters())
 
 
 def test_it_combines_with_geometry_tokens_and_int8(run: Path) -> None:
     data = load("digits", (8, 8), 1)
     images, labels = next(data.batches(data.test, 360, CPU))
     for name in ("vit", "avit_distill", "avit_distill_int8", "narrow_distill"):
-        model, which, _ = variant.restore(checkpoint_of(run, name))
+        model, which, _ = loading.restore(checkpoint_of(run, name))
         with torch.inference_mode():
             top1 = (variant.convert(model, which.methods)(images).argmax(1) == labels).float().mean()
         assert top1 > 0.4, name
     assert weights(checkpoint_of(run, "avit_distill")) == weights(checkpoint_of(run, "vit")) + 32  # the gate
     narrow = checkpoint_of(run, "narrow_distill")
-    shape = variant.restore(narrow)[2].config
+    shape = loading.restore(narrow)[2].config
     assert weights(narrow) == sum(parameter.numel() for parameter in VisionTransformer(shape).parameters())
     assert shape.dim < 32
     assert not list(run.glob("models/narrow-*"))
@@ -91,7 +93,7 @@ def test_a_student_of_another_geometry(
     (made,) = out.glob("models/vit_distill-*/best_vit_distill_model.pth")
     assert student.read_bytes() == made.read_bytes()
     assert json.loads(made.with_name("teacher.json").read_text())["kind"] == "hard"
-    model, which, content = variant.restore(student)
+    model, which, content = loading.restore(student)
     assert (which.methods, content.dataset, content.config.grid) == ((), "digits", (2, 2))
     assert model.state_dict().keys() == VisionTransformer(content.config).state_dict().keys()
     assert distill(source, "--kind", "hard") == 0
@@ -99,7 +101,7 @@ def test_a_student_of_another_geometry(
     assert distill(source, "--temperature", "2") == 0
     assert "training" in capfd.readouterr().out
     baseline = Workshop(config.read(None), tmp_path / "other", CPU, print, student).baseline()  # as bench --checkpoint
-    assert variant.restore(baseline.path)[2].config == content.config
+    assert loading.restore(baseline.path)[2].config == content.config
 
 
 def test_a_teacher_named_in_the_settings(run: Path, tmp_path: Path) -> None:
@@ -114,7 +116,7 @@ def test_a_teacher_named_in_the_settings(run: Path, tmp_path: Path) -> None:
     assert main(args) == 0
     assert len(list(out.glob("models/distill-*"))) == 2
     source.unlink()
-    assert variant.restore(checkpoint_of(out, "distill"))[1].name == "distill"  # no teacher is needed to use it
+    assert loading.restore(checkpoint_of(out, "distill"))[1].name == "distill"  # no teacher is needed to use it
     assert main(args) == 2
 
 
@@ -172,7 +174,7 @@ def made_teacher(channels: int, size: int) -> tuple[VisionTransformer, Data]:
 @pytest.mark.parametrize("size", [8, 12])
 def test_the_teacher_sees_what_the_student_sees(size: int, tmp_path: Path) -> None:
     (model, data), path = made_teacher(1, size), tmp_path / "teacher.pth"
-    checkpoint.save(path, variant.pack(model, (), data, model.config))
+    checkpoint.save(path, loading.pack(model, (), data, model.config))
     pixels = torch.rand(5, 1, 8, 8)
     expected = (F.interpolate(pixels, (size, size), mode="bilinear") - 0.2) / 0.1
     found = teacher.read(path, data.normalised((0.5,), (0.3,)))((pixels - 0.5) / 0.3)
@@ -186,7 +188,7 @@ def test_teachers_that_cannot_teach_are_refused(
     foreign, colour = tmp_path / "foreign.pth", tmp_path / "colour.pth"
     checkpoint.save(foreign, replace(checkpoint.load(source), classes=tuple("abcdefghij")))
     model, data = made_teacher(3, 8)
-    checkpoint.save(colour, variant.pack(model, (), data, model.config))
+    checkpoint.save(colour, loading.pack(model, (), data, model.config))
     for path, says in (
         (tmp_path / "none.pth", "there is no such file"),
         (foreign, "knows 10 classes (a, b, c, ...), digits has 10 (0, 1, 2, ...)"),

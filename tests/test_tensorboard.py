@@ -11,9 +11,9 @@ import torch
 from conftest import ROOT, TINY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from compress import curves
 from compress.cli import main
-from compress.curves import Curves
+from compress.training import curves
+from compress.training.curves import Curves
 
 
 def records(path: Path) -> list[dict[str, float]]:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from compress import choices, runtimes
+from compress import runtimes
 from compress.doctor import cuda, engines, machine
 from compress.doctor.engines import Found
+from compress.evaluate import choices
 from compress.measure.environment import available_cpus, cpu_name
 from compress.tables import show, tell
 

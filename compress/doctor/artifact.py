@@ -9,16 +9,16 @@ from rich.console import Console
 
 from baselines.errors import InputError
 from compress import files, runtimes
+from compress.checkpoints.onnx_files import check_onnx
 from compress.doctor import compare, reasons
 from compress.doctor.machine import flags
-from compress.onnx_files import check_onnx
 from compress.runtimes import Inspection, Runtime
 from compress.runtimes.workers import Worker, WorkerError
 from compress.tables import show, tell
 from reports.text import clean
 
 if TYPE_CHECKING:
-    from compress.modules import ModuleConfig
+    from compress.checkpoints.modules import ModuleConfig
 
 
 def examine(path: Path, threads: int, batch_size: int, usable: Sequence[str], console: Console) -> None:
@@ -53,14 +53,15 @@ def check(path: Path) -> None:
 
 def _examine_checkpoint(path: Path, usable: Sequence[str], console: Console) -> None:
     from baselines.macs import dense_macs
-    from compress import checkpoint, variant
-    from compress.modules import ModuleConfig
+    from compress import loading
+    from compress.checkpoints import checkpoint
+    from compress.checkpoints.modules import ModuleConfig
 
     code = checkpoint.load(path).config
     if isinstance(code, ModuleConfig):
         _examine_code(path, code, console)
         return
-    which, content = variant.restore(path)[1:]
+    which, content = loading.restore(path)[1:]
     config = content.geometry
     show(
         console,

@@ -11,7 +11,7 @@ from baselines.errors import InputError
 from baselines.reduction import patches_left, places
 from baselines.train import Step, TrainConfig
 from baselines.vit import VisionTransformer, ViTConfig
-from compress.integers.linear import layers_of
+from compress.quantization.linear import layers_of
 
 
 class Floor(IntEnum):

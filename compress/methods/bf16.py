@@ -7,8 +7,8 @@ become float32 on their way out. Nothing is trained or calibrated. Half the file
 from typing import ClassVar
 
 from baselines.classifier import Classifier
-from compress.integers.bfloat16 import in_bf16
 from compress.methods.base import Floor, Method
+from compress.quantization.bfloat16 import in_bf16
 
 
 class Bf16(Method):

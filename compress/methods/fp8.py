@@ -8,10 +8,10 @@ scale for each output channel, activations one for each token, found while it ru
 from typing import ClassVar
 
 from baselines.vit import VisionTransformer
-from compress.integers.bfloat16 import in_bf16
-from compress.integers.float8 import Float8Linear, unfit
-from compress.integers.linear import layers_of, replace_linears
 from compress.methods.base import Floor, Method
+from compress.quantization.bfloat16 import in_bf16
+from compress.quantization.float8 import Float8Linear, unfit
+from compress.quantization.linear import layers_of, replace_linears
 
 
 class Fp8(Method):

@@ -14,10 +14,10 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from baselines.vit import VisionTransformer
-from compress.integers.int4 import Int4Linear
-from compress.integers.linear import layers_of, replace_linears
-from compress.integers.storage import round_rest
 from compress.methods.base import Floor, Method
+from compress.quantization.int4 import Int4Linear
+from compress.quantization.linear import layers_of, replace_linears
+from compress.quantization.storage import round_rest
 
 
 class Int4(Method):

@@ -21,11 +21,11 @@ from torch import Tensor
 from baselines.classifier import Classifier
 from baselines.errors import InputError
 from baselines.vit import VisionTransformer
-from compress.integers.attention import round_attention
-from compress.integers.calibration import ObserverName, Recipe, calibrate
-from compress.integers.linear import Activations, replace_linears
-from compress.integers.storage import round_rest
 from compress.methods.base import Integers
+from compress.quantization.attention import round_attention
+from compress.quantization.calibration import ObserverName, Recipe, calibrate
+from compress.quantization.linear import Activations, replace_linears
+from compress.quantization.storage import round_rest
 
 
 class Int8(Integers):

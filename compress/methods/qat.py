@@ -21,10 +21,10 @@ from torch import Tensor
 from baselines.losses import soft
 from baselines.train import Step, TrainConfig
 from baselines.vit import VisionTransformer
-from compress.integers.calibration import Recipe, calibrate, calibrate_weights
-from compress.integers.linear import layers_of, replace_linears
-from compress.integers.storage import round_rest
 from compress.methods.base import Integers
+from compress.quantization.calibration import Recipe, calibrate, calibrate_weights
+from compress.quantization.linear import layers_of, replace_linears
+from compress.quantization.storage import round_rest
 
 START = Recipe("mse", 99.99, rescale=True, reconstruct=False, correct_bias=True)
 ROUND = Recipe("mse", 99.99, rescale=False, reconstruct=True, correct_bias=True)

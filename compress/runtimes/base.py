@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from baselines.classifier import Classifier
-    from compress.checkpoint import Checkpoint
+    from compress.checkpoints.checkpoint import Checkpoint
     from compress.variant import Variant
 
 

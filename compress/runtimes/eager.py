@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from baselines.classifier import Classifier
 from baselines.vit import VisionTransformer
-from compress import checkpoint, variant
-from compress.checkpoint import Checkpoint
-from compress.integers.float8 import Float8Linear, in_hardware, unfit
-from compress.integers.products import CUDA_MULTIPLE, CUDA_ROWS, exact, integer_, integer_macs
-from compress.integers.storage import lean
+from compress import loading, variant
+from compress.checkpoints import checkpoint
+from compress.checkpoints.checkpoint import Checkpoint
 from compress.measure import cost
 from compress.measure.environment import cpu_name, settle_allocator
+from compress.quantization.float8 import Float8Linear, in_hardware, unfit
+from compress.quantization.products import CUDA_MULTIPLE, CUDA_ROWS, exact, integer_, integer_macs
+from compress.quantization.storage import lean
 from compress.runtimes.base import Inspection, Runtime, Session
 from compress.variant import Variant
 
@@ -75,14 +76,14 @@ class Eager(Runtime):
         torch.set_num_threads(threads)
         settle_allocator()
         self.loaded_on = device
-        model, variant_, content = variant.restore(path)
+        model, variant_, content = loading.restore(path)
         if not content.converted:
             model = variant.convert(model, variant_.methods)
         integer_(model, torch.device(device))
         return EagerSession(model, torch.device(device))
 
     def inspect(self, path: Path) -> Inspection:
-        model, which, content = variant.restore(path)
+        model, which, content = loading.restore(path)
         numbers, notes = which.numbers, ()
         if not isinstance(model, VisionTransformer):
             return Inspection(numbers)

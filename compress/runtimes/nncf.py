@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from baselines.classifier import Classifier
-    from compress.checkpoint import Checkpoint
+    from compress.checkpoints.checkpoint import Checkpoint
     from compress.variant import Variant
 
 if importlib.util.find_spec("nncf") is None:  # importing it takes seconds, and only building needs it
@@ -61,11 +61,12 @@ class Nncf(Openvino):
         """
         import onnx
 
-        from compress import graph, variant
-        from compress.export import INTEGER_AGREEMENT, INTEGER_TOLERANCE, ParityError, export_onnx
-        from compress.integers.calibration import in_float
+        from compress import variant
+        from compress.checkpoints.modules import Wrapped
+        from compress.export import operators as graph
+        from compress.export.onnx import INTEGER_AGREEMENT, INTEGER_TOLERANCE, ParityError, export_onnx
         from compress.methods import Int8
-        from compress.modules import Wrapped
+        from compress.quantization.calibration import in_float
 
         with tempfile.TemporaryDirectory() as folder:
             source, target = Path(folder) / "float.onnx", Path(folder) / "quantised.xml"

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from baselines.classifier import Classifier
-    from compress.checkpoint import Checkpoint
+    from compress.checkpoints.checkpoint import Checkpoint
     from compress.variant import Variant
 
 
@@ -74,7 +74,7 @@ class Openvino(Runtime):
         images: Tensor,
         calibration: Sequence[Tensor] = (),
     ) -> None:
-        from compress.export import export_onnx, shipped
+        from compress.export.onnx import export_onnx, shipped
 
         export_onnx(shipped(model, which, content), path, images, content)
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from baselines.classifier import Classifier
-    from compress.checkpoint import Checkpoint
-    from compress.export import Parity
+    from compress.checkpoints.checkpoint import Checkpoint
+    from compress.export.onnx import Parity
 
 
 def write_openvino(model: Classifier, path: Path, images: Tensor, content: Checkpoint, threads: int) -> Parity:
@@ -37,7 +37,7 @@ def write_openvino(model: Classifier, path: Path, images: Tensor, content: Check
     """
     import onnx
 
-    from compress.export import ParityError, compare, export_onnx, has_integers, rest
+    from compress.export.onnx import ParityError, compare, export_onnx, has_integers, rest
 
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "model.onnx", Path(folder) / "model.xml"

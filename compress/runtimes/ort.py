@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from baselines.classifier import Classifier
-    from compress.checkpoint import Checkpoint
+    from compress.checkpoints.checkpoint import Checkpoint
     from compress.variant import Variant
 
 __all__ = ["RUNTIME", "Kernel", "example", "integer_products", "profile", "quantised_products"]
@@ -103,8 +103,8 @@ class Ort(Runtime):
         calibration: Sequence[Tensor] = (),
     ) -> None:
         from compress import variant
-        from compress.export import export_onnx
-        from compress.modules import Wrapped
+        from compress.checkpoints.modules import Wrapped
+        from compress.export.onnx import export_onnx
 
         if isinstance(model, Wrapped) and which.numbers == "int8":
             from compress.runtimes.ort_int8 import build_int8

@@ -27,14 +27,16 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
-from compress import export, files, graph, variant
+from compress import files, variant
+from compress.export import onnx as export
+from compress.export import operators as graph
 from compress.methods import Int8
 from compress.runtimes.base import overflow_notes
 
 if TYPE_CHECKING:
-    from compress.checkpoint import Checkpoint
-    from compress.export import Parity
-    from compress.modules import Wrapped
+    from compress.checkpoints.checkpoint import Checkpoint
+    from compress.checkpoints.modules import Wrapped
+    from compress.export.onnx import Parity
     from compress.variant import Variant
 
 PASSING = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool")  # levels go through them

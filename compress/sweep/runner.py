@@ -15,15 +15,16 @@ from baselines.data import Data
 from baselines.train import fit
 from baselines.validation import hold_out
 from baselines.vit import VisionTransformer
-from compress import __version__, curves, files
-from compress.checkpoint import StateFile
+from compress import __version__, files
+from compress.checkpoints.checkpoint import StateFile
 from compress.config import BenchConfig
-from compress.curves import Curves, Record
-from compress.images import load_data
 from compress.measure.statistics import wilson
 from compress.runtimes.worker import out_of_memory
 from compress.sweep.queue import Taken
 from compress.sweep.settings import Sweep
+from compress.training import curves
+from compress.training.curves import Curves, Record
+from compress.training.data import load_data
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,245 @@
+"""The one place where weights are read and written.
+
+A checkpoint is a dictionary of tensors and plain values in torch's zip format, read with `weights_only=True`: a file
+that would run code is refused. Or it is a safetensors file, whose metadata are the plain values, each as JSON. Those of
+other libraries are read by `importers`.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from baselines.classifier import ImageConfig
+from baselines.errors import InputError
+from baselines.vit import ViTConfig
+from compress import files, importers
+from compress.checkpoints import modules
+from compress.checkpoints.modules import ModuleConfig
+from compress.checkpoints.serial import safetensors_bytes, torch_bytes
+from compress.importers import Content, Foreign, Hints, normalisations, unwrapping
+from compress.importers.normalising import DATA
+
+FORMAT = "compress-checkpoint-1"
+LEAST_TENSORS = 8  # of a block
+ANEW = "fetch it again, or remove it and train anew"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model with all that is needed to rebuild it and to feed it.
+
+    What a file of another library does not say is empty: `dataset`, `classes`, `mean` and `std`; see `images.settle`.
+    """
+
+    config: ImageConfig  # a ViTConfig, or a ModuleConfig
+    methods: tuple[dict[str, Any], ...]  # in order, each {"name": ..., hyper-parameters}
+    state: dict[str, Tensor]
+    dataset: str  # as --data takes it
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
+    std: tuple[float, ...]
+    converted: bool = False  # whether the methods' `convert` has been applied: a model that ships
+    pretrained: bool = False  # whether it has seen no labels: its head knows nothing
+    calibration: dict[str, Any] | None = None  # `images`, `sha256` of those that set what is measured, not learned
+    origin: dict[str, Any] | None = None  # of a model of another library: `family`, `numbers` and `notes`
+
+    @property
+    def geometry(self) -> ViTConfig:
+        """Of a Vision Transformer; raises InputError for a model of the user's code."""
+        if isinstance(self.config, ViTConfig):
+            return self.config
+        assert isinstance(self.config, ModuleConfig)
+        raise modules.no_transformer(self.config)
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Writes the file as a whole or not at all; as safetensors where its name ends so.
+
+    Raises:
+        InputError: the place cannot be written.
+    """
+    facts = {
+        "config": checkpoint.config.model_dump(),
+        "methods": list(checkpoint.methods),
+        "dataset": checkpoint.dataset,
+        "classes": list(checkpoint.classes),
+        "mean": list(checkpoint.mean),
+        "std": list(checkpoint.std),
+        "converted": checkpoint.converted,
+        "pretrained": checkpoint.pretrained,
+        "calibration": checkpoint.calibration,
+        "origin": checkpoint.origin,
+    }
+    if path.suffix == ".safetensors":
+        metadata = {"format": FORMAT, **{name: json.dumps(value) for name, value in facts.items()}}
+        files.write(path, safetensors_bytes(checkpoint.state, metadata))
+    else:
+        state = {name: value.detach().cpu().contiguous() for name, value in checkpoint.state.items()}
+        files.write(path, torch_bytes({"format": FORMAT, **facts, "state": state}))
+
+
+def load(path: Path, hints: Hints | None = None) -> Checkpoint:
+    """Reads a checkpoint onto the CPU: of ours, or of another library.
+
+    Args:
+        hints: what a file of another library does not say itself.
+
+    Raises:
+        InputError: missing, cut short, of no known layout, or holding more than weights.
+    """
+    found, hints = importers.read(path), hints or Hints()
+    if isinstance(found.tree, dict) and found.tree.get("format") == FORMAT:
+        content = _own(path, found.tree)
+    elif found.metadata.get("format") == FORMAT:
+        content = _own(path, {**_facts(path, found.metadata), "state": found.tree})
+    elif hints.model is not None:
+        content = of_code(hints, found)
+    else:
+        content = _adopted(importers.convert(found, hints))
+    if hints.model is not None:
+        content = _renamed(path, content, hints.model)
+    if hints.normalise in (None, DATA):
+        return content
+    ((mean, std),) = normalisations(hints.normalise, content.config.channels).values()
+    return replace(content, mean=mean, std=std)
+
+
+def of_code(hints: Hints, found: Content | None = None) -> Checkpoint:
+    """A model that the user's code makes, with the weights of a file, or else those that the code gives.
+
+    Raises:
+        InputError: the code does not work, or the weights are not its.
+    """
+    assert hints.model is not None
+    model = modules.describe(hints.model, hints)
+    state = modules.weights(found, model, hints) if found else model.state_dict()
+    origin = {"family": f"code of {model.config.factory}", "numbers": importers.precision(state), "notes": []}
+    return Checkpoint(model.config, (), state, dataset="", classes=(), mean=(), std=(), origin=origin)
+
+
+def _renamed(path: Path, content: Checkpoint, factory: str) -> Checkpoint:
+    """A model of the user's code is called as the user calls it."""
+    if not isinstance(content.config, ModuleConfig):
+        raise InputError(f"{path} is a Vision Transformer that compress knows without its code; leave out --model")
+    return replace(
+        content,
+        config=content.config.model_copy(update={"factory": modules.label(factory), "name": modules.name_of(factory)}),
+    )
+
+
+def _facts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What a safetensors file of ours says beside its weights."""
+    try:
+        return {name: json.loads(text) for name, text in metadata.items() if name != "format"}
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is a damaged compress checkpoint (metadata that are no JSON); {ANEW}") from error
+
+
+def _own(path: Path, content: dict[str, Any]) -> Checkpoint:
+    try:
+        kind = ModuleConfig if content["config"].get("kind") else ViTConfig
+        checkpoint = Checkpoint(
+            config=kind(**unwrapping.settings(content["config"])),
+            methods=tuple(map(unwrapping.settings, content["methods"])),
+            state=unwrapping.sound(content["state"], floats=kind is ViTConfig and not content["methods"]),
+            dataset=unwrapping.text(content["dataset"]),
+            classes=tuple(map(unwrapping.text, content["classes"])),
+            mean=tuple(float(value) for value in content["mean"]),
+            std=tuple(float(value) for value in content["std"]),
+            converted=bool(content["converted"]),
+            pretrained=bool(content.get("pretrained", False)),
+            calibration=unwrapping.record(content.get("calibration"), images=int, sha256=str),
+            origin=unwrapping.record(content.get("origin"), family=str, numbers=str, notes=list),
+        )
+        _check_sizes(checkpoint)
+    except ValidationError as error:
+        raise files.explain(error, f"{path} (config)") from error
+    except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        fault = f"no {error}" if isinstance(error, KeyError) else error
+        raise InputError(f"{path} is a damaged compress checkpoint ({fault}); {ANEW}") from error
+    return checkpoint
+
+
+def _adopted(foreign: Foreign) -> Checkpoint:
+    """A model of another library; one without a head is as if it was pretrained."""
+    return Checkpoint(
+        config=foreign.config,
+        methods=(),
+        state=foreign.state,
+        dataset="",
+        classes=foreign.classes,
+        mean=foreign.mean,
+        std=foreign.std,
+        pretrained=not foreign.head,
+        origin={"family": foreign.family, "numbers": foreign.numbers, "notes": list(foreign.notes)},
+    )
+
+
+def digest(state: Mapping[str, Tensor]) -> str:
+    """Changes when a name or a bit of the weights does."""
+    found = hashlib.sha256()
+    for name, value in state.items():
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _check_sizes(checkpoint: Checkpoint) -> None:
+    """Raises ValueError where a file contradicts itself, before memory is set aside for what it claims."""
+    config, numbers = checkpoint.config, (*checkpoint.mean, *checkpoint.std)
+    if not all(map(math.isfinite, numbers)) or min(checkpoint.std, default=1) <= 0:
+        raise ValueError(f"mean {checkpoint.mean} and std {checkpoint.std}, by which no image can be normalised")
+    unsaid = checkpoint.origin is not None  # of another library's model, kept before anybody said it
+    if len(checkpoint.classes) != config.classes and (checkpoint.classes or not unsaid):
+        raise ValueError(f"{len(checkpoint.classes)} names for {config.classes} classes")
+    if not len(checkpoint.mean) == len(checkpoint.std) == config.channels and (checkpoint.mean or not unsaid):
+        raise ValueError(f"mean {checkpoint.mean} and std {checkpoint.std} for {config.channels} channels")
+    if not isinstance(config, ViTConfig):
+        return
+    if len(checkpoint.state) < LEAST_TENSORS * config.depth:
+        raise ValueError(f"{len(checkpoint.state)} weights for {config.depth} blocks")
+    least = (config.representation or config.dim) * config.classes
+    least += config.dim * (config.tokens + config.depth * (4 * config.inner_dim + 2 * config.mlp_dim))
+    if config.tokenizer in ("linear", "normed"):
+        least += config.dim * config.channels * config.patch_size**2
+    twice = torch.uint8  # two weights of 4 bits in a byte
+    held = sum(value.numel() * (1 + (value.dtype == twice)) for value in checkpoint.state.values())
+    if held < least:
+        raise ValueError(f"{held} weights, where its config asks for {least} and more")
+
+
+@dataclass(frozen=True)
+class StateFile:
+    """Where an interrupted training is kept; the `Snapshot` of `baselines.train`."""
+
+    path: Path
+
+    def load(self) -> dict[str, Any] | None:
+        if not self.path.exists():
+            return None
+        try:
+            return importers.torch_file(self.path)
+        except InputError as error:
+            raise InputError(f"{self.path} is damaged; remove it, and the training begins anew") from error
+
+    def step(self) -> int | None:
+        """The step after which the training was kept, read without its weights; None where there is no whole file."""
+        try:
+            return int(importers.torch_file(self.path)["step"])
+        except (KeyError, TypeError, ValueError):  # one that is damaged is a ValueError too
+            return None
+
+    def save(self, state: dict[str, Any]) -> None:
+        files.write(self.path, torch_bytes(state))
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+        files.forget_halves(self.path)

@@ -1,0 +1,20 @@
+"""`compress doctor`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from compress.cli import terminal
+from compress.cli.options import Threads
+
+
+def doctor(
+    artifact: Annotated[Path | None, typer.Argument(help="An .onnx file or a checkpoint to examine.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Of the runs that are timed.")] = 1,
+    threads: Threads = None,
+) -> None:
+    """Say what this machine can do, what works on it, and why a file is as fast as it is."""
+    from compress.doctor import doctor as doctor_
+
+    raise typer.Exit(doctor_(artifact, threads, terminal.make_console(), batch_size))

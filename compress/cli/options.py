@@ -1,0 +1,80 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from compress.importers import Hints
+
+Config = Annotated[Path | None, typer.Option("--config", help="TOML file of settings; see configs/.")]
+DataName = Annotated[str | None, typer.Option("--data", help="digits, cifar10, cifar100 or folder:PATH.")]
+Out = Annotated[Path, typer.Option("--out", help="Run directory: models, artifacts, rows, report.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Default: all processors of this process.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Of training; default 0.")]
+CheckpointFile = Annotated[
+    Path,
+    typer.Argument(help="A checkpoint: of compress, timm, torchvision, Hugging Face (a folder), Google (.npz)."),
+]
+PANEL = "What a checkpoint of another library does not say"
+Heads = Annotated[
+    int | None, typer.Option("--heads", min=1, help="Attention heads of each block.", rich_help_panel=PANEL)
+]
+ImageSize = Annotated[
+    str | None,
+    typer.Option(
+        "--image-size",
+        help="HEIGHTxWIDTH in pixels, where patches make no square, and of most models that --model makes.",
+        rich_help_panel=PANEL,
+    ),
+]
+Normalise = Annotated[
+    str | None,
+    typer.Option(
+        "--normalise",
+        help="imagenet, half, clip, none, data, or means/deviations as in 0.5,0.5,0.5/0.25,0.25,0.25; default: the one "
+        "that suits labelled training images best.",
+        rich_help_panel=PANEL,
+    ),
+]
+Ema = Annotated[
+    bool, typer.Option("--ema/--no-ema", help="Averaged weights, where a file holds both.", rich_help_panel=PANEL)
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="Code that makes a model which compress does not know: path/to/file.py:factory or package.module:factory. "
+        "It runs because you name it here.",
+    ),
+]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda or auto.")]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume/--no-resume", help="Go on where it was interrupted, or discard what there is of it."),
+]
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="Write each epoch as TensorBoard reads it: OUT/tensorboard.")
+]
+
+
+def hints(
+    heads: int | None,
+    image_size: str | None,
+    normalise: str | None = None,
+    ema: bool = True,
+    model: str | None = None,
+) -> "Hints":
+    """What the options say of a checkpoint; raises InputError where a size is none, or a model names no code."""
+    from baselines.errors import InputError
+    from compress.checkpoints import modules
+    from compress.importers import Hints
+
+    size = None
+    if image_size is not None:
+        parts = image_size.lower().split("x")
+        if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+            raise InputError(f"--image-size {image_size!r} is no size; give HEIGHTxWIDTH in pixels, such as 224x224")
+        size = (int(parts[0]), int(parts[-1]))
+    return Hints(heads, size, normalise, ema, modules.named(model))

@@ -1,0 +1,127 @@
+"""A training of several processes, as the command line sees it: how it begins, and how it ends before its time.
+
+When one process is gone, the others can do nothing more. Over gloo they are told by an error in the middle of a step;
+over NCCL they hang, and the launcher ends them with SIGTERM. In either way one of them says, once, where to go on.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from baselines.errors import InputError
+from compress import files
+from compress.cli import terminal
+from compress.measure.environment import available_cpus, settle_allocator
+
+if TYPE_CHECKING:
+    import torch
+
+    from baselines.distributed import World
+
+GRACE_S = 1.0  # after SIGTERM, for a process that ends by itself
+
+
+class Team:
+    """The processes of this training, and what is known of it when it cannot go on."""
+
+    def __init__(self, world: "World", device: "torch.device"):
+        self.world, self.device = world, device
+        self.kept: Callable[[], str] = lambda: "run the same command again"
+
+    def end(self, why: str) -> NoReturn:
+        """Ends this process at once: whoever waits for the others would wait forever."""
+        try:
+            terminal.refuse(f"{why}; {self.kept()}", 1)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)
+
+
+def count() -> int:
+    """How many processes `torchrun` started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def processors() -> int:
+    """Processors for each process of this machine."""
+    return max(available_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+
+
+def quieten() -> None:
+    """Keeps warnings of torch's own from the terminal, that of each process the same. To be called before it loads."""
+    if count() > 1:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
+def check_alone(command: str) -> None:
+    """Raises InputError where `torchrun` started several processes for what is the work of one."""
+    if count() > 1:
+        raise InputError(
+            f"{command} is the work of one process, not of {count()}; start it without torchrun, "
+            "which is for compress train"
+        )
+
+
+@contextmanager
+def training(device: str, out: Path, threads: int | None) -> Iterator[Team]:
+    """Readies this process for a training, and meets the others.
+
+    Leaves with exit code 1, saying why, when another process is gone.
+
+    Args:
+        device: as `--device` takes it.
+        out: run directory.
+        threads: None: the processors of this machine, shared among its processes.
+
+    Raises:
+        InputError: they cannot work here.
+    """
+    import torch
+
+    from baselines import device as devices
+    from baselines import distributed
+
+    chosen = devices.resolve(device)
+    files.writable_folder(out)
+    torch.set_num_threads(threads or processors())
+    settle_allocator()
+    world, here = distributed.join(chosen)
+    team = Team(world, here)
+    if world.size > 1:
+        watch(team)
+    try:
+        yield team
+        distributed.leave()
+    except Exception as error:
+        if world.size > 1 and distributed.lost(error):
+            team.end("another process of this training ended")
+        raise
+
+
+def watch(team: Team) -> None:
+    """Lets a thread wait for SIGTERM, since this process may hang in a call that no handler can interrupt."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    os.register_at_fork(after_in_child=_forget)  # processes that load images are ended with SIGTERM, too
+
+    def wait() -> None:
+        while os.read(reading, 1)[0] != signal.SIGTERM:
+            pass
+        time.sleep(GRACE_S)
+        team.end("this training was told to end, as happens when another of its processes did")
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _forget() -> None:
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,47 @@
+"""`compress sweep`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from compress.cli import processes, terminal
+from compress.cli.options import Threads
+
+
+def sweep(
+    file: Annotated[Path, typer.Argument(help="TOML file of what to try; see configs/sweeps/.")],
+    out: Annotated[Path | None, typer.Option(help="Run directory; default: runs/sweeps/NAME OF THE FILE.")] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="Database that several processes share: a .db file, a .log file (on a network file system), or a URL. "
+            "[default: OUT/sweep.db]"
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    threads: Threads = None,
+) -> None:
+    """Train the baseline with many settings, and compare them on images held out of training."""
+    processes.check_alone("compress sweep")
+    import torch
+
+    from baselines import device as devices
+    from compress import sweep as sweep_
+    from compress.measure.environment import available_cpus, settle_allocator
+    from reports.sweep import describe
+
+    console = terminal.make_console()
+    asked, chosen = sweep_.read(file), devices.resolve(device)
+    torch.set_num_threads(threads or available_cpus())
+    settle_allocator()
+    folder = out or Path("runs/sweeps") / asked.name
+    report = sweep_.sweep(asked, folder, storage, chosen, console)
+    for trial in report.front:
+        console.print(
+            f"Pareto: {describe(trial.point)}: {trial.top1:.1%}, {(trial.macs_per_image or 0) / 1e6:.3g} MMACs"
+        )
+    left = sum(trial.state in ("running", "waiting") for trial in report.trials)
+    if left:
+        console.print(f"{left} trials run elsewhere; the same command makes the report again when they are done")
+    console.print(f"wrote {folder / 'sweep.md'}, sweep.csv and sweep.png")

@@ -1,0 +1,1 @@
+"""The one way to measure: candidates -> processes -> rows."""

@@ -1,0 +1,1 @@
+"""A model -> ONNX, checked against its source, and back to the libraries it came from."""

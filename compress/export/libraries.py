@@ -1,0 +1,196 @@
+"""A model of ours -> a file, or a folder, that another library loads; read back and run before it appears."""
+
+import json
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from baselines.errors import InputError
+from baselines.vit import Encoder, VisionTransformer
+from compress import files, importers
+from compress.checkpoints import checkpoint
+from compress.checkpoints.checkpoint import Checkpoint
+from compress.checkpoints.serial import safetensors_bytes, torch_bytes
+from compress.export.onnx import ParityError
+from compress.importers import FAMILIES, Family, Foreign, Hints
+from compress.importers.base import Outgoing
+from compress.loading import widened
+from compress.variant import Variant
+
+FILES = (".safetensors", ".pth")  # as which weights without settings are written
+IMAGES = 4  # of noise, with which a written model is compared
+TOLERANCE = 1e-5  # of the largest logit
+UNSAID = ("norm_eps", "activation")  # settings that weights alone do not say; the Python that is printed does
+FLOAT = ("fp32", "bf16")
+MODULES = re.compile(r"\b(functools|safetensors\.torch|timm|torch|torchvision|transformers)\.")  # that usage names
+
+
+@dataclass(frozen=True)
+class Returned:
+    """What was written."""
+
+    path: Path
+    file_bytes: int
+    usage: str  # Python that loads it
+    difference: float  # of logits from those of the model that was read back, relative to the largest
+
+
+def families() -> dict[str, Family]:
+    """The libraries that models can return to, by name."""
+    return {family.name: family for family in FAMILIES if family.write is not None}
+
+
+def give_back(
+    path: Path, model: VisionTransformer, which: Variant, content: Checkpoint, name: str, out: Path | None
+) -> Returned:
+    """Writes a model as the library of that name takes it.
+
+    Args:
+        path: where the model comes from.
+        out: a file or folder; beside `path` by default.
+
+    Raises:
+        InputError: the library's model cannot be this one, or the place cannot be written.
+        ParityError: what was written is not read back as the same model.
+    """
+    check_plain(path, model, which, name)
+    foreign = Foreign(content.geometry, widened(content.state), content.classes, content.mean, content.std)
+    write = families()[name].write
+    assert write is not None
+    try:
+        outgoing = write(foreign)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    if outgoing.settings:
+        target = place(path, name, out, f".{name}")
+    else:
+        target = place(path, name, out, f".{name}.safetensors", FILES)
+    parts = serialised(outgoing, target, foreign)
+    with tempfile.TemporaryDirectory() as folder:
+        copies = {Path(folder) / inner: part for inner, part in parts.items()}
+        files.write_together(copies)
+        difference = read_back(Path(folder) if outgoing.settings else next(iter(copies)), foreign)
+    root = target if outgoing.settings else target.parent
+    files.write_together({root / inner: part for inner, part in parts.items()})
+    return Returned(target, sum(map(len, parts.values())), loading(outgoing, target, foreign), difference)
+
+
+def check_plain(path: Path, model: VisionTransformer, which: Variant, name: str) -> None:
+    """Raises InputError where a method has made of the model what no library has."""
+    if which.numbers not in FLOAT:
+        raise InputError(
+            f"{path} is {which.name!r}: weights in {which.numbers} are no weights of a model of {name}; give the float "
+            "checkpoint it was made of, or write it with --to safetensors, onnx or openvino"
+        )
+    with torch.device("meta"):
+        plain = VisionTransformer(model.config).state_dict()
+    if type(model.encoder) is not Encoder or model.state_dict().keys() != plain.keys():
+        raise InputError(
+            f"{path} is {which.name!r}: a model of {name} computes all tokens in every block, and cannot choose; "
+            "write it with --to safetensors, onnx or openvino"
+        )
+
+
+def place(path: Path, name: str, out: Path | None, ending: str, suffixes: Sequence[str] = ()) -> Path:
+    """Where a checkpoint goes to.
+
+    Args:
+        name: as --to takes it.
+        out: as the person wants it; by default beside the checkpoint, with `ending` for its suffix.
+        suffixes: that its name may have; none where it is a folder.
+
+    Raises:
+        InputError: it has another, or is the checkpoint itself.
+    """
+    whole = path.resolve() if path.name in ("", "..") else path
+    target = out or whole.with_name((whole.name if whole.is_dir() else whole.stem) + ending)
+    if suffixes and target.suffix not in suffixes:
+        raise InputError(f"--out {target} must end in {' or '.join(suffixes)}, which is what --to {name} writes")
+    if not suffixes and target.suffix in FILES:
+        raise InputError(f"--to {name} writes a folder, settings beside weights; give --out without {target.suffix}")
+    if target.resolve() == path.resolve():
+        raise InputError(f"{path} would be replaced by what is made of it; give another --out")
+    return target
+
+
+def write_safetensors(path: Path, content: Checkpoint) -> None:
+    """Writes a checkpoint of ours as safetensors, whatever was done to it.
+
+    Raises:
+        ParityError: other weights are read back.
+        InputError: the place cannot be written.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        checkpoint.save(copy, content)
+        was, read = (dict(sorted(each.state.items())) for each in (content, checkpoint.load(copy)))
+        if checkpoint.digest(was) != checkpoint.digest(read):
+            raise ParityError("the weights that are read back are others; not written")
+        files.write(path, copy.read_bytes())
+
+
+def serialised(outgoing: Outgoing, target: Path, foreign: Foreign) -> dict[str, bytes | str]:
+    """The files, by their names inside the folder they go to; the weights first."""
+    facts = {"classes": foreign.classes, "mean": foreign.mean, "std": foreign.std}
+    metadata = {"format": "pt", **{name: json.dumps(value) for name, value in facts.items() if value}}
+    if outgoing.settings:
+        weights = {"model.safetensors": safetensors_bytes(outgoing.tensors, metadata)}
+        settings = {"config.json": outgoing.settings, "preprocessor_config.json": outgoing.preprocessing}
+        return weights | {name: json.dumps(each, indent=2) + "\n" for name, each in settings.items() if each}
+    if target.suffix == ".safetensors":
+        return {target.name: safetensors_bytes(outgoing.tensors, metadata)}
+    return {target.name: torch_bytes({name: value.clone() for name, value in outgoing.tensors.items()})}
+
+
+def loading(outgoing: Outgoing, target: Path, foreign: Foreign) -> str:
+    """Python that makes the library's model with the weights that were written, and what it wants to be fed with."""
+    lines = [f"model = {outgoing.usage}"]
+    if not outgoing.settings:
+        load = "safetensors.torch.load_file(PATH)" if target.suffix == FILES[0] else "torch.load(PATH)"
+        lines.append(f"model.load_state_dict({load})")
+    named = sorted({name for line in lines for name in MODULES.findall(line)})
+    size = " x ".join(map(str, foreign.config.image_size))
+    means = ", ".join(f"{value:.4g}" for value in foreign.mean) or "unknown"
+    deviations = ", ".join(f"{value:.4g}" for value in foreign.std) or "unknown"
+    lines.append(f"model.eval()  # images of {size}, pixels in [0, 1]: mean {means}, deviation {deviations}")
+    return "\n".join([f"import {', '.join(named)}", *lines]).replace("PATH", repr(str(target)))
+
+
+def read_back(path: Path, ours: Foreign) -> float:
+    """How far logits of what was written are from those of the model it was made of, relative to the largest.
+
+    Raises:
+        ParityError: they differ, or it is another model.
+    """
+    try:
+        known = Hints(heads=ours.config.heads, image_size=ours.config.image_size)
+        theirs = importers.convert(importers.read(path), known)
+        if path.is_file():
+            unsaid = {name: getattr(ours.config, name) for name in UNSAID}
+            theirs = replace(theirs, config=theirs.config.model_copy(update=unsaid))
+    except InputError as error:
+        raise ParityError(f"what was made of the model cannot be read back ({error}); not written") from error
+    shape = (IMAGES, ours.config.channels, *ours.config.image_size)
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    expected, got = (logits(each, images) for each in (ours, theirs))
+    if expected.shape != got.shape:
+        raise ParityError(f"what was made of the model gives {got.shape[1]} classes; not written")
+    difference = ((got - expected).abs().max() / expected.abs().max().clamp(min=torch.finfo().tiny)).item()
+    if not difference <= TOLERANCE:
+        raise ParityError(f"what was made of the model gives other logits (by {difference:.1e}); not written")
+    return difference
+
+
+@torch.inference_mode()
+def logits(foreign: Foreign, images: Tensor) -> Tensor:
+    """Logits (B, classes) of a plain model in float32, of images (B, C, height, width)."""
+    with torch.device("meta"):
+        model = VisionTransformer(foreign.config)
+    weights: Mapping[str, Tensor] = foreign.state
+    model.load_state_dict(weights, assign=True)
+    return model.eval()(images)

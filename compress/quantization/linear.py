@@ -1,0 +1,214 @@
+"""A Linear layer that multiplies integers, and how the Linears of a model become such layers.
+
+Weights are symmetric int8 with one scale per output channel. Activations have one scale and integer zero point per
+layer, set from training images (static), or are given scales when they come, one for each token or one for all
+(dynamic). Torch simulates this in float, exactly as the exported graph describes it.
+
+Legend: B batch, N tokens, I inputs and O outputs of a layer.
+"""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from baselines.errors import InputError
+from compress.quantization.operators import bounds, channel_scale, quantize_weight, row_scale, straight_through
+
+Activations = Literal["static", "token", "tensor"]
+
+
+class Rounding(nn.Module):
+    """Values of one place in a model, in 8 bits with one scale and zero point.
+
+    Args:
+        signed: int8 instead of uint8.
+    """
+
+    def __init__(self, signed: bool = False):
+        super().__init__()
+        self.scale: Tensor
+        self.zero_point: Tensor
+        self.register_buffer("scale", torch.tensor(1.0))
+        self.register_buffer("zero_point", torch.tensor(0, dtype=torch.int8 if signed else torch.uint8))
+        self.register_parameter("log_step", None)  # what training adds to the logarithm of the scale
+        self.active = True
+
+    @torch.no_grad()
+    def set_range(self, low: float, high: float) -> None:
+        """Takes the range of real values into (scale, zero point), 0 always being a level.
+
+        Raises:
+            InputError: the range is not finite.
+        """
+        low, high = min(low, 0.0), max(high, 0.0)
+        if not (abs(low) < float("inf") and abs(high) < float("inf")):
+            raise InputError("int8 calibration met activations that are not finite; check the images and the model")
+        least, most = bounds(self.zero_point)
+        scale = max(high - low, 1e-8) / (most - least)
+        self.scale.fill_(scale)
+        self.zero_point.fill_(round(min(max(least - low / scale, least), most)))
+
+    def learn(self) -> None:
+        """Makes the scale a thing that training changes, by a factor that begins at 1."""
+        self.log_step = nn.Parameter(torch.zeros_like(self.scale))
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """What was learned becomes the scale."""
+        if self.log_step is not None:
+            self.scale.mul_(self.log_step.exp())
+            self.register_parameter("log_step", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.active:
+            return x
+        if not self.training:
+            scale = self.scale if self.log_step is None else self.scale * self.log_step.exp()
+            return torch.ops.compress.quantize_dequantize(x.float(), scale, self.zero_point)
+        low, high = (bound - self.zero_point.float() for bound in bounds(self.zero_point))
+        return straight_through(x.float(), learned(self.scale, self.log_step, x[:1].numel()), low, high)
+
+
+class QuantLinear(nn.Module):
+    """A Linear with 8-bit inputs and weights, float outside; `y = dequantise(x_q) @ dequantise(w_q) + bias`.
+
+    Holds float weights (O, I) until `pack_` replaces them by int8 ones (I, O), so that it can still be trained.
+    """
+
+    def __init__(self, linear: nn.Linear, activations: Activations = "static", signed: bool = False):
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+        self.weight_scale: Tensor
+        self.register_buffer("weight_scale", channel_scale(linear.weight.detach()))
+        self.register_parameter("weight_log_step", None)
+        self.activations = activations
+        self.input = Rounding(signed) if activations == "static" else None
+        self.simulate = True  # False: computes the float layer
+        self.whole_weights = False  # weights stay float while only activations are rounded
+
+    @property
+    def packed(self) -> bool:
+        return self.weight.dtype == torch.int8
+
+    def learn(self) -> None:
+        """Makes all scales things that training changes."""
+        assert self.input is not None
+        self.input.learn()
+        if not self.whole_weights:
+            self.weight_log_step = nn.Parameter(torch.zeros_like(self.weight_scale))
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """What was learned becomes scales."""
+        if self.input is not None:
+            self.input.settle()
+        if self.weight_log_step is not None:
+            self.weight_scale.mul_(self.weight_log_step.exp())
+            self.register_parameter("weight_log_step", None)
+
+    @torch.no_grad()
+    def pack_(self) -> None:
+        """Float weights (O, I) -> int8 (I, O), as ONNX's MatMul takes them."""
+        if self.packed:
+            return
+        self.settle()
+        levels = quantize_weight(self.weight, self.weight_scale).t().contiguous()
+        del self.weight
+        self.register_buffer("weight", levels)
+
+    def rounded_weight(self) -> Tensor:
+        """Float weights (O, I) as they will be once packed."""
+        return quantize_weight(self.weight, self.weight_scale) * self.weight_scale[:, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., I) -> (..., O)."""
+        if not self.simulate:
+            return F.linear(x, self.weight, self.bias)
+        if self.input is None:
+            y = self._dynamic(x.float())
+        else:
+            x = self.input(x)
+            # A product of two matrices would be fused with the bias into a float Gemm before ONNX Runtime looks for
+            # integer kernels; one of three dimensions is not.
+            y = (x[None] @ self._weight_IO())[0] if x.ndim == 2 else x @ self._weight_IO()
+        return y if self.bias is None else y + self.bias
+
+    def _weight_IO(self) -> Tensor:
+        """What is multiplied with, in float."""
+        if self.packed:
+            return torch.ops.compress.dequantize_columns(self.weight, self.weight_scale)
+        if self.whole_weights:
+            return self.weight.t()
+        scale = learned(self.weight_scale, self.weight_log_step, self.weight.shape[1] if self.training else 0)
+        most = scale.new_tensor(127.0)
+        return straight_through(self.weight, scale[:, None], -most, most).t()
+
+    def _dynamic(self, x: Tensor) -> Tensor:
+        if self.packed:
+            product = torch.ops.compress.token_product if self.activations == "token" else (
+                torch.ops.compress.dynamic_product
+            )  # fmt: skip
+            return product(x, self.weight, self.weight_scale)
+        step = row_scale(x) if self.activations == "token" else (x.amax().clamp(min=0) - x.amin().clamp(max=0)) / 255
+        most = x.new_tensor(255.0)
+        return straight_through(x, step.detach().clamp(min=1e-8), -most, most) @ self._weight_IO()
+
+
+def learned(scale: Tensor, log_step: Tensor | None, values: int) -> Tensor:
+    """A scale with what training added to it.
+
+    Args:
+        values: that share one scale, of an image; the gradient is divided by the root of this many levels, as in LSQ
+            (section 2.2), so that it is about as large as those of weights. 0: there is no gradient to scale.
+    """
+    if log_step is None or not values:
+        return scale if log_step is None else scale * log_step.exp()
+    slow = 1 / (values * 127) ** 0.5
+    return scale * (log_step * slow + (log_step * (1 - slow)).detach()).exp()
+
+
+def replace_linears(
+    model: nn.Module, skip: Sequence[str], activations: Activations, signed: bool, prefix: str = ""
+) -> None:
+    """Puts a `QuantLinear` in the place of every Linear below `model` that `skip` does not name.
+
+    Args:
+        skip: names as `blocks.0.mlp.fc2`, with * for anything; the last parts of a name are enough.
+        prefix: what the names of these layers begin with, for whoever writes `skip`.
+
+    Raises:
+        InputError: a pattern that fits no layer, or patterns that leave none.
+    """
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    left = skipped([f"{prefix}{name}" for name in linears], skip)
+    for name in linears:
+        if f"{prefix}{name}" not in left:
+            linear = model.get_submodule(name)
+            assert isinstance(linear, nn.Linear)
+            model.set_submodule(name, QuantLinear(linear, activations, signed))
+
+
+def skipped(layers: Sequence[str], skip: Sequence[str]) -> set[str]:
+    """Those of `layers` that `skip` names, with * for anything; the last parts of a name are enough.
+
+    Raises:
+        InputError: a pattern that fits none, or patterns that leave none.
+    """
+    left: set[str] = set()
+    for pattern in skip:
+        fitting = {name for name in layers if fnmatchcase(f".{name}", f"*.{pattern}")}
+        if not fitting:
+            raise InputError(f"skip {pattern!r} fits no layer; the layers are {', '.join(layers[:4])}, and so on")
+        left |= fitting
+    if left and len(left) == len(layers):
+        raise InputError(f"skip {', '.join(skip)} leaves no layer in integers; name fewer")
+    return left
+
+
+def layers_of(model: nn.Module) -> dict[str, QuantLinear]:
+    """The integer layers of a model by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, QuantLinear)}

@@ -1,0 +1,169 @@
+"""Data sets by name, and the training images that calibrate models and check exports."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from baselines import sources
+from baselines.classifier import Classifier
+from baselines.data import Data
+from baselines.errors import InputError
+from baselines.subset import Subset, cut
+from baselines.vit import VisionTransformer
+from compress.checkpoints.checkpoint import Checkpoint
+from compress.export.onnx import PARITY_BATCHES
+from compress.importers import Hints, normalisations
+
+PARITY_IMAGES = 64
+BATCH = 128
+PROBED = 256  # training images, on which a normalisation is found out
+
+
+def load_data(name: str, image_size: tuple[int, int], channels: int, out: Path, subset: Subset | None = None) -> Data:
+    """A data set by its name, cut to `subset`.
+
+    A checkpoint keeps the name alone: `quantize` and `export` take images of the whole set, whose training images hold
+    those the model learned from, and whose test images it never saw.
+    """
+    data = sources.load(name, image_size, channels, root=out / "data")
+    return cut(data, subset) if subset else data
+
+
+def check_classes(path: Path | None, classes: tuple[str, ...], data: Data) -> None:
+    """Raises InputError where a checkpoint knows other classes than a data set."""
+    if classes != data.classes:
+        raise InputError(
+            f"{path} knows {len(classes)} classes ({', '.join(classes[:3])}, ...), {data.name} has {len(data.classes)} "
+            f"({', '.join(data.classes[:3])}, ...); give the data it was trained on with --data"
+        )
+
+
+def settle(
+    path: Path, model: Classifier, content: Checkpoint, data: Data, hints: Hints, say: Callable[[str], Any]
+) -> tuple[Checkpoint, Data]:
+    """What a file of another library does not say, from the data set; and the images as the model knows them.
+
+    Class names come from the data set. A normalisation that nobody names is the one, of those that are in use, with
+    which the model knows some labelled training images best.
+
+    Args:
+        model: of the checkpoint. Its classes are put into the order of the data set, where only that differs.
+        say: takes lines for the person at the terminal.
+
+    Raises:
+        InputError: the data set has other classes, or `hints` name no normalisation.
+    """
+    content, data = _settle_classes(path, model, content, data, say)
+    if hints.normalise is not None or not content.mean:
+        known = {**normalisations(hints.normalise, len(data.mean)), "data": (data.mean, data.std)}
+        if hints.normalise is not None:
+            known = {hints.normalise: known[hints.normalise]}
+        name = _best_normalisation(model, data, known, path, say) if len(known) > 1 else next(iter(known))
+        mean, std = known[name]
+        content = replace(content, mean=mean, std=std)
+    return replace(content, dataset=content.dataset or data.name), data.normalised(content.mean, content.std)
+
+
+def _settle_classes(
+    path: Path, model: Classifier, content: Checkpoint, data: Data, say: Callable[[str], Any]
+) -> tuple[Checkpoint, Data]:
+    """Names of the classes, which are as many, and in the same order, afterwards."""
+    if not content.classes:
+        if content.config.classes != len(data.classes):
+            raise InputError(
+                f"{path} tells {content.config.classes} classes apart, {data.name} has {len(data.classes)}; give "
+                "images of its own classes with --data"
+            )
+        return replace(content, classes=data.classes), data
+    others = content.classes != data.classes and len(content.classes) == len(data.classes)
+    if content.origin is None or not others or not isinstance(model, VisionTransformer):
+        check_classes(path, content.classes, data)
+        return content, data
+    if set(content.classes) == set(data.classes):
+        order = torch.tensor([content.classes.index(name) for name in data.classes])
+        state = dict(content.state)
+        for name, parameter in model.named_parameters():
+            if name.startswith(("head.", "distill_head.")):
+                state[name] = parameter.data = parameter.data[order]
+        return replace(content, classes=data.classes, state=state), data
+    if set(content.classes) & set(data.classes):
+        check_classes(path, content.classes, data)
+    say(
+        f"{path} calls its classes {content.classes[0]}, {content.classes[1]}, ..., {data.name} calls them "
+        f"{data.classes[0]}, {data.classes[1]}, ...: taken to be the same, in this order"
+    )
+    return content, replace(data, classes=content.classes)
+
+
+@torch.inference_mode()
+def _best_normalisation(
+    model: Classifier,
+    data: Data,
+    known: dict[str, tuple[tuple[float, ...], tuple[float, ...]]],
+    path: Path,
+    say: Callable[[str], Any],
+) -> str:
+    """The name of the normalisation with which the model gives training images the likeliest answers."""
+    losses, right, count = {}, {}, min(PROBED, len(data.train.labels))
+    for name, (mean, std) in known.items():
+        batches = held_out_images(data.normalised(mean, std), PROBED, 0)
+        answers = [(model(images), labels) for images, labels in batches]
+        logits, labels = (torch.cat(each) for each in zip(*answers, strict=True))
+        losses[name] = F.cross_entropy(logits, labels).item()
+        right[name] = (logits.argmax(1) == labels).float().mean().item()
+    best = min(losses, key=losses.__getitem__)
+    told = ", ".join(f"{name} {share:.1%}" for name, share in right.items())
+    say(
+        f"{path} does not say how its images are normalised (--normalise): {best} suits {count} training images best "
+        f"(top-1: {told})"
+    )
+    if right[best] < 2 / len(data.classes):
+        say("that is hardly better than chance: are these its images, and its classes in this order; is --heads right?")
+    return best
+
+
+def sample_images(data: Data, count: int, seed: int = 0) -> list[Tensor]:
+    """Normalised training images, chosen by a seed, on the CPU, in batches of up to 128."""
+    chosen = _order(data, seed)[:count]
+    return [images for images, _ in data.batches(data.train, BATCH, torch.device("cpu"), indices=chosen)]
+
+
+def held_out_images(data: Data, count: int, after: int) -> list[tuple[Tensor, Tensor]]:
+    """Training images and their labels, as `sample_images` gives them, none of which is among its first `after`.
+
+    Raises:
+        InputError: no image is left.
+    """
+    chosen = _order(data)[after : after + count]
+    if not len(chosen):
+        raise InputError(
+            f"{data.name} has {len(data.train.labels)} training images and all of them calibrate; "
+            "lower --calibration-images, so that others can judge"
+        )
+    return list(data.batches(data.train, BATCH, torch.device("cpu"), indices=chosen))
+
+
+def describe_calibration(data: Data, count: int) -> dict[str, Any]:
+    """How many images `sample_images` gives, and the SHA-256 of their indices and uint8 pixels, in hexadecimal."""
+    chosen = _order(data)[:count]
+    digest = hashlib.sha256(chosen.numpy().astype("<i8").tobytes())
+    for images in data.train.fetch(list(chosen.split(BATCH)), torch.device("cpu")):
+        digest.update(images.numpy().tobytes())
+    return {"images": len(chosen), "sha256": digest.hexdigest()}
+
+
+def _order(data: Data, seed: int = 0) -> Tensor:
+    """Indices of all training images, shuffled."""
+    return torch.randperm(len(data.train.labels), generator=torch.Generator().manual_seed(seed))
+
+
+def parity_images(data: Data) -> Tensor:
+    """Training images for the check of an exported graph, (n, C, height, width); few ones come again and again."""
+    images = torch.cat(sample_images(data, PARITY_IMAGES))
+    return images.repeat(-(-sum(PARITY_BATCHES) // len(images)), 1, 1, 1)

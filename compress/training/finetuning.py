@@ -1,0 +1,94 @@
+"""Methods are added to a model that exists: it is fine-tuned where one of them trains, and calibrated."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from baselines.classifier import Classifier
+from baselines.data import Data
+from baselines.distributed import ALONE, World
+from baselines.guided import Guided
+from baselines.train import Snapshot, TrainConfig, fit
+from baselines.vit import VisionTransformer
+from compress.measure import recovery
+from compress.methods import Method
+from compress.variant import prepare
+
+Model = TypeVar("Model", bound=Classifier)
+
+
+def apply(
+    start: Model,
+    done: Sequence[Method],
+    new: Sequence[Method],
+    data: Data,
+    *,
+    teacher: Any,
+    training: TrainConfig,
+    calibration: list[Tensor],
+    device: torch.device,
+    seed: int,
+    title: str,
+    snapshot: Snapshot | None = None,
+    log: Callable[[dict[str, float]], None] | None = None,
+    world: World = ALONE,
+) -> tuple[Model, list[dict[str, float]]]:
+    """Adds methods to a model that already holds others; `start` is untouched.
+
+    Args:
+        start: model with `done` applied and trained.
+        new: methods to add; the model is fine-tuned if one of them trains, with the loss terms of all methods.
+        teacher: whom those learn from that need one.
+        calibration: normalised training images, each (B, C, height, width).
+
+    Returns:
+        The model, not converted, in evaluation mode, and the record of its training, one entry an epoch. Where it was
+        fine-tuned, an entry holds the `top1` and `macs` it would have ended with, the first also those it began with.
+    """
+    model: Any = prepare(start, new).to(device)
+    for method in new:
+        method.begin(model, [batch.to(device) for batch in calibration])
+        training = method.training(training)
+    history: list[dict[str, float]] = []
+
+    def worth(model: VisionTransformer) -> dict[str, float]:
+        """For the record alone: test images score, and nothing is ever chosen by what they say."""
+        return recovery.score(calibrate(model, new, calibration, device), data, device, world)
+
+    if any(method.tuned for method in new):
+        methods = [*done, *new]
+        history = fit(
+            model,
+            data,
+            training,
+            device=device,
+            seed=seed,
+            title=title,
+            terms=[method.loss_terms for method in methods],
+            teacher=teacher.to(device).eval() if any(method.needs_teacher for method in methods) else None,
+            lr_scale={prefix: scale for method in methods for prefix, scale in method.lr_scale().items()},
+            snapshot=snapshot,
+            log=log,
+            world=world,
+            trainer=guided(methods, model, teacher),
+            probe=None if any(method.from_scratch for method in new) else worth,
+        )
+    return calibrate(model, new, calibration, device), history
+
+
+def calibrate(model: Model, methods: Sequence[Method], images: list[Tensor], device: torch.device) -> Model:
+    """The same model, in evaluation mode, after each of the methods has measured on training images what it needs."""
+    made: Any = model.eval()
+    for method in methods:
+        method.calibrate(made, [batch.to(device) for batch in images])
+    return model.eval()
+
+
+def guided(methods: Sequence[Method], model: VisionTransformer, teacher: Any) -> partial[Guided]:
+    """A training of `model` in which labels count as much as methods leave to them, with the guides methods need."""
+    guides = [guide for method in methods if (guide := method.guide(model, teacher)) is not None]
+    return partial(Guided, label_weight=math.prod(method.label_weight() for method in methods), guides=guides)

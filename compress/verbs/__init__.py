@@ -1,0 +1,1 @@
+"""What a verb does: it names candidates, has them evaluated, and says what came of it."""

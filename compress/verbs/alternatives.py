@@ -1,0 +1,83 @@
+"""Which variants take part in a bench: those asked for, and the plain alternatives that they have to beat.
+
+- `bf16`: the dense model in bfloat16, where this machine multiplies it in hardware
+- `torch.compile` of the fastest dense model, where the compiler it needs is here
+- `narrow`: a narrower dense ViT of about the MACs of the first variant that saves some, trained the same way
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from baselines.device import fast_bf16
+from baselines.errors import InputError
+from compress import variant
+from compress.checkpoints import modules
+from compress.evaluate.rows import Candidate, Request
+from compress.methods import METHODS, Bf16, Int8, Narrow
+from compress.methods.base import check_architecture
+from compress.variant import BASELINE, Variant
+
+COMPILED = "torch.compile"
+
+
+def asked(request: Request) -> list[Variant]:
+    """The baseline, then what was asked for; of a model of the user's code int8, where nothing was.
+
+    Raises:
+        InputError: a name that is none, or a method that needs a Vision Transformer.
+    """
+    config, code = request.config, request.hints.model
+    if code is None:
+        names, base = config.variants, BASELINE
+    else:
+        base = modules.name_of(code)
+        names = config.variants if "variants" in config.model_fields_set else (Int8.name,)
+        if {*base.split("_")} <= {BASELINE, *METHODS}:
+            raise InputError(
+                f"--model {modules.label(code)}: rows called {base!r} are those of a Vision Transformer; give the "
+                "function another name"
+            )
+    wanted = [variant.parse(name, config.methods, base) for name in (base, *names)]
+    for each in wanted if code else ():
+        check_architecture(each.methods, modules.label(str(code)))
+    return list({each.name: each for each in wanted}.values())
+
+
+def variants(request: Request, wanted: Sequence[Variant], made: Sequence[Candidate]) -> Iterator[Variant]:
+    """Plain variants that are not asked for already.
+
+    Args:
+        made: what was asked for, built.
+    """
+    if not request.plain:
+        return
+    names, base = {each.name for each in wanted}, wanted[0].base
+    bf16 = Variant((Bf16(),), base)
+    if bf16.name not in names and bf16_helps(request):
+        yield bf16
+    saving = next((each for each in made if (share := _share(each, made)) and share < 0.95), None)
+    head_start = request.checkpoint is not None or request.config.init is not None or base != BASELINE
+    if saving is not None and Narrow.name not in names and not head_start:
+        yield Variant((Narrow(macs=round(_share(saving, made) or 1, 3)),))
+
+
+def compiled(request: Request, each: Variant) -> bool:
+    """Whether `torch.compile`, not asked for, takes part with a variant: with the fastest dense one it does.
+
+    One is enough to know what has to be beaten, and compiling takes longer than all the rest of a small bench.
+    """
+    fastest = [Bf16.name] if bf16_helps(request) else []
+    return request.plain and [method.name for method in each.methods] == fastest
+
+
+def bf16_helps(request: Request) -> bool:
+    """Whether a device multiplies bf16 in hardware, and an engine that can is among those asked for."""
+    runs_torch = not request.runtimes or any(name.startswith("torch") for name in request.runtimes)
+    return runs_torch and any(fast_bf16(torch.device(device)) for device in request.devices)
+
+
+def _share(each: Candidate, made: Sequence[Candidate]) -> float | None:
+    """MACs of a variant at batch 1, as a share of the baseline's."""
+    dense = next((other for other in made if not other.built.variant.methods), None)
+    return each.cost.executed(1, padded=each.runtime.padded) / dense.cost.dense if dense else None

@@ -1,0 +1,104 @@
+"""`compress inspect FILE`: what a checkpoint is, from its keys and shapes; nothing of it is run."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from baselines import macs
+from baselines.geometry import ViTConfig
+from compress import variant
+from compress.checkpoints import checkpoint
+from compress.checkpoints.checkpoint import Checkpoint
+from compress.checkpoints.modules import ModuleConfig
+from compress.importers import Hints, precision
+from compress.importers.normalising import KNOWN
+from compress.tables import show, tell
+
+NAMED = 5  # classes that are listed
+DEFAULTS = ViTConfig()
+SPECIAL = (  # settings that are shown where a model has them: (name, in words)
+    ("distill_token", "a distillation token with a head of its own"),
+    ("registers", "{} register tokens"),
+    ("layer_scale", "LayerScale"),
+    ("qk_norm", "normalised queries and keys"),
+    ("pre_norm", "a norm before the first block"),
+    ("representation", "a layer of {} with tanh before the head"),
+    ("head_dim", "heads of width {}"),
+)
+
+
+def describe(path: Path, hints: Hints, console: Console) -> None:
+    """Prints what a file is, what it does not say, and what can be done with it.
+
+    Raises:
+        InputError: it cannot be read, or is of no known layout.
+    """
+    content = checkpoint.load(path, hints)
+    show(console, path.name, [*_origin(path, content), *_geometry(content), *_knowledge(content)])
+    tell(console, "taken for granted", content.origin["notes"] if content.origin else [])
+    tell(console, "next", _next(path, content))
+
+
+def _origin(path: Path, content: Checkpoint) -> Iterator[tuple[str, str]]:
+    origin = content.origin or {"family": "compress", "numbers": ""}
+    base, methods = variant.base_of(content.config), [str(entry.get("name")) for entry in content.methods]
+    name = "_".join([base, *methods] if base != variant.BASELINE else methods) or base
+    yield "family", origin["family"]
+    yield "variant", f"{name}, converted: it ships" if content.converted else name
+    held = sum(value.numel() * value.element_size() for value in content.state.values())
+    size = (
+        sum(each.stat().st_size for each in path.iterdir() if each.is_file()) if path.is_dir() else path.stat().st_size
+    )
+    numbers = origin["numbers"] or precision(content.state)
+    yield "weights", f"{numbers}; {held / 1e6:.2f} MB in memory, {size / 1e6:.2f} MB on disk"
+
+
+def _geometry(content: Checkpoint) -> Iterator[tuple[str, str]]:
+    config = content.config
+    height, width = config.image_size
+    yield "image", f"{config.channels} x {height} x {width} (channels, height, width)"
+    if not isinstance(config, ViTConfig):
+        yield "kind", "known to its code alone"
+        return
+    rows, columns = config.grid
+    prefix = f" + {config.prefix_tokens} of its own" if config.prefix_tokens else ""
+    yield "tokens", f"{rows} x {columns} patches of {config.patch_size} x {config.patch_size} pixels{prefix}"
+    yield "depth, dim, heads, mlp_dim", f"{config.depth}, {config.dim}, {config.heads}, {config.mlp_dim}"
+    kinds = [f"tokenizer {config.tokenizer}", f"pool {config.pool}", config.activation, f"epsilon {config.norm_eps:g}"]
+    yield "kind", ", ".join(kinds)
+    special = [text.format(getattr(config, name)) for name, text in SPECIAL if getattr(config, name)]
+    if special:
+        yield "with", ", ".join(special)
+    yield "parameters", f"{macs.params(config):,}"
+    yield "MACs of an image", f"{macs.dense_macs(config):,} with all tokens"
+
+
+def _knowledge(content: Checkpoint) -> Iterator[tuple[str, str]]:
+    if content.pretrained:
+        yield "classes", "none: it has no head that knows any"
+    elif content.classes:
+        named = ", ".join(content.classes[:NAMED]) + (", ..." if len(content.classes) > NAMED else "")
+        yield "classes", f"{len(content.classes)}: {named}"
+    else:
+        yield "classes", f"{content.config.classes}, whose names the file does not say"
+    yield "normalisation", _normalisation(content.mean, content.std)
+    yield "data", content.dataset or "the file does not say which"
+
+
+def _normalisation(mean: Sequence[float], std: Sequence[float]) -> str:
+    if not mean:
+        return "the file does not say how; found out on labelled images, or --normalise"
+    name = next((f" ({name})" for name, known in KNOWN.items() if known == (tuple(mean), tuple(std))), "")
+    return f"mean {', '.join(f'{x:.4g}' for x in mean)}; deviation {', '.join(f'{x:.4g}' for x in std)}{name}"
+
+
+def _next(path: Path, content: Checkpoint) -> list[str]:
+    data = "" if content.dataset else " --data folder:PATH"
+    if isinstance(content.config, ModuleConfig):
+        return [f"compress quantize {path}{data} --model {content.config.factory}, with its folders in front"]
+    if content.pretrained:
+        return [f"give it a head: compress train --init {path}{data}"]
+    if content.converted:
+        return [f"classify images: compress predict {path} IMAGE..."]
+    return [f"compress quantize {path}{data}", f"compress bench --checkpoint {path}{data} --variants topk,int8"]

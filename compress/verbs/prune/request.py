@@ -1,0 +1,107 @@
+"""What a person asked of `compress prune` or `compress halt` -> settings, and the method once for each amount."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from baselines.errors import InputError
+from compress import config as config_
+from compress import files, variant
+from compress.checkpoints.checkpoint import Checkpoint
+from compress.config import BenchConfig
+from compress.importers import Hints
+from compress.methods import METHODS, Method
+from compress.methods.base import TokenMethod
+
+AMOUNTS = ("keep", "r", "target_macs")  # settings of token methods that say how much leaves; each is an option too
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asked for."""
+
+    path: Path  # of the checkpoint
+    verb: str
+    method: str
+    amounts: Mapping[str, str | None]  # by setting, as typed: one value, or several with commas
+    epochs: int
+    config: Path | None
+    data: str | None
+    device: str
+    batch_size: int
+    threads: int
+    seed: int | None
+    out: Path | None
+    resume: bool
+    hints: Hints = field(default_factory=Hints)
+
+    @property
+    def target(self) -> Path:
+        return (self.out or self.path.parent) / f"{self.path.stem}.{self.method}.pth"
+
+    @property
+    def folder(self) -> Path:
+        """The run directory of a training."""
+        return self.out or self.path.with_name(f"{self.path.stem}-{self.verb}")
+
+
+def read_settings(request: Request, content: Checkpoint) -> BenchConfig:
+    """Those of the file, on the data of the checkpoint unless another is named; fine-tuning takes `epochs`."""
+    settings = config_.of_checkpoint(request.path, content.dataset, request.config, request.data, request.seed)
+    tuning = settings.finetune
+    share = min(request.epochs / max(tuning.epochs, 1), 1)  # a shorter training warms up for less
+    short = {"epochs": request.epochs, "steps": 0, "warmup_epochs": tuning.warmup_epochs * share}
+    return settings.model_copy(update={"finetune": tuning.model_copy(update=short)})
+
+
+def read_methods(request: Request, settings: BenchConfig) -> dict[str, Method]:
+    """The method once for each amount, by what its line is called.
+
+    Raises:
+        InputError: it is no token method, or has no such setting or value.
+    """
+    kinds = {name: kind for name, kind in METHODS.items() if issubclass(kind, TokenMethod)}
+    kind = kinds.get(request.method)
+    if kind is None:
+        raise InputError(f"--method {request.method!r} takes no tokens out; choose from {', '.join(kinds)}")
+    typed = {name: text for name, text in request.amounts.items() if text is not None}
+    taken = [name for name in AMOUNTS if name in kind.model_fields]
+    for name in typed:
+        if name not in taken:
+            options = " or ".join(map(option_name, taken))
+            raise InputError(f"{option_name(name)} is not for {request.method}, which takes {options}; remove it")
+    if len(typed) > 1:
+        raise InputError(f"{' and '.join(map(option_name, typed))} both say how many tokens leave; give one of them")
+    table: dict[str, Any] = {**settings.methods.get(request.method, {}), "tune": request.epochs > 0}
+    if not typed:
+        method = variant.make_method(request.method, table)
+        amount = next((name for name in taken if getattr(method, name) is not None), None)
+        return {f"{amount} {getattr(method, amount)}" if amount else method.name: method}
+    ((amount, text),) = typed.items()
+    table = {name: value for name, value in table.items() if name not in AMOUNTS}
+    values = _values(text, option_name(amount))
+    if request.epochs and len(values) > 1:
+        raise InputError(f"--epochs trains one model, but {option_name(amount)} names {len(values)}; give one value")
+    found = {}
+    for value in values:
+        try:
+            found[f"{amount} {value}"] = kind(**{**table, amount: value})
+        except ValidationError as error:
+            raise files.explain(error, f"{option_name(amount)} {value}") from error
+    return found
+
+
+def option_name(setting: str) -> str:
+    return "--" + setting.replace("_", "-")
+
+
+def _values(text: str, option: str) -> list[float]:
+    """`1,0.7` -> [1, 0.7], each once; raises InputError for anything but numbers."""
+    parts = [part.strip() for part in text.split(",")]
+    try:
+        return list(dict.fromkeys(int(part) if part.isdecimal() else float(part) for part in parts))
+    except ValueError:
+        raise InputError(f"{option} {text!r} is not a number, or several with commas between them") from None
