@@ -80,7 +80,7 @@ def random_flip(images: Tensor, dice: Dice) -> Tensor:
 
 
 def random_erasing(images: Tensor, probability: float, dice: Dice) -> Tensor:
-    """Fills 2 to 33 % of the area of some normalised images with noise (Zhong et al., arXiv 1708.04896)."""
+    """Fills 2 to 33 % of the area of some normalized images with noise (Zhong et al., arXiv 1708.04896)."""
     height, width = images.shape[-2:]
     happens = dice.uniform() < probability
     area = (dice.uniform() * 0.31 + 0.02) * height * width
@@ -102,7 +102,7 @@ def rectangles(tall: Tensor, wide: Tensor, place: Tensor, size: tuple[int, int])
 
 
 def mix(images: Tensor, config: TrainConfig, dice: Dice) -> tuple[Tensor, Tensor, Tensor]:
-    """Mixup (arXiv 1710.09412) or CutMix (arXiv 1905.04899) of normalised images.
+    """Mixup (arXiv 1710.09412) or CutMix (arXiv 1905.04899) of normalized images.
 
     Neighbours of the shuffled batch are mixed with each other, so that no process needs the images of another.
 

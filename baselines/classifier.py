@@ -8,6 +8,8 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
+from baselines.output import ClassifierOutput
+
 
 class ImageConfig(BaseModel):
     """What goes into a model and what comes out. Frozen; unknown keys are errors."""
@@ -28,16 +30,16 @@ Config = TypeVar("Config", bound=ImageConfig)
 
 
 class Classifier(nn.Module, Generic[Config]):
-    """A model that compress measures and ships. A subclass says what it is in `config`, and computes `forward_aux`."""
+    """A model that compress measures and ships. A subclass describes itself in `config` and has `compute_output`."""
 
     config: Config
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, C, height, width) -> logits (B, classes)."""
-        return self.forward_aux(images)[0]
+        return self.compute_output(images).logits
 
-    def forward_aux(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits (B, classes), and named by-products."""
+    def compute_output(self, images: Tensor) -> ClassifierOutput:
+        """Logits (B, classes), and by-products."""
         raise NotImplementedError
 
     @property

@@ -1,4 +1,4 @@
-"""What a data set is: two splits of uint8 images, their classes, their normalisation.
+"""What a data set is: two splits of uint8 images, their classes, their normalization.
 
 Small sets live as one tensor on the device and are augmented there, batch by batch, with no worker process; larger
 ones are decoded by a DataLoader as they are needed.
@@ -94,7 +94,7 @@ class FileSplit(torch.utils.data.Dataset[Tensor]):
 
 @dataclass(frozen=True)
 class Data:
-    """A data set, split, with the normalisation its models use."""
+    """A data set, split, with the normalization its models use."""
 
     name: str
     classes: tuple[str, ...]
@@ -105,7 +105,7 @@ class Data:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes when images, labels or normalisation do."""
+        """Changes when images, labels or normalization do."""
         return repr((self.train.fingerprint, self.test.fingerprint, self.mean, self.std))
 
     def batches(
@@ -127,8 +127,8 @@ class Data:
         for chunk, images in zip(chunks, split.fetch(chunks, device), strict=True):
             yield (images.float() / 255 - mean) / std, split.labels[chunk].to(device)
 
-    def normalised(self, mean: tuple[float, ...], std: tuple[float, ...]) -> "Data":
-        """The same images, normalised as a model expects them that was trained elsewhere."""
+    def with_normalization(self, mean: tuple[float, ...], std: tuple[float, ...]) -> "Data":
+        """The same images, normalized as a model expects them that was trained elsewhere."""
         return replace(self, mean=mean, std=std)
 
 

@@ -1,4 +1,4 @@
-"""The images of a training in their order: sampled, shared out, augmented, normalised.
+"""The images of a training in their order: sampled, shared out, augmented, normalized.
 
 Order and augmentation follow from (seed, epoch, step) alone. So a training that was interrupted goes on in the middle
 of an epoch, and several processes work on the very batches that one alone would have.
@@ -22,7 +22,7 @@ from baselines.recipe import TrainConfig
 
 @dataclass(frozen=True)
 class Batch:
-    images: Tensor  # (B, C, height, width), normalised
+    images: Tensor  # (B, C, height, width), normalized
     labels: Tensor  # (B,)
     others: Tensor  # (B,) labels of the images mixed in
     share: Tensor | None  # (B,) of each image's own label; None where nothing is mixed
@@ -88,7 +88,7 @@ class Feed:
 
 
 def augment(images: Tensor, config: TrainConfig, dice: Dice) -> Tensor:
-    """What is done to uint8 images before they are normalised."""
+    """What is done to uint8 images before they are normalized."""
     images = random_crop(images, config.crop_padding, dice)
     if config.crop_scale < 1:
         images = random_resized_crop(images, config.crop_scale, dice)

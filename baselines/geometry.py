@@ -38,7 +38,7 @@ class ViTConfig(ImageConfig):
     distill_token: bool = False  # a second token and head that learn from a teacher (DeiT, arXiv 2012.12877)
     registers: int = Field(default=0, ge=0)  # further tokens that nobody looks at in the end (arXiv 2309.16588)
     layer_scale: float = Field(default=0.0, ge=0)  # where factors of each branch start (arXiv 2103.17239); 0: none
-    qk_norm: bool = False  # queries and keys are normalised in each head (arXiv 2302.05442)
+    qk_norm: bool = False  # queries and keys are normalized in each head (arXiv 2302.05442)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     drop_path: float = Field(default=0.0, ge=0, lt=1)  # rate of the last block; rises linearly from 0
 

@@ -1,7 +1,7 @@
 """Closed-form multiply-accumulates (MACs) and parameters of a `VisionTransformer`.
 
 One MAC is one multiplication and one addition; FLOPs are twice that. Counted: convolutions, Linear layers and both
-matrix products of attention. Not counted: normalisation, softmax, GELU, additions, biases.
+matrix products of attention. Not counted: normalization, softmax, GELU, additions, biases.
 
 Legend: B images, D width, M keys, as in `vit.py`; L blocks.
 """

@@ -11,9 +11,7 @@ from baselines.recipe import TrainConfig
 from baselines.vit import VisionTransformer
 
 
-def make_optimizer(
-    model: VisionTransformer, config: TrainConfig, lr_scale: Mapping[str, float]
-) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, config: TrainConfig, lr_scale: Mapping[str, float]) -> torch.optim.Optimizer:
     """AdamW or SGD with Nesterov momentum; biases, norms, embeddings and scalars are not decayed.
 
     What `config` freezes asks for no gradient any more.
@@ -23,6 +21,7 @@ def make_optimizer(
             of a group's factors is kept as its `lr_scale`.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    depth = model.config.depth if isinstance(model, VisionTransformer) else 0
     for name, parameter in model.named_parameters():
         is_head = name.startswith(("head.", "distill_head."))
         parameter.requires_grad_(is_head or not config.freeze)
@@ -30,7 +29,7 @@ def make_optimizer(
             continue
         decay = 0.0 if parameter.ndim < 2 or name.endswith(("pos_embed", "_token")) else config.weight_decay
         scale = next((value for prefix, value in lr_scale.items() if name.startswith(prefix)), 1.0)
-        scale *= config.head_lr if is_head else config.layer_decay ** blocks_above(name, model.config.depth)
+        scale *= config.head_lr if is_head else config.layer_decay ** blocks_above(name, depth)
         groups.setdefault((decay, scale), []).append(parameter)
     parts = [{"params": params, "weight_decay": decay, "lr_scale": scale} for (decay, scale), params in groups.items()]
     if config.optimizer == "sgd":

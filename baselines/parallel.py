@@ -12,21 +12,22 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from baselines.distributed import World
+from baselines.output import ViTOutput
 from baselines.tokenizer import TokenBatchNorm
 from baselines.vit import VisionTransformer
 
 Losses = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
-class WithAux(nn.Module):
-    """Calls `forward_aux` of a model, as something to compile or to share among processes."""
+class OutputNetwork(nn.Module):
+    """Calls `compute_output` of a model, as something to compile or to share among processes."""
 
     def __init__(self, model: VisionTransformer):
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.model.forward_aux(images)
+    def forward(self, images: Tensor) -> ViTOutput:
+        return self.model.compute_output(images)
 
 
 class WithLosses(nn.Module):

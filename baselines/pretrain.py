@@ -12,7 +12,7 @@ import math
 from typing import Any
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import AliasChoices, Field, model_validator
 from torch import Tensor, nn
 
 from baselines.augment import Dice
@@ -35,7 +35,8 @@ class PretrainConfig(TrainConfig):
 
     mask_ratio: float = Field(default=0.6, gt=0, lt=1)  # share of the patches that is hidden
     mask_size: int = Field(default=1, gt=0)  # side of the squares that are hidden, in patches
-    normalise: bool = False  # predict each patch with its own mean 0 and deviation 1
+    # Predict each patch with its own mean 0 and deviation 1; `normalise` is its older name
+    normalize: bool = Field(default=False, validation_alias=AliasChoices("normalize", "normalise"))
 
     @model_validator(mode="after")
     def _without_labels(self) -> "PretrainConfig":
@@ -75,7 +76,7 @@ class Reconstruction(nn.Module):
         self.model, self.decoder = model, model.patch_embed.decoder
 
     def forward(self, images: Tensor) -> Tensor:
-        x_BND, _ = self.model.encoder(self.model.embed(images))
+        x_BND = self.model.encoder(self.model.embed(images)).tokens
         return self.decoder(self.model.norm(x_BND)[:, self.model.config.prefix_tokens :])
 
 
@@ -120,7 +121,7 @@ class Pretrainer(Trainer):
 
     def _distance(self, predicted: Tensor, images: Tensor, masked: Tensor) -> Tensor:
         target = patches(images, self.geometry.patch_size)
-        return distance(predicted, standardised(target) if self.masking.normalise else target, masked)
+        return distance(predicted, standardised(target) if self.masking.normalize else target, masked)
 
     @torch.inference_mode()
     def _validate(self) -> dict[str, float]:
@@ -158,8 +159,8 @@ def check(config: PretrainConfig, geometry: ViTConfig) -> None:
             f"[pretrain] mask_size {config.mask_size} does not divide the {height}x{width} patches of an image; "
             "choose one that divides both"
         )
-    if config.normalise and geometry.patch_size**2 * geometry.channels == 1:
-        raise InputError("[pretrain] normalise leaves nothing of a patch of one pixel; set it to false")
+    if config.normalize and geometry.patch_size**2 * geometry.channels == 1:
+        raise InputError("[pretrain] normalize leaves nothing of a patch of one pixel; set it to false")
 
 
 def draw_masks(grid: tuple[int, int], ratio: float, size: int, dice: Dice) -> Tensor:

@@ -65,7 +65,7 @@ class Distinctness(Products):
         return 0
 
 
-def places(depth: int, stages: int = 3) -> tuple[int, ...]:
+def choose_blocks(depth: int, stages: int = 3) -> tuple[int, ...]:
     """Blocks, counted from 0, at which tokens leave: evenly spaced, never the first where there is another.
 
     12 blocks give 3, 6, 9, as in DynamicViT and EViT.
@@ -74,7 +74,7 @@ def places(depth: int, stages: int = 3) -> tuple[int, ...]:
     return tuple(sorted(set(every)))
 
 
-def patches_left(config: ViTConfig, shares: Sequence[float], multiple: int = 1) -> list[int]:
+def count_patches_left(config: ViTConfig, shares: Sequence[float], multiple: int = 1) -> list[int]:
     """How many patches stay when these shares of all of them should.
 
     Args:
@@ -91,7 +91,7 @@ def patches_left(config: ViTConfig, shares: Sequence[float], multiple: int = 1) 
     return counts
 
 
-def best(score_BP: Tensor, count: int, prefix: int) -> Tensor:
+def select_patches(score_BP: Tensor, count: int, prefix: int) -> Tensor:
     """Rows of the prefix, then of the `count` patches of highest score (B, P), in no order: (B, prefix + count)."""
     index_BR = score_BP.topk(count, 1, sorted=False).indices + prefix
     if prefix == 0:
@@ -100,13 +100,13 @@ def best(score_BP: Tensor, count: int, prefix: int) -> Tensor:
     return torch.cat([first, index_BR], 1)
 
 
-def take(x_BND: Tensor, index_BR: Tensor) -> Tensor:
+def gather_rows(x_BND: Tensor, index_BR: Tensor) -> Tensor:
     """The given rows of each image: (B, R, D). Whole rows of one matrix are copied, which is the fastest gather."""
     batch, tokens, dim = x_BND.shape
     start_B1 = tokens * torch.arange(batch, device=x_BND.device)[:, None]
     return x_BND.reshape(batch * tokens, dim).index_select(0, (index_BR + start_B1).flatten()).view(batch, -1, dim)
 
 
-def widths(tokens_L: Sequence[int], batch: int, device: torch.device) -> Tensor:
+def repeat_counts(tokens_L: Sequence[int], batch: int, device: torch.device) -> Tensor:
     """Tokens in each block, the same for every image, as `Encoder.forward` reports them: (B, L)."""
     return torch.tensor(tokens_L, device=device).expand(batch, -1)

@@ -13,6 +13,7 @@ from baselines.data import Data, FileSplit, Split, TensorSplit, decode
 from baselines.errors import InputError
 
 MEMORY_LIMIT = 4 * 2**30  # bytes of one split held as a tensor
+STATISTICS_LIMIT = 2**28  # bytes of one whose mean and deviation are taken in one piece
 TEST_FRACTION = 0.2  # of data sets that come without a test split
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff"})
 
@@ -142,15 +143,27 @@ def _scan(root: Path) -> tuple[tuple[str, ...], list[Path], Tensor]:
 def _split(paths: list[Path], labels: Tensor, image_size: tuple[int, int], channels: int) -> Split:
     if len(paths) * channels * image_size[0] * image_size[1] > MEMORY_LIMIT:
         return FileSplit(paths, labels, image_size, channels)
+    images = torch.empty(len(paths), channels, *image_size, dtype=torch.uint8)  # written in place: no second copy
+
+    def fill(index: int) -> None:
+        images[index] = decode(paths[index], image_size, channels)
+
     with ThreadPoolExecutor() as pool:
-        images = list(pool.map(lambda path: decode(path, image_size, channels), paths, chunksize=64))
-    return TensorSplit(torch.stack(images), labels)
+        for _ in pool.map(fill, range(len(paths))):
+            pass
+    return TensorSplit(images, labels)
 
 
 def _statistics(split: Split, sample: int = 10_000) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel over up to `sample` images, evenly spread."""
+    """Mean and standard deviation per channel over up to `sample` images, evenly spread, a batch at a time if large."""
     n = len(split.labels)
-    indices = torch.arange(0, n, max(1, -(-n // sample)))
-    images = torch.cat(list(split.fetch(list(indices.split(256)), torch.device("cpu")))).float() / 255
-    std, mean = torch.std_mean(images, (0, 2, 3))
+    chunks = split.fetch(list(torch.arange(0, n, max(1, -(-n // sample))).split(256)), torch.device("cpu"))
+    if isinstance(split, TensorSplit) and split.images.nbytes <= STATISTICS_LIMIT:
+        std, mean = torch.std_mean(torch.cat(list(chunks)).float() / 255, (0, 2, 3))
+    else:
+        found = [torch.stack([each.flatten().bincount(minlength=256) for each in chunk.unbind(1)]) for chunk in chunks]
+        counts, level = torch.stack(found).sum(0).double(), torch.arange(256) / 255
+        total = counts[0].sum()
+        mean = counts @ level.double() / total
+        std = (counts * (level - mean[:, None]) ** 2).sum(1).div(total - 1).sqrt()
     return tuple(mean.tolist()), tuple(std.clamp(min=1e-3).tolist())

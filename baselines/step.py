@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from baselines.output import ViTOutput
 from baselines.vit import VisionTransformer
 
 
@@ -14,14 +15,19 @@ class Step:
     """What a loss term may look at."""
 
     model: VisionTransformer
-    images: Tensor  # (B, C, height, width), normalised
+    images: Tensor  # (B, C, height, width), normalized
     labels: Tensor  # (B,)
-    logits: Tensor  # (B, classes)
-    aux: dict[str, Tensor]  # by-products of the model's forward pass
-    teacher_logits: Tensor | None  # (B, classes), where a teacher was given
-    teacher_aux: dict[str, Tensor]  # by-products of the teacher's
-    progress: float  # share of the training that is done, 0 to 1
+    logits: Tensor  # (B, classes), float32
+    output: ViTOutput  # of the model, as it came
     teacher: VisionTransformer | None = None
+    teacher_output: ViTOutput | None = None  # where there is a teacher
+    progress: float = 0.0  # share of the training that is done, 0 to 1
+
+    @property
+    def distilled_logits(self) -> Tensor:
+        """What answers the teacher (B, classes), float32: the head of the distillation token, where there is one."""
+        other = self.output.distill_logits
+        return self.logits if other is None else other.float()
 
 
 LossTerm = Callable[[Step], Mapping[str, Tensor]]

@@ -57,7 +57,7 @@ class Part:
 def cut(data: Data, subset: Subset) -> Data:
     """The data set with the images that `subset` keeps: the same for every seed of a training.
 
-    Its name tells how many images are left; its normalisation stays that of the whole set.
+    Its name tells how many images are left; its normalization stays that of the whole set.
 
     Raises:
         InputError: there are not as many counts as classes, or fewer images of a class than asked for.

@@ -1,4 +1,4 @@
-"""The parts of a Vision Transformer that come in several kinds: how images become tokens, and what normalises them.
+"""The parts of a Vision Transformer that come in several kinds: how images become tokens, and what normalizes them.
 
 Legend: as in `vit.py`.
 """
@@ -11,7 +11,7 @@ from baselines.geometry import ViTConfig
 def tokenizer(config: ViTConfig) -> nn.Module:
     """Images (B, C, height, width) -> (B, D, grid height, grid width).
 
-    `linear` cuts patches that do not overlap; `normed` normalises them, and the tokens made of them. `conv` follows
+    `linear` cuts patches that do not overlap; `normed` normalizes them, and the tokens made of them. `conv` follows
     Xiao et al. 2021 (arXiv 2106.14881): 3x3 convolutions of stride 2. `cct` follows Hassani et al. 2021 (arXiv
     2104.05704): 3x3 convolutions without bias at full resolution, each rectified and max-pooled to half the side.
     Both double the width up to D.
@@ -41,7 +41,7 @@ def norm(config: ViTConfig) -> nn.Module:
 
 
 class NormedPatches(nn.Module):
-    """Patches (channels last within each, as in vit-pytorch), normalised before and after a linear map."""
+    """Patches (channels last within each, as in vit-pytorch), normalized before and after a linear map."""
 
     def __init__(self, config: ViTConfig):
         super().__init__()
@@ -60,7 +60,7 @@ class NormedPatches(nn.Module):
 
 
 class TokenBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of tokens (..., D): each channel over all tokens of the batch (Yao et al. 2021, ICCVW)."""
+    """Batch normalization of tokens (..., D): each channel over all tokens of the batch (Yao et al. 2021, ICCVW)."""
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.reshape(-1, input.shape[-1])).view(input.shape)
@@ -76,13 +76,13 @@ class SequencePool(nn.Module):
     def weights(self, x_BND: Tensor, size_BN: Tensor | None = None) -> Tensor:
         """(B, N, D) -> (B, N), summing to 1 over the tokens; a token of size 2 counts like two of them."""
         weight_BN = self.score(x_BND).flatten(1).softmax(1)
-        return weight_BN if size_BN is None else normalised(weight_BN * size_BN.to(weight_BN.dtype))
+        return weight_BN if size_BN is None else normalize_weights(weight_BN * size_BN.to(weight_BN.dtype))
 
     def forward(self, x_BND: Tensor, size_BN: Tensor | None = None) -> Tensor:
         """(B, N, D) -> (B, D)."""
         return (self.weights(x_BND, size_BN)[:, None] @ x_BND)[:, 0]
 
 
-def normalised(weight: Tensor) -> Tensor:
+def normalize_weights(weight: Tensor) -> Tensor:
     """Weights that are not negative -> the same, summing to 1 over the last dimension."""
     return weight / weight.sum(-1, keepdim=True).clamp(min=1e-12)

@@ -23,7 +23,7 @@ from baselines.distributed import ALONE, World
 from baselines.feed import Batch, Feed, seed_of
 from baselines.losses import Classification
 from baselines.optimizer import freeze_statistics, make_optimizer, schedule
-from baselines.parallel import Losses, WithAux, even_out, join_batch_norms, part_batch_norms, shared
+from baselines.parallel import Losses, OutputNetwork, even_out, join_batch_norms, part_batch_norms, shared
 from baselines.progress import progress_bar
 from baselines.recipe import TrainConfig
 from baselines.step import LossTerm, Probe, Snapshot, Step
@@ -135,7 +135,7 @@ class Trainer:
 
     def network(self) -> nn.Module:
         """The module that computes what `losses` looks at."""
-        return WithAux(self.model)
+        return OutputNetwork(self.model)
 
     def epoch(self, advance: Callable[[str], None], snapshot: Snapshot | None = None) -> dict[str, float]:
         """Trains to the end of the running epoch.
@@ -200,13 +200,13 @@ class Trainer:
     def losses(self, batch: Batch) -> Losses:
         """Weighted losses of a step by name, to be added up, and further figures to record; runs under autocast."""
         with torch.no_grad():
-            taught = self.teacher.forward_aux(batch.images) if self.teacher is not None else (None, {})
-        logits, aux = self.forward(batch.images)
+            taught = self.teacher.compute_output(batch.images) if self.teacher is not None else None
+        output = self.forward(batch.images)
         with torch.autocast(self.device.type, enabled=False):
-            logits = logits.float()
+            logits = output.logits.float()
             losses = {"cross_entropy": self.loss(logits, batch)}
             done = self.step / self.total_steps
-            step = Step(self.model, batch.images, batch.labels, logits, aux, *taught, done, self.teacher)
+            step = Step(self.model, batch.images, batch.labels, logits, output, self.teacher, taught, done)
             for term in self.terms:
                 losses.update(term(step))
         return losses, {"train_top1": (logits.argmax(1) == batch.labels).float().mean()}
@@ -220,7 +220,8 @@ class Trainer:
         """Accuracy of the averaged weights on the images held out; keeps them if they are the best so far."""
         if not len(self.validation_indices):
             return {}
-        right, seen = count_right(self.average.module, self.data, self.validation_indices, self.device, self.world)
+        with torch.autocast(self.device.type, self.number_type, enabled=self.number_type is not torch.float32):
+            right, seen = count_right(self.average.module, self.data, self.validation_indices, self.device, self.world)
         top1, recall = right.sum() / seen.sum(), (right / seen)[seen > 0].mean()
         score = top1 if self.config.chosen_by == "top1" else recall
         if score >= self.best["score"]:

@@ -14,96 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from baselines.attention import Attention
 from baselines.classifier import Classifier
 from baselines.geometry import ViTConfig
+from baselines.output import EncoderOutput, ViTOutput
 from baselines.ragged import Ragged
-from baselines.tokenizer import SequencePool, norm, normalised, tokenizer
+from baselines.tokenizer import SequencePool, norm, normalize_weights, tokenizer
 
 __all__ = ["Attention", "Block", "Encoder", "Mlp", "ViTConfig", "VisionTransformer"]
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention.
-
-    `fused = False` spells the two matrix products out: the ONNX exporter cannot trace the fused kernel
-    where the number of tokens depends on the data. Training in bf16 on a CPU spells them out too: forward and
-    backward of torch's fused kernel take 6 times as long there with 17 or 65 tokens, and twice with 577.
-    """
-
-    def __init__(self, config: ViTConfig):
-        super().__init__()
-        self.heads, self.dropout, self.fused = config.heads, config.dropout, True
-        self.rounding: nn.ModuleDict | None = None  # of queries, keys, values and weights, before they are multiplied
-        self.qkv = nn.Linear(config.dim, 3 * config.inner_dim)
-        width, eps = config.head_width, config.norm_eps
-        self.q_norm, self.k_norm = (nn.LayerNorm(width, eps) if config.qk_norm else None for _ in "qk")
-        self.proj = nn.Linear(config.inner_dim, config.dim)
-
-    def forward(
-        self, x: Tensor, mask: Tensor | None = None, layout: Ragged | None = None, weight: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, N, D) -> (B, N, D), and the queries and keys (B, H, N, K) that made it.
-
-        With `layout`, packed (T, D) -> (T, D); queries and keys are then those of a batch of one image only.
-
-        Args:
-            mask: keys that may be attended to, bool, or what is added to the scores, float; broadcastable to
-                (B, H, N, N).
-            layout: where each packed token belongs; replaces `mask`.
-            weight: factor on the attention that each key gets, before it is normalised, (B, N); 0 hides a key.
-                It has a gradient, also where it is 0.
-        """
-        qkv = self.qkv(x)
-        if layout is None:
-            mixed, q, k = self._mix(qkv, mask, weight)
-            return self.proj(mixed), q, k
-        if qkv.is_cuda and layout.batch > 1 and not layout.padded:
-            mixed, q, k = self.jagged(qkv, layout)
-            return self.proj(mixed), q, k
-        parts = [self._mix(part, keys, None) for part, keys in layout.split(qkv)]
-        return self.proj(layout.join([mixed for mixed, _, _ in parts])), *parts[-1][1:]
-
-    def jagged(self, qkv: Tensor, layout: Ragged) -> tuple[Tensor, Tensor, Tensor]:
-        """Packed (T, 3HK) -> (T, HK), queries and keys (T, H, K).
-
-        All images go through one call of a kernel that takes different lengths, for GPUs.
-        """
-        offsets = F.pad(layout.counts_B.cumsum(0), (1, 0))
-        q, k, v = (part.unflatten(1, (self.heads, -1)) for part in qkv.chunk(3, 1))  # each (T, H, K)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
-        queries, keys, values = (
-            torch.nested.nested_tensor_from_jagged(x.contiguous(), offsets).transpose(1, 2) for x in (q, k, v)
-        )
-        return F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).values().flatten(1), q, k
-
-    def _mix(self, qkv: Tensor, mask: Tensor | None, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, N, 3HK) -> (B, N, HK), queries and keys."""
-        batch, tokens, _ = qkv.shape
-        q, k, v = qkv.view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each (B, H, N, K)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
-        slow = self.training and q.dtype is torch.bfloat16 and q.device.type == "cpu"
-        dropout = self.dropout if self.training else 0.0
-        if self.rounding is not None:
-            q, k, v = (self.rounding[name](x) for name, x in (("q", q), ("k", k), ("v", v)))
-            out = F.dropout(self.rounding["weights"](self._weights(q, k, mask, weight)), dropout) @ v
-        elif self.fused and weight is None and not slow:
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        else:
-            out = F.dropout(self._weights(q, k, mask, weight), dropout) @ v
-        return out.transpose(1, 2).reshape(batch, tokens, -1), q, k
-
-    def _weights(self, q: Tensor, k: Tensor, mask: Tensor | None, weight: Tensor | None) -> Tensor:
-        """Attention (B, H, N, N) of each query to each key."""
-        scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
-        if mask is not None and mask.dtype is torch.bool:
-            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-        elif mask is not None:
-            scores = scores + mask
-        if weight is None:
-            return scores.softmax(-1)
-        return normalised(scores.float().softmax(-1) * weight[:, None, None]).to(q.dtype)
 
 
 class Mlp(nn.Module):
@@ -173,18 +91,11 @@ class Encoder(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, x_BND: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Runs all blocks.
-
-        Returns:
-            Tokens for the head, (B, at least those that are pooled, D), and named by-products. Cost counting reads
-            `tokens` (B, L), how many of each image ran in each block, absent where all N did, and `mlp_tokens` (B, L)
-            where others ran in the second half of a block. Pooling reads `sizes` (B, tokens for the head), how many
-            patches each of them stands for, absent where each is one.
-        """
+    def forward(self, x_BND: Tensor) -> EncoderOutput:
+        """Runs all blocks."""
         for block in self.blocks:
             x_BND = block(x_BND)
-        return x_BND, {}
+        return EncoderOutput(x_BND)
 
 
 class VisionTransformer(Classifier[ViTConfig]):
@@ -207,30 +118,29 @@ class VisionTransformer(Classifier[ViTConfig]):
         self.distill_head = nn.Linear(config.dim, config.classes) if config.distill_token else None
         self._init_weights()
 
-    def forward_aux(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits (B, classes), and by-products: what the encoder reports and `tokens_out`, the tokens that are pooled.
+    def compute_output(self, images: Tensor) -> ViTOutput:
+        """Normalised images (B, C, height, width) -> logits (B, classes) and by-products.
 
-        With a distillation token, training gets the logits of each head (`distill_logits` beside the first), and
-        evaluation their mean, as in DeiT.
+        With a distillation token, training gets the logits of each head, and evaluation their mean, as in DeiT.
         """
-        x_BND, aux = self.encoder(self.embed(images))
-        if self.config.norm_at == "tokens":
-            x_BND = self.norm(x_BND)
-        pooled = self.pooled(x_BND, aux.get("sizes"))
+        encoded = self.encoder(self.embed(images))
+        tokens_BRD = self.norm(encoded.tokens) if self.config.norm_at == "tokens" else encoded.tokens
+        pooled = self.pool(tokens_BRD, encoded.sizes)
         if self.config.norm_at == "pooled":
             pooled = self.norm(pooled)
         logits = self.head(pooled if self.representation is None else self.representation(pooled).tanh())
-        aux = {**aux, "tokens_out": x_BND}
         if self.distill_head is None:
-            return logits, aux
-        taught = self.distill_head(x_BND[:, 1])
-        return (logits, {**aux, "distill_logits": taught}) if self.training else ((logits + taught) / 2, aux)
+            return ViTOutput(logits, tokens_BRD, encoded)
+        taught = self.distill_head(tokens_BRD[:, 1])
+        if self.training:
+            return ViTOutput(logits, tokens_BRD, encoded, taught)
+        return ViTOutput((logits + taught) / 2, tokens_BRD, encoded)
 
     @property
     def ends(self) -> tuple[nn.Module, nn.Module]:
         return self.patch_embed, self.head
 
-    def pooled(self, x_BND: Tensor, size_BN: Tensor | None = None) -> Tensor:
+    def pool(self, x_BND: Tensor, size_BN: Tensor | None = None) -> Tensor:
         """Tokens (B, N, D) -> what the head looks at (B, D).
 
         Args:
@@ -245,7 +155,7 @@ class VisionTransformer(Classifier[ViTConfig]):
             return self.sequence_pool(x_BND, size_BN)
         if size_BN is None:
             return x_BND.mean(1)
-        return (normalised(size_BN.to(x_BND.dtype))[..., None] * x_BND).sum(1)
+        return (normalize_weights(size_BN.to(x_BND.dtype))[..., None] * x_BND).sum(1)
 
     def embed(self, images: Tensor) -> Tensor:
         """Images (B, C, height, width) -> tokens (B, N, D) with positions added."""

@@ -5,74 +5,71 @@
     python benchmarks/int8.py --checkpoint best_vit_model.pth --data cifar10 --test-images 2000 --batch-sizes 1
 
 Peers (how they are told what to do stands in `int8_peers.py`): PyTorch, ONNX Runtime and OpenVINO in float, ONNX
-Runtime's own quantisers, NNCF and torchao. Rows that begin with `ours_` are ours; those with topk also drop tokens,
-without any fine-tuning. Every quantiser sees the same 64 images, every row runs in a process of its own, and engines
+Runtime's own quantizers, NNCF and torchao. Rows that begin with `ours_` are ours; those with topk also drop tokens,
+without any fine-tuning. Every quantizer sees the same 64 images, every row runs in a process of its own, and engines
 are told the same threads and waiting in all rows; what torch compiles is compiled before anything is timed. A row that
 cannot run is a line that says why.
 
-Without a checkpoint weights and images are random: times are real, SQNR compares quantisers on the same numbers, and
-agreement shows gross faults only. With one, images are those of its data. `speed-up` is over torch fp32, `to best
-peer` over the peer of most speed-up, both round by round, which a busy machine disturbs less than `p50`. SQNR is of the
-logits, and agreement of the class, with those of torch fp32.
+Without a checkpoint weights and images are random: times are real, SQNR compares quantizers on the same numbers, and
+agreement shows gross faults only. With one, images are those of its data.
 Artifacts in --folder are found again as long as weights, images and settings stay; remove it after a change of code.
 """
 
 import argparse
+import copy
+import os
+import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
+import int8_peers
+import numpy as np
 import torch
-from int8_contest import BASELINE, Contest, Material, Row, show
+from material import GEOMETRIES, Material, make_noise
 
+import reports
 from baselines.errors import InputError
-from baselines.vit import VisionTransformer, ViTConfig
 from compress import loading, runtimes
-from compress.checkpoints.checkpoint import Checkpoint
 from compress.cli import terminal
+from compress.evaluate import Candidate, Options, evaluate, take_test_images
 from compress.measure import environment
-from compress.methods import Bf16, Int8, TopK
+from compress.methods import Bf16, Int8, Method, TopK
+from compress.runtimes.client import ROOT, Worker
 from compress.training.data import check_classes, load_data, sample_images
 
-GEOMETRIES = {
-    "cifar": ViTConfig(dim=384, depth=6, heads=6, mlp_dim=1536),
-    "deit-s": ViTConfig(image_size=(224, 224), patch_size=16, dim=384, depth=12, heads=6, mlp_dim=1536, classes=1000),
-    "tiny": ViTConfig(image_size=(8, 8), channels=1, patch_size=2, dim=32, depth=2, heads=2, mlp_dim=64),
-}
 IMAGES = 64  # that calibrate, and of noise that are compared
-
-
-def rows() -> dict[str, Row]:
-    int8, bf16 = Int8(), Bf16()
-    topk, rest = TopK(keep=0.7), Int8(rest="bf16")
-    found = {
-        BASELINE: Row("torch"),
-        "torch_compile": Row("torch.compile"),
-        "torch_bf16": Row("torch", (bf16,)),
-        "torch_bf16_compile": Row("torch.compile", (bf16,)),
-        "onnxruntime": Row("onnxruntime"),
-        "ort_dynamic": Row("onnxruntime", made="ort_dynamic/model.onnx"),
-        "ort_static": Row("onnxruntime", made="ort_static/model.onnx"),
-        "ort_static_all": Row("onnxruntime", made="ort_static_all/model.onnx"),
-        "openvino": Row("openvino"),
-        "openvino_bf16": Row("openvino", made="openvino/bf16.xml"),
-        "nncf": Row("openvino", made="nncf/fp32.xml"),
-        "nncf_bf16": Row("openvino", made="nncf/bf16.xml"),
-        "torchao": Row("torchao", made="torchao/model.pt2"),
-        "torchao_bf16": Row("torchao", made="torchao/model.pt2", precision="bf16"),
-        "ours_ort_static": Row("onnxruntime", (int8,)),
-        "ours_ort_tensor": Row("onnxruntime", (Int8(activations="tensor"),)),
-        "ours_ort_token": Row("onnxruntime", (Int8(activations="token"),)),
-        "ours_openvino": Row("openvino", (int8,)),
-        "ours_openvino_bf16": Row("openvino", (rest,)),
-        "ours_bf16": Row("openvino", (bf16,)),
-        "ours_topk_ort": Row("onnxruntime", (topk, int8)),
-        "ours_topk_openvino_bf16": Row("openvino", (topk, rest)),
-    }
-    if "int8" in runtimes.get("torch.compile").numbers:
-        found["ours_compile"] = Row("torch.compile", (int8,))
-    return found
+BASELINE = "torch"
+INT8, BF16, TOPK = Int8(), Bf16(), TopK(keep=0.7)
+MIXED = Int8(fallback_dtype="bf16")
+OURS: dict[str, tuple[str, tuple[Method, ...]]] = {  # runtime and methods; PyTorch and engines in float among them
+    BASELINE: ("torch", ()),
+    "torch_compile": ("torch.compile", ()),
+    "torch_bf16": ("torch", (BF16,)),
+    "torch_bf16_compile": ("torch.compile", (BF16,)),
+    "onnxruntime": ("onnxruntime", ()),
+    "openvino": ("openvino", ()),
+    "ours_ort_static": ("onnxruntime", (INT8,)),
+    "ours_ort_tensor": ("onnxruntime", (Int8(activations="tensor"),)),
+    "ours_ort_token": ("onnxruntime", (Int8(activations="token"),)),
+    "ours_openvino": ("openvino", (INT8,)),
+    "ours_openvino_bf16": ("openvino", (MIXED,)),
+    "ours_bf16": ("openvino", (BF16,)),
+    "ours_topk_ort": ("onnxruntime", (TOPK, INT8)),
+    "ours_topk_openvino_bf16": ("openvino", (TOPK, MIXED)),
+    "ours_compile": ("torch.compile", (INT8,)),
+}
+PEERS = {  # runtime, file that the peer makes, and its dtype
+    "ort_dynamic": ("onnxruntime", "ort_dynamic/model.onnx", "int8"),
+    "ort_static": ("onnxruntime", "ort_static/model.onnx", "int8"),
+    "ort_static_all": ("onnxruntime", "ort_static_all/model.onnx", "int8"),
+    "openvino_bf16": ("openvino", "openvino/bf16.xml", "bf16"),
+    "nncf": ("openvino", "nncf/fp32.xml", "int8"),
+    "nncf_bf16": ("openvino", "nncf/bf16.xml", "int8"),
+    "torchao": ("torchao", "torchao/model.pt2", "int8"),
+    "torchao_bf16": ("torchao", "torchao/model.pt2", "int8"),
+}
 
 
 def main() -> None:
@@ -84,50 +81,93 @@ def main() -> None:
     parser.add_argument("--batch-sizes", default="1,8")
     parser.add_argument("--threads", type=int, default=environment.available_cpus())
     parser.add_argument("--seconds", type=float, default=300, help="of measurement for each batch size")
-    parser.add_argument("--rows", help=f"by commas, all by default: {', '.join(rows())}")
+    parser.add_argument("--rows", help=f"by commas, all by default: {', '.join([*OURS, *PEERS])}")
     parser.add_argument("--folder", type=Path, help="where artifacts are kept and found again")
+    parser.add_argument("--out", type=Path, help="run directory for the rows, which compress report renders")
     options = parser.parse_args()
     if options.data and not options.checkpoint:
         raise InputError(f"--data {options.data} needs a model that knows its classes; give --checkpoint FILE too")
-    chosen = terminal.names(options.rows, "--rows") if options.rows else list(rows())
-    if unknown := [name for name in chosen if name not in rows()]:
-        raise InputError(f"--rows {unknown[0]!r} is not known; choose from {', '.join(rows())}")
-    with tempfile.TemporaryDirectory() as passing, ExitStack() as stack:
+    chosen = terminal.names(options.rows, "--rows") if options.rows else [*OURS, *PEERS]
+    if unknown := [name for name in chosen if name not in {**OURS, **PEERS}]:
+        raise InputError(f"--rows {unknown[0]!r} is not known; choose from {', '.join([*OURS, *PEERS])}")
+    console = terminal.make_console()
+    with tempfile.TemporaryDirectory() as passing:
         folder = options.folder or Path(passing)
-        material = trained(options, folder) if options.checkpoint else noise(GEOMETRIES[options.geometry])
-        named = options.checkpoint.stem if options.checkpoint else options.geometry
-        contest = Contest(material, folder / f"{named}-{material.digest}", options.threads, stack)
-        for name in dict.fromkeys([BASELINE, *chosen]):  # everything is compared with the baseline
-            contest.enter(name, rows()[name])
-        for batch_size in terminal.numbers(options.batch_sizes, "--batch-sizes"):
-            title = f"{named}, batch {batch_size}, threads {options.threads}, {environment.cpu_name()}"
-            show(contest, batch_size, options.seconds, title)
+        if options.checkpoint:
+            material = read_material(options, folder)
+        else:
+            material = make_noise(GEOMETRIES[options.geometry], IMAGES, folder)
+        np.save(material.folder / "images.npy", material.calibration.numpy())
+        names = dict.fromkeys([BASELINE, *chosen])  # everything is compared with the baseline
+        candidates = [
+            make_peer(material, name, options.threads)
+            if name in PEERS
+            else material.make_candidate(*OURS[name], recipe=name if OURS[name][1] else None)
+            for name in names
+        ]
+        asked = Options(
+            verb="int8",
+            batch_sizes=terminal.numbers(options.batch_sizes, "--batch-sizes"),
+            threads=options.threads,
+            seconds=options.seconds,
+            out=options.out,
+        )
+        console.print(reports.rich_table(evaluate(candidates, material.images, asked, console.print)))
 
 
-def noise(config: ViTConfig) -> Material:
-    torch.manual_seed(0)
-    model = VisionTransformer(config).eval()
-    calibration, images = torch.randn(2, IMAGES, config.channels, *config.image_size)
-    with torch.no_grad():  # one class lies a little apart, or rounding would decide between many that are alike
-        logits = model(calibration[:8])
-        model.head.bias[logits.mean(0).argmax()] += logits.std()
-    classes = tuple(str(index) for index in range(config.classes))
-    zeros = (0.0,) * config.channels
-    content = Checkpoint(config, (), model.state_dict(), "noise", classes, zeros, tuple(1.0 for _ in zeros))
-    return Material(model, content, calibration, images, None)
+def make_peer(material: Material, name: str, threads: int) -> Candidate:
+    """What another library makes of the same weights; what torchao made runs in `int8_peers.py`."""
+    runtime, file, dtype = PEERS[name]
+    base = material.make_candidate("torch", ())
+    engine = runtimes.get("torch" if runtime == "torchao" else runtime)
+    start = None
+    if runtime == "torchao":
+        engine = copy.copy(engine)
+        engine.name = runtime
+        precision = "bf16" if name.endswith("bf16") else "fp32"
+
+        def start(path: Path, device: str, threads: int) -> Worker:
+            serve = [sys.executable, int8_peers.__file__, "serve", str(path), str(threads), precision]
+            return Worker(serve, threads)
+
+    return Candidate(
+        variant=dtype,
+        methods=({"name": dtype, "by": name},),
+        runtime=engine,
+        recipe=name,
+        dtype=dtype,
+        build=partial(prepare_peer, material, file),
+        key=f"{material.folder.name} {name}",
+        cost=base.cost,
+        start=start,
+    )
 
 
-def trained(options: argparse.Namespace, folder: Path) -> Material:
-    model, which, content = loading.restore(options.checkpoint)
+def prepare_peer(material: Material, file: str) -> Path:
+    """The artifact that a peer makes, in a process of its own; raises RuntimeError where it could not."""
+    for runtime in ("torch", "onnxruntime"):
+        material.build(runtime, ())  # the float model, which peers start from
+    name, path = file.split("/")[0], material.folder / file
+    if not path.exists():
+        paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        command = [sys.executable, int8_peers.__file__, "prepare", name, str(material.folder)]
+        environment = {**os.environ, "PYTHONPATH": paths}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        if done.returncode:
+            last = [line.strip() for line in done.stderr.splitlines() if line.strip()][-1:]
+            raise RuntimeError(": ".join([f"{name} ended with exit code {done.returncode}", *last]))
+    return path
+
+
+def read_material(options: argparse.Namespace, folder: Path) -> Material:
+    model, which, content = loading.restore_vit(options.checkpoint)
     if which.methods:
         raise InputError(f"{options.checkpoint} holds {which.name} already; give --checkpoint a float model")
     config, name = content.config, options.data or content.dataset
-    data = load_data(name, config.image_size, config.channels, folder).normalised(content.mean, content.std)
+    data = load_data(name, config.image_size, config.channels, folder).with_normalization(content.mean, content.std)
     check_classes(options.checkpoint, content.classes, data)
-    order = torch.randperm(len(data.test.labels), generator=torch.Generator().manual_seed(0))[: options.test_images]
-    images, labels = zip(*data.batches(data.test, 250, torch.device("cpu"), indices=order), strict=True)
     calibration = torch.cat(sample_images(data, IMAGES))
-    return Material(model, content, calibration, torch.cat(images), torch.cat(labels).numpy())
+    return Material(model, content, calibration, take_test_images(data, options.test_images), folder)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from compress.runtimes.base import Inspection, Session
-from compress.runtimes.worker import serve
+from compress.runtimes.server import serve
 
 BATCH = 8  # calibration images at a time, where a tool takes several
 LOWERED = ("qlinear_unary_lower_count", "qlinear_binary_lower_count", "qconv_unary_lower_count")  # integer kernels
@@ -96,15 +96,15 @@ def nncf(folder: Path, target: Path) -> None:
     from openvino import Core, save_model
 
     images = np.load(folder / "images.npy")
-    quantised = nncf.quantize(
+    quantized = nncf.quantize(
         Core().read_model(folder / "vit.onnx"),
         nncf.Dataset([image[None] for image in images]),
         model_type=nncf.ModelType.TRANSFORMER,
         subset_size=len(images),
     )
     for rest in ("fp32", "bf16"):
-        quantised.set_rt_info(rest, ["compress", "rest"])
-        save_model(quantised, target / f"{rest}.xml", compress_to_fp16=False)
+        quantized.set_rt_info(rest, ["compress", "rest"])
+        save_model(quantized, target / f"{rest}.xml", compress_to_fp16=False)
 
 
 def torchao(folder: Path, target: Path) -> None:
@@ -118,10 +118,10 @@ def torchao(folder: Path, target: Path) -> None:
     images = torch.from_numpy(np.load(folder / "images.npy"))
     sizes = ({0: torch.export.Dim("batch", min=1, max=4096)},)
     with torch.no_grad():
-        quantiser = x86.X86InductorQuantizer()
-        quantiser.set_global(x86.get_default_x86_inductor_quantization_config())
+        quantizer = x86.X86InductorQuantizer()
+        quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
         graph = torch.export.export(model, (images[:2],), dynamic_shapes=sizes).module()
-        prepared = prepare_pt2e(graph, quantiser)
+        prepared = prepare_pt2e(graph, quantizer)
         for batch in images.split(BATCH):
             prepared(batch)
         converted = convert_pt2e(prepared)
@@ -152,10 +152,10 @@ class TorchaoSession(Session):
         import torch._inductor.config
         from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer  # noqa: F401  tells inductor its patterns
 
-        from compress.measure.environment import cpu_name, settle_allocator
+        from compress.measure.environment import configure_allocator, cpu_name
 
         torch.set_num_threads(threads)
-        settle_allocator()
+        configure_allocator()
         torch._inductor.config.freezing = True
         torch._inductor.config.cpp_wrapper = True  # calls its kernels without Python between them
         program = torch.export.load(path).module(check_guards=False)

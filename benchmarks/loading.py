@@ -23,11 +23,11 @@ from rich.console import Console
 from rich.table import Table
 
 from baselines.vit import VisionTransformer, ViTConfig
-from compress import files, loading
+from compress import loading, runtimes
 from compress.checkpoints import checkpoint
 from compress.checkpoints.checkpoint import Checkpoint
-from compress.importers import FAMILIES
-from compress.importers.base import Foreign
+from compress.importers import LAYOUTS
+from compress.importers.base import ImportedModel
 
 SIZES = {"dim": 768, "depth": 12, "heads": 12, "mlp_dim": 3072, "classes": 1000, "image_size": 224, "patch_size": 16}
 
@@ -39,7 +39,7 @@ def write(folder: Path) -> list[Path]:
     state = VisionTransformer(config).state_dict()
     names = tuple(map(str, range(1000)))
     checkpoint.save(folder / "compress.pth", Checkpoint(config, (), state, "digits", names, (0.5,) * 3, (0.5,) * 3))
-    out = {family.name: family.write(Foreign(config, state, names)) for family in FAMILIES if family.write}
+    out = {family.name: family.write(ImportedModel(config, state, names)) for family in LAYOUTS if family.write}
     torch.save(out["timm"].tensors, folder / "timm.pth")
     torch.save({"state_dict": {name: value.half() for name, value in out["timm"].tensors.items()}}, folder / "fp16.pth")
     safetensors.torch.save_file(out["timm"].tensors, folder / "timm.safetensors")
@@ -118,7 +118,7 @@ def main() -> None:
         table.add_column(heading, justify="right" if heading != "file" else "left")
     with tempfile.TemporaryDirectory() as folder:
         for path in write(Path(folder)):
-            size = sum(files.size(each) for each in (path.iterdir() if path.is_dir() else [path]))
+            size = sum(runtimes.count_bytes(each) for each in (path.iterdir() if path.is_dir() else [path]))
             found: dict[str, list[dict[str, float]]] = {"read": [], "load": []}
             for _ in range(options.rounds):
                 for what, runs in found.items():

@@ -25,7 +25,7 @@ def steps(
     shape: ViTConfig,
     split: TensorSplit,
     recipe: TrainConfig,
-    normalisation: tuple[tuple[float, ...], tuple[float, ...]],
+    normalization: tuple[tuple[float, ...], tuple[float, ...]],
     device: torch.device,
     workers: int | None,
 ) -> Iterator[int]:
@@ -33,13 +33,13 @@ def steps(
 
     Args:
         recipe: sizes, rates, augmentation and precision; the same that ours trains with.
-        normalisation: mean and deviation of each channel.
+        normalization: mean and deviation of each channel.
         workers: processes of the loader, 0 for none; None goes round a few batches that were made before.
     """
     torch.manual_seed(0)
     model = vision_transformer(shape).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
-    batches = iter(loader(split, recipe, normalisation, device, workers or 0))
+    batches = iter(loader(split, recipe, normalization, device, workers or 0))
     if workers is None:
         ready = list(itertools.islice(batches, READY))
         batches = itertools.cycle([(images.to(device), labels.to(device)) for images, labels in ready])
@@ -99,7 +99,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 def loader(
     split: TensorSplit,
     recipe: TrainConfig,
-    normalisation: tuple[tuple[float, ...], tuple[float, ...]],
+    normalization: tuple[tuple[float, ...], tuple[float, ...]],
     device: torch.device,
     workers: int,
 ) -> DataLoader[tuple[Tensor, int]]:
@@ -107,7 +107,7 @@ def loader(
     steps = [transforms.RandomCrop(split.images.shape[-2:], recipe.crop_padding), transforms.RandomHorizontalFlip()]
     if recipe.randaugment:
         steps.append(transforms.RandAugment(recipe.randaugment, round(recipe.magnitude)))
-    transform = transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(*normalisation)])
+    transform = transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(*normalization)])
     pictures = Pictures(split, transform)
     return DataLoader(
         pictures,

@@ -3,11 +3,11 @@
 
     python benchmarks/train.py --seconds 2 --rounds 8
 
-Both sides train one geometry with the same batch, threads, augmentation in kind (crop padding 4, flip, normalisation,
+Both sides train one geometry with the same batch, threads, augmentation in kind (crop padding 4, flip, normalization,
 RandAugment on request), AdamW, label smoothing, gradient clipping and, in bf16, autocast. Every row counts all that
 happens between two batches of a running training:
 
-    ours              batches from uint8 images on the device (gathered, augmented and normalised whole), forward,
+    ours              batches from uint8 images on the device (gathered, augmented and normalized whole), forward,
                       backward, clipping, fused AdamW, and the average of the weights unless the row leaves it out
     timm              a shuffled DataLoader of PIL images with torchvision's transforms and worker processes, forward,
                       backward, clipping, AdamW as `torch.optim.AdamW(parameters)` makes it; no average of the weights
@@ -32,7 +32,7 @@ from typing import Any
 
 from compress.measure import environment
 
-environment.share_processors()  # before torch is loaded, as every command of this package does
+environment.limit_spinning()  # before torch is loaded, as every command of this package does
 
 import peer
 import torch
@@ -66,7 +66,7 @@ def main() -> None:
         raise InputError(f"timm cannot be imported ({error}); run pip install 'compress[benchmark]'") from error
     torch.set_num_threads(options.threads)
     torch.set_float32_matmul_precision("high")  # as `fit` has it; here for all rows
-    environment.settle_allocator()
+    environment.configure_allocator()
     contestants = make(shape, device, options)
     peaks = turns.race(contestants, device, options.seconds, options.rounds)
     rows = summarise(contestants, peaks, shape)
@@ -108,7 +108,7 @@ def make(shape: ViTConfig, device: torch.device, options: argparse.Namespace) ->
     common |= {"steps": 10**9, "schedule": "constant", "warmup_epochs": 0}  # for ever, at one learning rate
     bf16, fp32 = (TrainConfig.model_validate({**common, "precision": name}) for name in ("bf16", "fp32"))
     mine = partial(ours, shape, split, device)
-    theirs = partial(peer.steps, shape, split, normalisation=NORMALISATION, device=device)
+    theirs = partial(peer.steps, shape, split, normalization=NORMALISATION, device=device)
     rows = {
         "ours bf16": Contestant("bf16", mine(bf16)),
         "ours bf16, no average": Contestant("bf16", mine(bf16.model_copy(update={"ema": 0.0}))),

@@ -4,7 +4,9 @@
 
 Every run starts new worker processes and times them as a bench does, while another process takes a whole core, on and
 off at random. `same`: one artifact entered twice; the 95 % interval of the ratio should contain 1. `sleep`: workers
-that sleep 20 and 22 ms. `work`: workers that repeat one matrix product 100 and 110 times. Two cores: about 20 minutes.
+that sleep 20 and 22 ms. `work`: workers that repeat one matrix product 100 and 110 times. `runs`: one artifact,
+measured in two runs of their own, as `compress report A B` compares them; at most 1 in 20 should be called faster
+or slower, though the load that comes and goes differs from run to run. Two cores: about 30 minutes.
 """
 
 import argparse
@@ -25,10 +27,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from compress import runtimes
+from compress.evaluate import Candidate, Options, evaluate, take_noise
 from compress.measure import environment, latency
 from compress.runtimes.base import Inspection, Session
-from compress.runtimes.worker import serve
-from compress.runtimes.workers import Worker
+from compress.runtimes.client import Worker
+from compress.runtimes.server import serve
+from reports.runs import compare
 
 SLEEP_S = 0.02
 REPETITIONS = 100
@@ -67,7 +72,7 @@ def main() -> None:
     parser.add_argument("--runtime", default="torch", help="of the model that is entered twice")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--threads", type=int, default=environment.available_cpus())
-    parser.add_argument("--only", choices=("same", "sleep", "work"))
+    parser.add_argument("--only", choices=("same", "sleep", "work", "runs"))
     parser.add_argument("--quiet", action="store_true", help="no other process")
     parser.add_argument("--known", nargs=2, help=argparse.SUPPRESS)  # this file as a worker
     options = parser.parse_args()
@@ -85,6 +90,8 @@ def main() -> None:
         for kind, workers in kinds.items():
             if options.only in (None, kind):
                 report(kind, [*runs(kind, workers, options)], options)
+        if options.only in (None, "runs"):
+            compare_runs(options, Path(folder))
 
 
 def runs(kind: str, workers: object, options: argparse.Namespace) -> Iterator[tuple[float, float, float, int, float]]:
@@ -117,6 +124,45 @@ def runs(kind: str, workers: object, options: argparse.Namespace) -> Iterator[tu
         yield *ratio, len(timings["a"].turns), middle
 
 
+def compare_runs(options: argparse.Namespace, folder: Path) -> None:
+    """Measures one artifact in two runs, again and again, and counts how often they are said to differ."""
+    artifact = folder / "vit.onnx"
+    if not artifact.exists():
+        build("onnxruntime", artifact)
+    engine = runtimes.get("onnxruntime")
+    candidate = Candidate(variant="vit", runtime=engine, build=lambda: artifact, key="vit", dense=True)
+    images = take_noise(np.random.default_rng(0).standard_normal((64, 1, 8, 8), dtype=np.float32))
+    asked = Options(
+        verb="trust",
+        batch_sizes=(options.batch_size,),
+        threads=options.threads,
+        seconds=options.seconds,
+        precision=options.precision,
+    )
+    alarms, ratios = 0, []
+    for number in range(options.runs):
+        pair = {}
+        for side in (0, 1):
+            with busy(2 * number + side, not options.quiet):
+                pair[f"run {side}"] = evaluate([candidate], images, asked, lambda _: None)
+        (change,) = compare(pair).runs[0].changes
+        alarms += change.time in ("slower", "faster")
+        assert change.latency is not None
+        ratios.append(change.latency[0])
+        old, new = (rows[0] for rows in pair.values())
+        print(
+            f"runs {number + 1}: {change.latency}, {change.time}; "
+            f"raw {(new.latency_s or 0) / (old.latency_s or 1):.3f}, standing {old.standing:.2f}, {new.standing:.2f}",
+            flush=True,
+        )
+    table = Table(title=f"runs: {environment.cpu_name()}, {options.threads} threads", show_header=False)
+    table.add_row("pairs of runs", str(options.runs))
+    table.add_row("called faster or slower", str(alarms))
+    table.add_row("median ratio", f"{statistics.median(ratios):.4f}")
+    table.add_row("farthest ratio from 1", f"{max(abs(ratio - 1) for ratio in ratios):.2%}")
+    Console().print(table)
+
+
 def report(kind: str, found: list[tuple[float, float, float, int, float]], options: argparse.Namespace) -> None:
     true = 1.0 if kind == "same" else 1 / TENTH
     inside = sum(low <= true <= high for _, low, high, _, _ in found)
@@ -142,7 +188,7 @@ def same(options: argparse.Namespace, folder: Path) -> list[Worker]:
     artifact = folder / f"vit{'.onnx' if runtime in ('onnxruntime', 'openvino') else '.pth'}"
     if not artifact.exists():
         build(runtime, artifact)
-    return [Worker.of(runtime, artifact, "cpu", options.threads) for _ in range(2)]
+    return [Worker.start(runtime, artifact, "cpu", options.threads) for _ in range(2)]
 
 
 def build(runtime: str, artifact: Path) -> None:
@@ -150,7 +196,7 @@ def build(runtime: str, artifact: Path) -> None:
     import torch
 
     from baselines.vit import VisionTransformer
-    from compress import config, runtimes
+    from compress import config
     from compress.checkpoints.checkpoint import Checkpoint
     from compress.variant import Variant
 

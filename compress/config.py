@@ -48,7 +48,7 @@ DIGITS_TRAIN: dict[str, Any] = {
     "flip": False,
     "precision": "auto",
 }
-# 8x8 scans as 64 tokens of one pixel: the smallest model here on which leaving tokens out saves time (docs/log.md).
+# 8x8 scans as 64 tokens of one pixel: the smallest model here on which token reduction saves time (docs/log.md).
 DIGITS: dict[str, Any] = {
     "data": "digits",
     "model": {
@@ -97,13 +97,15 @@ def read(
     Raises:
         InputError: missing file, broken TOML, unknown key or impossible value.
     """
-    given = toml(path, "--config") if path is not None else {}
+    given = read_toml(path, "--config") if path is not None else {}
     options = {"data": data, "seed": seed, "init": str(init) if init else None}
     overrides = {name: value for name, value in options.items() if value is not None}
     return resolve({**given, **overrides}, f"--config {path}" if path else "settings", hints)
 
 
-def of_checkpoint(path: Path, dataset: str, config: Path | None, data: str | None, seed: int | None) -> BenchConfig:
+def read_for_checkpoint(
+    path: Path, dataset: str, config: Path | None, data: str | None, seed: int | None
+) -> BenchConfig:
     """Settings for work on a checkpoint: on the data set of the option, of the file, or else of the checkpoint.
 
     Args:
@@ -112,13 +114,13 @@ def of_checkpoint(path: Path, dataset: str, config: Path | None, data: str | Non
     Raises:
         InputError: as `read`, or nobody names a data set.
     """
-    named = data or (toml(config, "--config").get("data") if config else None)
+    named = data or (read_toml(config, "--config").get("data") if config else None)
     if not named and not dataset:
         raise InputError(f"{path} does not say which images it knows; give some with --data folder:PATH")
     return read(config, data if named else dataset, seed)
 
 
-def toml(path: Path, what: str) -> dict[str, Any]:
+def read_toml(path: Path, what: str) -> dict[str, Any]:
     """The tables of a TOML file; raises InputError, which calls the file `what`, where it cannot be read."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -128,14 +130,14 @@ def toml(path: Path, what: str) -> dict[str, Any]:
         raise InputError(f"{what} {path} is not valid TOML ({error}); correct it") from error
 
 
-def complete(given: dict[str, Any], hints: Hints | None = None) -> dict[str, Any]:
+def fill_from_preset(given: dict[str, Any], hints: Hints | None = None) -> dict[str, Any]:
     """What a file names, over the preset of its data set.
 
     Where a training begins with a checkpoint, its geometry replaces the preset's, and its data set is the default.
     """
     if not isinstance(given.get("init"), str):
         return merge(preset(str(given.get("data", "digits"))), given)
-    start = initial.read(given["init"], hints).content
+    start = initial.read_initial(given["init"], hints).content
     if "data" not in given and not start.dataset:
         raise InputError(
             f"--init {given['init']} does not say which images it knows; name those of the training with --data"
@@ -147,7 +149,7 @@ def complete(given: dict[str, Any], hints: Hints | None = None) -> dict[str, Any
 def resolve(given: dict[str, Any], where: str, hints: Hints | None = None) -> BenchConfig:
     """The settings that the tables of a file ask for; raises InputError, which names `where`, if they cannot be."""
     try:
-        config = BenchConfig(**complete(given, hints))
+        config = BenchConfig(**fill_from_preset(given, hints))
     except ValidationError as error:
         raise files.explain(error, where) from error
     for name, values in config.methods.items():  # also of methods that no variant asks for: it may be misspelt
@@ -160,7 +162,15 @@ def resolve(given: dict[str, Any], where: str, hints: Hints | None = None) -> Be
     return config
 
 
-def quick(config: BenchConfig) -> tuple[BenchConfig, tuple[str, ...]]:
+def shorten_finetuning(config: BenchConfig, epochs: int) -> BenchConfig:
+    """The settings with so many epochs of fine-tuning, whose warm-up is as much shorter."""
+    tuning = config.finetune
+    share = min(epochs / max(tuning.epochs, 1), 1)
+    short = {"epochs": epochs, "steps": 0, "warmup_epochs": tuning.warmup_epochs * share}
+    return config.model_copy(update={"finetune": tuning.model_copy(update=short)})
+
+
+def make_quick(config: BenchConfig) -> tuple[BenchConfig, tuple[str, ...]]:
     """Settings for a look at what the product does, and the warning that belongs to every figure of it."""
     model, train, finetune = config.model, config.train, config.finetune
     depth, epochs = model.depth if config.init else -(-model.depth // 2), -(-train.epochs // 5)

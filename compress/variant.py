@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from baselines.classifier import Classifier, ImageConfig
 from baselines.errors import InputError
 from compress import files
-from compress.checkpoints.modules import ModuleConfig
-from compress.methods import METHODS, Floor, Method
+from compress.checkpoints.user_models import ModuleConfig
+from compress.methods import METHODS, Method, Stage
 from compress.methods.base import check_architecture
 
 BASELINE = "vit"
@@ -36,27 +36,27 @@ class Variant:
         return "_".join([*parts, *(method.name for method in self.methods)]) or BASELINE
 
     @property
-    def stages(self) -> list["Variant"]:
+    def training_steps(self) -> list["Variant"]:
         """What is trained or calibrated one after another: a new geometry, the other float methods, the numerics.
 
         Without token methods the geometry learns what the objective says from the start.
         """
-        first = (Floor.GEOMETRY,) if any(method.floor == Floor.TOKENS for method in self.methods) else ()
-        floors = (*first, Floor.OBJECTIVE, Floor.NUMERICS)
-        parts = [replace(self, methods=tuple(m for m in self.methods if m.floor <= floor)) for floor in floors]
+        first = (Stage.GEOMETRY,) if any(method.stage == Stage.TOKENS for method in self.methods) else ()
+        stages = (*first, Stage.OBJECTIVE, Stage.NUMERICS)
+        parts = [replace(self, methods=tuple(m for m in self.methods if m.stage <= stage)) for stage in stages]
         before = [replace(self, methods=()), *parts]
         return [part for part, other in zip(parts, before, strict=False) if part != other]
 
     @property
-    def numbers(self) -> str:
+    def dtype(self) -> str:
         """In which the products are meant to run: fp32, bf16 or int8."""
-        return self.methods[-1].numbers if self.methods else "fp32"
+        return self.methods[-1].dtype if self.methods else "fp32"
 
     def describe(self) -> list[dict[str, Any]]:
         return [{"name": method.name, **method.model_dump()} for method in self.methods]
 
 
-def base_of(config: ImageConfig) -> str:
+def baseline_name(config: ImageConfig) -> str:
     """What a baseline is called."""
     return config.name if isinstance(config, ModuleConfig) else BASELINE
 
@@ -95,15 +95,15 @@ def make_method(name: str, settings: Mapping[str, Any]) -> Method:
 
 def check_order(name: str, methods: Sequence[Method]) -> tuple[Method, ...]:
     """The methods; raises InputError unless they go tokens, objective, numerics, and none excludes another."""
-    ordered = sorted(methods, key=lambda method: method.floor)
+    ordered = sorted(methods, key=lambda method: method.stage)
     if list(methods) != ordered:
         right = "_".join(method.name for method in ordered)
         raise InputError(f"variant {name!r} has its methods in an impossible order; write {right!r}")
     for first, second in itertools.pairwise(ordered):
-        if first.floor == second.floor and (first.name == second.name or first.exclusive or second.exclusive):
+        if first.stage == second.stage and (first.name == second.name or first.exclusive or second.exclusive):
             raise InputError(
                 f"variant {name!r} cannot hold both {first.name!r} and {second.name!r}: "
-                f"at most one method may decide on {first.floor.name.lower()}"
+                f"at most one method may decide on {first.stage.name.lower()}"
             )
     return tuple(methods)
 

@@ -1,38 +1,37 @@
 """What the models get right, as sections of the page."""
 
 from reports.classes import MOST, recalls
+from reports.columns import change_text, top1_text
+from reports.results import Result, relate_rows
 from reports.row import BASELINE, Row
-from reports.table import top1_text
+from reports.significance import ALPHA
 from reports.text import escape, grid, p_value, percent
 
-ALPHA = 0.05  # a difference in accuracy is called one below this p
 
-
-def verdict(row: Row) -> str:
-    if row.mcnemar_p is None:
-        return ""
-    return ("different" if row.mcnemar_p < ALPHA else "not distinguishable from the baseline") + (
-        f" ({p_value(row.mcnemar_p)})"
-    )
+def verdict(result: Result) -> str:
+    """`worse (p < 0.001)`; empty where nothing was compared."""
+    return f"{result.accuracy} ({p_value(result.p)})" if result.accuracy and result.p is not None else ""
 
 
 def accuracy(rows: list[Row]) -> str:
     """Once for each variant and runtime; again only where the figures differ."""
     lines = {}
-    for row in rows:
+    for result in relate_rows([row for row in rows if row.failed is None]):
+        row = result.row
         if row.top1 is not None:
             agreement = "" if row.dense else percent(row.agreement, row.n_images)
             images = f"{row.n_images:,}" if row.n_images is not None else ""
-            against = "" if row.dense else verdict(row)
-            words = [escape(x) for x in (row.dataset, row.variant, row.runtime, row.device)]
-            lines[*words, images, top1_text(row), agreement, against] = None
+            words = [escape(x) for x in (row.dataset, row.label, row.runtime, row.device)]
+            figures = [images, top1_text(row), change_text(result), agreement]
+            lines[*words, *figures, verdict(result)] = None
     if not lines:
         return ""
-    header = ["dataset", "variant", "runtime", "device", "images", "top-1 % [95 %]", "agreement %", "right answers"]
-    table = grid(header, list(lines), [False] * 4 + [True] * 3 + [False])
+    header = ["dataset", "variant", "runtime", "device", "images", "top-1 % [95 %]", "change", "agreement %", "verdict"]
+    table = grid(header, list(lines), [False] * 4 + [True] * 4 + [False])
     return (
-        f"{table}\n\n*Right answers* are compared with those of the dense model on the same images in the same runtime "
-        f"(McNemar's test); p below {ALPHA} is called different."
+        f"{table}\n\n*Change* in points, *agreement* and *verdict* are against the dense model on the same images, in "
+        "the same runtime where it ran there (McNemar's test); p below "
+        f"{ALPHA} is called different."
     )
 
 

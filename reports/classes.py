@@ -35,8 +35,8 @@ def recalls(rows: list[Row]) -> list[Recalls]:
         whole: dict[str, Row] = {}
         for row in here:
             if row.class_recall and len(row.class_recall) == count:
-                models.setdefault(row.variant, (row.runtime, row.class_recall))
-                whole.setdefault(row.variant, row)
+                models.setdefault(row.label, (row.runtime, row.class_recall))
+                whole.setdefault(row.label, row)
         shown = _most_telling([values for _, values in models.values()], count)
         sizes = next(([sum(line) for line in row.confusion] for row in here if row.confusion), [])
         images = [sizes[i] if len(sizes) == count else None for i in shown]
@@ -68,6 +68,6 @@ def confused(rows: list[Row]) -> list[Row]:
     ]
     for row in sorted(usable, key=lambda row: not row.dense):
         here = [other for other in chosen if other.dataset == row.dataset]
-        if len(here) < 4 and row.variant not in {other.variant for other in here}:
+        if len(here) < 4 and row.label not in {other.label for other in here}:
             chosen.append(row)
     return chosen

@@ -7,13 +7,31 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from reports.changes import (
+    ACCURACY,
+    ACCURACY_NOTE,
+    COSTS,
+    LATENCY,
+    SPEED,
+    SPEED_NOTE,
+    UNDER_LOAD,
+    accuracy_cells,
+    cost_cells,
+    describe_time,
+    explain_times,
+    list_costs,
+    speed_cells,
+    time_cells,
+    with_batch,
+)
 from reports.plots.ratios import ratios
 from reports.plots.style import png_svg
+from reports.results import describe_conditions
 from reports.row import Row
-from reports.runs import ALPHA, NO_DIFFERENCE, Against, Change, Comparison, compare, named, slower, times_text
-from reports.table import conditions
+from reports.runs import Against, Change, Comparison, compare, describe_row, slower
+from reports.significance import NO_DIFFERENCE
 from reports.terminal import plain_table
-from reports.text import bold, bullets, clean, escape, figure, grid, p_value, percent
+from reports.text import bold, bullets, clean, escape, grid
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -23,10 +41,6 @@ __all__ = ["Against", "Change", "Comparison", "compare", "render_comparison", "r
 COMPARABLE = (
     "Absolute times from different machines, versions or days are not comparable; a speed-up, being a ratio within one "
     "run, is."
-)
-NOISE = (
-    "Intervals come from the rounds within each run. How much the same program differs from one start to the next is "
-    "not in them: a difference of a few percent needs a second run."
 )
 
 
@@ -69,10 +83,15 @@ class Terminal:
             yield Text(f"{clean(each.run)} against {clean(self.comparison.reference)}", style="bold")
             tables: dict[str, list[list[str]]] = {}
             for change in each.changes:
-                words = [clean(change.new.variant), clean(change.new.runtime)]
-                cells = [*_times(change)[:3], _brief(change.time), _accuracy(change)[2], _brief(change.accuracy)]
+                words = [clean(change.new.label), clean(change.new.runtime)]
+                cells = [
+                    *time_cells(change)[:3],
+                    _brief(describe_time(change)),
+                    accuracy_cells(change)[2],
+                    _brief(change.accuracy),
+                ]
                 cells = [cell.replace(", ", ",") for cell in cells]
-                tables.setdefault(conditions(change.new), []).append(words + cells)
+                tables.setdefault(describe_conditions(change.new), []).append(words + cells)
             for title, lines in tables.items():
                 yield Text(f"\n{title}")
                 right = [False, False, True, True, True, False, True, False]
@@ -87,17 +106,18 @@ _BRIEF = [
 
 
 def _brief(verdict: str) -> str:
-    return "unclear" if verdict == NO_DIFFERENCE else verdict
+    return {NO_DIFFERENCE: "not clear", UNDER_LOAD: "not clear (load)"}.get(verdict, verdict)
 
 
 def _findings(each: Against) -> Iterator[str]:
     """What a reader wants to know first, as plain text."""
     name, model = _names(each)
     yield _count(each.changes, "time", ("slower", "faster"), "latency", name)
-    known = [change.latency[0] for change in each.changes if change.latency]
+    known = [change.latency[0] for change in each.changes if change.latency and change.latency[0]]
     if known:
-        yield f"The median row takes {statistics.median(known):.3f} times as long."
-    yield _count(each.changes, "speed", ("worse", "better"), "speed-up over the dense model", name)
+        relative = ", relative to the standing reference" * all(c.relative for c in each.changes if c.latency)
+        yield f"The median row takes {statistics.median(known):.3f} times as long{relative}."
+    yield _count(each.changes, "speed", ("slower", "faster"), "speed-up over the dense model", name)
     yield _count(_distinct(each.changes), "accuracy", ("worse", "better"), "accuracy", model)
     for row in each.failed:
         yield f"Failed here, measured before: {model(row)} ({clean(row.failed)})."
@@ -116,9 +136,9 @@ def _names(each: Against) -> tuple[Callable[[Row], str], Callable[[Row], str]]:
     several = len({(row.dataset, row.device, row.threads) for row in rows}) > 1
 
     def model(row: Row) -> str:
-        return clean(f"{row.variant} in {row.runtime}" + f", {row.dataset}, {row.device}" * several)
+        return clean(f"{row.label} in {row.runtime}" + f", {row.dataset}, {row.device}" * several)
 
-    return (named if several else lambda row: f"{model(row)}, batch {row.batch_size}"), model
+    return (describe_row if several else lambda row: f"{model(row)}, batch {row.batch_size}"), model
 
 
 def _count(changes: list[Change], what: str, verdicts: tuple[str, str], title: str, name: Callable[[Row], str]) -> str:
@@ -128,48 +148,37 @@ def _count(changes: list[Change], what: str, verdicts: tuple[str, str], title: s
         return f"{title.capitalize()}: nothing to compare."
     parts = []
     for verdict in verdicts:
-        found = [name(change.new) for change, said in told if said == verdict]
-        if found:
-            parts.append(f"{len(found)} {verdict} ({'; '.join(found)})")
+        names = [name(change.new) for change, said in told if said == verdict]
+        if names:
+            parts.append(f"{len(names)} {verdict} ({'; '.join(names)})")
     unclear = sum(said == NO_DIFFERENCE for _, said in told)
-    parts += [f"{unclear} without a clear difference"] if unclear else []
+    parts += [f"{unclear} without a significant difference"] if unclear else []
     return f"{title.capitalize()}, of {len(told)} in both: {', '.join(parts)}."
 
 
 def _distinct(changes: list[Change]) -> list[Change]:
     """Once for each model and engine: accuracy does not depend on the batch."""
-    found: dict[tuple[object, ...], Change] = {}
+    distinct: dict[tuple[object, ...], Change] = {}
     for change in changes:
         row = change.new
-        found.setdefault((row.dataset, row.variant, row.runtime, row.device, change.old.top1, row.top1), change)
-    return list(found.values())
+        distinct.setdefault((row.dataset, row.label, row.runtime, row.device, change.old.top1, row.top1), change)
+    return list(distinct.values())
 
 
 def _sections(reference: str, each: Against) -> list[str]:
+    sped = [change for change in each.changes if change.speed]
+    scored = [change for change in each.changes if change.accuracy]
     parts = [
         f"## {bold(each.run)} against {bold(reference)}",
         bullets(escape(line) for line in _findings(each)),
-        *_table("Latency", _LATENCY, each.changes, _at(_times), NOISE),
-        *_table(
-            "Speed-up over the dense model", _SPEED, [c for c in each.changes if c.speed], _at(_speeds), _SPEED_NOTE
-        ),
-        *_table("Accuracy", _ACCURACY, _distinct([c for c in each.changes if c.accuracy]), _accuracy, _ACCURACY_NOTE),
+        *_table("Latency", LATENCY, each.changes, with_batch(time_cells), explain_times(each.changes)),
+        *_table("Speed-up over the dense model", SPEED, sped, with_batch(speed_cells), SPEED_NOTE),
+        *_table("Accuracy", ACCURACY, _distinct(scored), accuracy_cells, ACCURACY_NOTE),
     ]
-    costs = [change for change in each.changes if any(was != now for _, was, now in _costs(change))]
+    costs = [change for change in each.changes if any(was != now for _, was, now in list_costs(change))]
     if each.changes and not costs:
         parts += ["### Work and size", "Multiply-accumulates, parameters and file sizes are the same."]
-    return [*parts, *_table("Work and size", _COSTS, costs, _at(_cost_cells), "What changed, before → after.")]
-
-
-_LATENCY = ["batch", "before ms", "after ms", "after / before [95 %]", "latency"]
-_SPEED = ["batch", "before", "after", "after / before [95 %]", "speed-up"]
-_ACCURACY = ["before %", "after %", "points", "accuracy", "macro recall before %", "macro recall after %"]
-_COSTS = ["batch", "MMACs/image", "params M", "file MB"]
-_SPEED_NOTE = "A slower machine cancels out here. The interval combines those of both speed-ups."
-_ACCURACY_NOTE = (
-    f"Two proportions, unpaired; p below {ALPHA} is called a difference. On the same test images this errs on the side "
-    "of seeing none. Macro recall: the mean over the classes of the share got right, each counting the same."
-)
+    return [*parts, *_table("Work and size", COSTS, costs, with_batch(cost_cells), "What changed, before → after.")]
 
 
 def _table(
@@ -180,50 +189,7 @@ def _table(
     lines = []
     for change in changes:
         row = change.new
-        words = [escape(x) for x in (row.dataset, row.variant, row.runtime, row.device)]
+        words = [escape(x) for x in (row.dataset, row.label, row.runtime, row.device)]
         lines.append([*words, str(row.threads), *cells(change)])
     right = [False] * 4 + [True] + [name not in ("latency", "speed-up", "accuracy") for name in header]
     return [f"### {title}", grid(["dataset", "variant", "runtime", "device", "threads", *header], lines, right), note]
-
-
-def _at(cells: Callable[[Change], list[str]]) -> Callable[[Change], list[str]]:
-    """The same with the batch size in front."""
-    return lambda change: [str(change.new.batch_size), *cells(change)]
-
-
-def _times(change: Change) -> list[str]:
-    said = change.time or ("another machine" if change.old.device_name != change.new.device_name else "")
-    latencies = [figure(row.latency_s, 1e-3) for row in (change.old, change.new)]
-    return [*latencies, times_text(change.latency), said]
-
-
-def _speeds(change: Change) -> list[str]:
-    rows = change.old, change.new
-    return [*(f"{row.speedup:.3f}" for row in rows if row.speedup), times_text(change.speedup), change.speed]
-
-
-def _accuracy(change: Change) -> list[str]:
-    old, new = change.old, change.new
-    points = "" if old.top1 is None or new.top1 is None else f"{100 * (new.top1 - old.top1):+.2f}"
-    said = change.accuracy + (f" ({p_value(change.accuracy_p)})" if change.accuracy_p is not None else "")
-    top1 = [percent(row.top1, row.n_images) for row in (old, new)]
-    macro = [percent(row.macro_recall, row.n_images) for row in (old, new)]
-    return [*top1, points, said, *macro]
-
-
-def _costs(change: Change) -> list[tuple[float, float | None, float | None]]:
-    """Of each cost its display unit, before and after."""
-    old, new = change.old, change.new
-    return [
-        (1e6, old.macs_per_image, new.macs_per_image),
-        (1e6, old.params, new.params),
-        (1e6, old.file_bytes, new.file_bytes),
-    ]
-
-
-def _cost_cells(change: Change) -> list[str]:
-    cells = []
-    for unit, was, now in _costs(change):
-        share = f" ({100 * (now / was - 1):+.1f} %)" if was and now else ""
-        cells.append("" if was == now else f"{figure(was, unit) or '?'} → {figure(now, unit) or '?'}{share}")
-    return cells

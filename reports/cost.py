@@ -15,7 +15,7 @@ def promised(rows: list[Row]) -> str:
         tokens = row.tokens_per_block or []
         missed = not math.isclose(row.macs_promised or 0, row.macs_per_image or 0, rel_tol=1e-4)
         if missed or len(set(spread)) > 1 or len(set(tokens)) > 1:
-            words = [escape(x) for x in (row.dataset, row.variant, row.runtime)]
+            words = [escape(x) for x in (row.dataset, row.label, row.runtime)]
             macs = [figure(x, 1e6) for x in [row.macs_promised, row.macs_per_image, *spread]]
             lines.setdefault((*words, *macs, " ".join(f"{n:.1f}" for n in tokens)), {})[row.batch_size] = None
     if not lines:
@@ -40,7 +40,7 @@ def counters(rows: list[Row]) -> str:
         seen = [f"{difference(counted[name], closed)}" if name in counted else "" for name in names]
         if counted:
             reference = "" if closed is None else f"{closed:,.0f}"
-            lines[escape(row.dataset), escape(row.variant), reference, *seen] = None
+            lines[escape(row.dataset), escape(row.label), reference, *seen] = None
     if not lines:
         return ""
     header = ["dataset", "variant", "closed form, MACs", *(f"{escape(name.replace('_', ' '))}, %" for name in names)]
@@ -66,7 +66,7 @@ def integers(rows: list[Row]) -> str:
     lines = {}
     for row in rows:
         if row.integer_share is not None:
-            words = [escape(x) for x in (row.dataset, row.variant, row.runtime, row.device, row.executed or "")]
+            words = [escape(x) for x in (row.dataset, row.label, row.runtime, row.device, row.executed or "")]
             lines[*words, percent(row.integer_share)] = None
     if not lines:
         return ""

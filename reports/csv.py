@@ -3,8 +3,9 @@
 import math
 import re
 
+from reports.columns import COLUMNS
+from reports.results import relate_rows
 from reports.row import Row
-from reports.table import COLUMNS
 from reports.text import clean
 
 
@@ -29,6 +30,9 @@ def csv_text(rows: list[Row]) -> str:
     def words(value: object) -> object:
         return clean(value) if isinstance(value, str) else None
 
-    records = [[raw(c.value(r)) for c in COLUMNS] + [words(r.environment.get(n)) for n in names.values()] for r in rows]
+    records = [
+        [raw(c.value(result)) for c in COLUMNS] + [words(result.row.environment.get(n)) for n in names.values()]
+        for result in relate_rows(rows)
+    ]
     frame = pd.DataFrame(records, columns=pd.Index([c.key for c in COLUMNS] + list(names)), dtype=object)
     return frame.to_csv(index=False, lineterminator="\n")

@@ -27,7 +27,12 @@ def _facts(rows: list[Row]) -> dict[str, dict[str, None]]:
     """All values of each property over the rows of a run."""
     facts: dict[str, dict[str, None]] = {}
     for row in rows:
-        here = {"device": row.device_name, "seed": str(row.seed), "day": str(row.environment.get("time_utc", ""))[:10]}
+        here = {
+            "device": row.device_name,
+            "batch shape": row.batch_shape,
+            "seed": str(row.seed),
+            "day": str(row.environment.get("time_utc", ""))[:10],
+        }
         here |= flat({n: v for n, v in row.environment.items() if n not in ("time_utc", "load_average_1min", "time")})
         here |= flat(row.config, "setting ")
         for name, value in here.items():

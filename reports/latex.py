@@ -2,15 +2,18 @@
 
 import re
 
+from reports.columns import SHOWN, Column
+from reports.results import Group, group_rows
 from reports.row import Row
-from reports.table import SHOWN, Column, conditions, footnotes, groups
-from reports.text import clean
+from reports.table import BEST, describe_failures, explain_marks, number_notes
+from reports.text import clean, wrap_heading
 
+# By hand, since what pandas escapes leaves out ligatures, < and >, and letters that a font lacks.
 SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    "±": r"$\pm$",
+    "±": r"$\pm$", BEST: r"$\star$",
 }  # fmt: skip
 # Together they would become a dash, a quotation mark, or a mark of another language.
 LIGATURE = re.compile(r"([-'`,])(?=\1)|[?!](?=`)")
@@ -20,7 +23,7 @@ ACCENTED = "ÀÁÂÃÄÅÇÈÉÊËÌÍÎÏÑÒÓÔÕÖÙÚÛÜÝàáâãäåçè
 def latex_text(rows: list[Row]) -> str:
     """A `table` environment for each dataset, device, thread count and batch size."""
     shown = [c for c in SHOWN if c.rank is not None and c.needed(rows)]
-    return "\n".join([r"% \usepackage{booktabs}", *(_table(group, shown) for group in groups(rows))]) + "\n"
+    return "\n".join([r"% \usepackage{booktabs}", *(_table(group, shown) for group in group_rows(rows))]) + "\n"
 
 
 def latex_escape(text: str) -> str:
@@ -43,29 +46,42 @@ def _figures(text: str) -> str:
     return number + (rf" {{\tiny {small}}}" if bracket else "")
 
 
-def _table(group: list[Row], shown: list[Column]) -> str:
-    marks, notes = footnotes(group)
-    filled = [c for c in shown if any(c.show(row) for row in group)]
-    lines = []
-    for row, mark in zip(group, marks, strict=True):
-        cells = [latex_escape(c.show(row)) if c.align == "left" else _figures(c.show(row)) for c in filled]
-        cells = [f"{cell}{mark}" if c.key == "variant" else cell for cell, c in zip(cells, filled, strict=True)]
-        # A bracket or star there would belong to the command before it.
-        lines.append("{}" * cells[0].startswith(("[", "*")) + " & ".join(cells) + r" \\")
-    below = [rf"  \par\smallskip {latex_escape(f'[{n}] {note}')}" for n, note in enumerate(notes, 1)]
+def _table(group: Group, shown: list[Column]) -> str:
+    marks, notes = number_notes(group)
+    filled = [c for c in shown if any(map(c.show, group.results))]
+    below = [*explain_marks(group), *notes, *describe_failures(group)]
     return "\n".join(
         [
             r"\begin{table}[htbp]",
-            rf"  \caption{{{latex_escape(conditions(group[0]))}}}",
-            r"  \centering\scriptsize\setlength{\tabcolsep}{3pt}",
-            rf"  \begin{{tabular}}{{{''.join('l' if c.align == 'left' else 'r' for c in filled)}}}",
-            r"    \toprule",
-            "    " + " & ".join(latex_escape(c.header or "") for c in filled) + r" \\",
-            r"    \midrule",
-            *(f"    {line}" for line in lines),
-            r"    \bottomrule",
-            r"  \end{tabular}",
-            *below,
+            rf"\caption{{{latex_escape(group.title)}}}",
+            r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
+            *([_tabular(group, filled, marks)] if filled else []),
+            *(rf"\par\smallskip {latex_escape(line)}" for line in below),
             r"\end{table}",
         ]
     )
+
+
+def _heading(column: Column) -> str:
+    """In lines below one another, so that figures decide how wide a column is."""
+    lines = [latex_escape(line) for line in wrap_heading(column.header or "")]
+    side = "l" if column.align == "left" else "r"
+    below = r"\\{}".join(lines)  # a bracket there would belong to the line break before it
+    return below if len(lines) == 1 else rf"\shortstack[{side}]{{{below}}}"
+
+
+def _tabular(group: Group, shown: list[Column], marks: list[str]) -> str:
+    import pandas as pd
+
+    lines = []
+    for result, mark in zip(group.results, marks, strict=True):
+        cells = [
+            latex_escape(c.show(result)) if c.align == "left" else _figures(c.show(result).removesuffix(" possible"))
+            for c in shown
+        ]
+        cells[[c.key for c in shown].index("variant")] += " " * bool(mark) + latex_escape(mark)
+        # A bracket or star there would belong to the command before it.
+        lines.append(["{}" * cells[0].startswith(("[", "*")) + cells[0], *cells[1:]])
+    heads = pd.Index([_heading(c) for c in shown])
+    sides = "".join("l" if c.align == "left" else "r" for c in shown)
+    return pd.DataFrame(lines, columns=heads).to_latex(index=False, escape=False, column_format=sides).rstrip()

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from reports.accuracy import accuracy, per_class
+from reports.columns import SHOWN
 from reports.cost import counters, integers, promised
 from reports.findings import findings
 from reports.pictures import captions
@@ -11,7 +12,7 @@ from reports.plots.training import trained
 from reports.recovery import recovery
 from reports.row import Row
 from reports.setup import commands, configuration, environment, variants
-from reports.table import SHOWN, markdown_table
+from reports.table import markdown_table
 from reports.text import bullets, escape
 from reports.timing import break_even, difficulty, timing
 

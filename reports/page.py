@@ -4,7 +4,6 @@ import base64
 import hashlib
 import html
 import json
-import math
 import re
 from importlib import resources
 from string import Template
@@ -14,12 +13,12 @@ from reports.findings import findings
 from reports.markdown import SECTIONS
 from reports.page_data import plot_data
 from reports.page_figures import bokeh_js, figures
+from reports.page_table import below_table, heading, table, table_columns
+from reports.results import group_rows
 from reports.row import Row
 from reports.setup import commands
-from reports.table import COLUMNS, Column, footnotes, groups
 from reports.text import bullets, clean
 
-PLACE = ("dataset", "device", "device_name", "threads")  # headless columns that tell rows apart on this page
 SCRIPTS = ("page.js", "table.js", "plots.js", "curves.js", "gallery.js")
 HEADINGS = {
     "pareto": "Accuracy against cost",
@@ -49,6 +48,7 @@ def report_html(rows: list[Row]) -> bytes:
         commands=to_html(commands(rows)),
         findings=to_html(findings(rows)),
         table=table(rows) if rows else "",
+        below=below_table(rows),
         plots="".join(plot_section(name) for name in HEADINGS if name in data),
         details=details(rows),
         data=script_json(data | {"figures": plots}),
@@ -96,68 +96,6 @@ def facts(rows: list[Row]) -> str:
     return "".join(f"<dt>{term}</dt><dd>{html.escape(text)}</dd>" for term, text in stated.items() if text)
 
 
-def table(rows: list[Row]) -> str:
-    """All rows in one table; each cell keeps its raw value, by which it is sorted."""
-    ordered = [row for group in groups(rows) for row in group]
-    columns = table_columns(ordered)
-    heads = (
-        f'<th scope="col" class="{side(c)}" data-key="{c.key}" title="{html.escape(plain(c.meaning))}">'
-        f'<button type="button">{html.escape(heading(c))}</button></th>'
-        for c in columns
-    )
-    lines = "".join(table_line(row, columns) for row in ordered)
-    return f"<table><thead><tr>{''.join(heads)}</tr></thead>\n<tbody>\n{lines}</tbody></table>"
-
-
-def table_columns(rows: list[Row]) -> list[Column]:
-    """Those in which something stands: first what tells rows apart, then by how much they matter."""
-    first = ("variant", "runtime", *PLACE, "batch_size")
-
-    def wanted(c: Column) -> bool:
-        if c.key in PLACE:
-            return c.key == "device" or len({c.value(row) for row in rows}) > 1
-        return c.header is not None and c.needed(rows) and any(c.show(row) for row in rows)
-
-    def order(c: Column) -> tuple[float, ...]:
-        return (first.index(c.key),) if c.key in first else (len(first), math.inf if c.rank is None else c.rank)
-
-    return sorted(filter(wanted, COLUMNS), key=order)
-
-
-def side(c: Column) -> str:
-    """Whether it is aligned, and sorted, as words or as numbers."""
-    return "left" if c.key in PLACE and c.key != "threads" else c.align
-
-
-def heading(c: Column) -> str:
-    return c.header or c.key.replace("_", " ")
-
-
-def table_line(row: Row, columns: list[Column]) -> str:
-    cells = []
-    for c in columns:
-        text = c.show(row) if c.header is not None else clean(c.value(row))
-        raw = clean(c.value(row)) if text else ""
-        inside = html.escape(text)
-        tag = "td"
-        if c.key == "variant":
-            tag, inside = 'th scope="row"', f"<span>{inside}</span>{notes(row)}"
-        cells.append(f'<{tag} class="{side(c)}" data-value="{html.escape(raw)}">{inside}</{tag[:2]}>')
-    keys = {"variant": row.variant, "runtime": row.runtime, "device": row.device, "batch": row.batch_size}
-    marks = " ".join(f'data-{name}="{html.escape(clean(value))}"' for name, value in keys.items())
-    return f"<tr {marks}{' class=failed' * (row.failed is not None)}>{''.join(cells)}</tr>\n"
-
-
-def notes(row: Row) -> str:
-    """A failure in full, warnings to be unfolded."""
-    found = [html.escape(note) for note in footnotes([row])[1]]
-    failure = "".join(f'<p class="failure">{note}</p>' for note in found[: row.failed is not None])
-    warnings = "".join(f"<li>{note}</li>" for note in found[row.failed is not None :])
-    count = warnings.count("<li>")
-    unfolding = f"<details><summary>{count} note{'s' * (count != 1)}</summary><ul>{warnings}</ul></details>"
-    return failure + unfolding * bool(warnings)
-
-
 def plot_section(name: str) -> str:
     """A heading and the part of `page_assets` that belongs to it; its script fills it."""
     return f'<section id="{name}-section"><h2>{HEADINGS[name]}</h2>\n{asset(name + ".html")}</section>\n'
@@ -165,17 +103,12 @@ def plot_section(name: str) -> str:
 
 def details(rows: list[Row]) -> str:
     """What the columns mean, and the sections of `report.md` that are not on the page in another form; all folded."""
-    meanings = [f"**{heading(c)}**: {c.meaning}." for c in table_columns(rows) if c.meaning]
+    meanings = [f"**{heading(c)}**: {c.meaning}." for c in table_columns(group_rows(rows)) if c.meaning]
     sections = {"What the columns mean": bullets([*meanings, "An empty cell was not measured."]) if rows else ""}
     sections |= {title: body(rows) for title, body, _ in SECTIONS if title not in ELSEWHERE}
     return "".join(
         f"<details><summary>{title}</summary>\n{to_html(text)}</details>\n" for title, text in sections.items() if text
     )
-
-
-def plain(text: str) -> str:
-    """Markdown of our own without its marks."""
-    return re.sub("[`*]", "", text)
 
 
 def to_html(text: str) -> str:

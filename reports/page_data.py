@@ -4,9 +4,10 @@ import json
 import math
 from typing import Any
 
+from reports.columns import COLUMNS, SHOWN, Column
 from reports.plots.style import looks
+from reports.results import Result, describe_conditions, group_rows
 from reports.row import Row, RowError
-from reports.table import COLUMNS, SHOWN, Column, conditions, groups
 from reports.text import clean, measured, percent
 
 # Column: (label of the axis, display units in one base unit, which way is better, ends of its bar)
@@ -19,8 +20,8 @@ AXES: dict[str, tuple[str, float, int, tuple[str, ...]]] = {
     "params": ("parameters, millions", 1e-6, -1, ()),
     "top1": ("top-1 accuracy, %", 100, 1, ("top1_low", "top1_high")),
     "agreement": ("agreement with the baseline, %", 100, 1, ()),
-    "speedup": ("speed-up in its runtime", 1, 1, ("speedup_low", "speedup_high")),
-    "overall": ("speed-up over everything", 1, 1, ("overall_low", "overall_high")),
+    "speedup": ("speed-up in the same engine", 1, 1, ("speedup_low", "speedup_high")),
+    "overall": ("speed-up vs PyTorch fp32", 1, 1, ("overall_low", "overall_high")),
 }
 Y_AXES = ("top1", "agreement", "speedup", "overall")
 MARKERS = {"circle": "●", "square": "■", "triangle": "▲", "diamond": "◆", "inverted_triangle": "▼", "star": "★"}
@@ -48,11 +49,11 @@ def points(rows: list[Row]) -> dict[str, Any]:
     several_machines = len({row.device_name for row in rows}) > len({row.device for row in rows})
     shown = [c for c in SHOWN if c.needed(rows) and c.key not in ("variant", "runtime")]
     found = []
-    for group in groups(rows):
-        members = [point(row, shown) for row in group if row.failed is None]
+    for group in group_rows(rows):
+        members = [point(result, shown) for result in group.results if result.row.completed]
         members = [p for p in members if any(y in p["values"] for y in Y_AXES) and set(p["values"]) - set(Y_AXES)]
         if members:
-            label = conditions(group[0], dataset=several_sets, device_name=several_machines)
+            label = describe_conditions(group.rows[0], dataset=several_sets, device_name=several_machines)
             found.append({"label": label, "points": members})
     if not found:
         return {}
@@ -67,18 +68,18 @@ def points(rows: list[Row]) -> dict[str, Any]:
     }
 
 
-def point(row: Row, shown: list[Column]) -> dict[str, Any]:
+def point(result: Result, shown: list[Column]) -> dict[str, Any]:
     """One row on all axes, and what its line of the table says."""
     columns = {column.key: column for column in COLUMNS}
-    values = {}
+    row, values = result.row, {}
     for key, (_, unit, _, ends) in AXES.items():
-        middle = measured(columns[key].value(row))
-        if middle is None or not columns[key].show(row) or (key not in Y_AXES and middle <= 0):  # x is logarithmic
+        middle = measured(columns[key].value(result))
+        if middle is None or not columns[key].show(result) or (key not in Y_AXES and middle <= 0):  # x is logarithmic
             continue
         bar = [middle, *(end for name in ends if (end := measured(getattr(row, name))) is not None)]
         values[key] = [unit * middle, unit * min(bar), unit * max(bar)]
-    text = "\n".join(f"{c.header}: {fact}" for c in shown if (fact := c.show(row)))
-    return {"variant": clean(row.variant), "runtime": clean(row.runtime), "text": text, "values": values}
+    text = "\n".join(f"{c.header}: {fact}" for c in shown if (fact := c.show(result)))
+    return {"variant": clean(row.label), "runtime": clean(row.runtime), "text": text, "values": values}
 
 
 def confusions(rows: list[Row]) -> list[dict[str, Any]]:
@@ -95,13 +96,13 @@ def confusions(rows: list[Row]) -> list[dict[str, Any]]:
     labels = [part["label"] for _, part in found.values()]
     for row, part in found.values():
         if labels.count(part["label"]) > 1:
-            part["label"] += f" in {clean(row.runtime)}, {conditions(row, dataset=False)}"
+            part["label"] += f" in {clean(row.runtime)}, {describe_conditions(row, dataset=False)}"
     return [part for _, part in found.values()]
 
 
 def title(row: Row, rows: list[Row]) -> str:
     """The variant, and of dataset and seed what is not the same for all rows."""
-    parts = [row.variant]
+    parts = [row.label]
     parts += [row.dataset] if len({other.dataset for other in rows}) > 1 else []
     parts += [f"seed {row.seed}"] if len({other.seed for other in rows}) > 1 else []
     return clean(", ".join(parts))
@@ -117,7 +118,7 @@ def trainings(rows: list[Row]) -> list[dict[str, Any]]:
                 values = [measured(record.get(name)) for record in row.training]
                 lists[name] = [None if value is None else unit * value for value in values]
             label = title(row, rows)
-            found.setdefault(label, {"label": label, "variant": clean(row.variant)} | lists)
+            found.setdefault(label, {"label": label, "variant": clean(row.label)} | lists)
     return list(found.values())
 
 
@@ -133,7 +134,7 @@ def galleries(rows: list[Row]) -> list[dict[str, Any]]:
             try:
                 images = [image(example, row) for example in row.examples]
             except (KeyError, TypeError, AttributeError, ValueError) as error:
-                raise RowError(f"the examples of {clean(row.variant)} cannot be read; measure it again") from error
+                raise RowError(f"the examples of {clean(row.label)} cannot be read; measure it again") from error
             label = title(row, rows)
             found.setdefault(label, {"label": label, "depth": max(i["depth"] for i in images), "images": images})
     return list(found.values())
@@ -157,7 +158,7 @@ def image(example: dict[str, Any], row: Row) -> dict[str, Any]:
         "grid": [height, width],
         "blocks": blocks,
         "rollout": rollout,
-        "depth": int(example.get("depth") or row.config["model"]["depth"]),
+        "depth": int(example["depth"]),
         "right": example["label"] == example["predicted"],
         "label": name(example["label"]),
         "predicted": name(example["predicted"]),

@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass
 
 from reports.row import BASELINE, Row
+from reports.significance import Z
 from reports.text import escape, figure, grid, measured, percent
 
 SHOWN = (0, 1, 5)  # epochs with a column of their own
-Z = 1.959964  # standard deviations that hold 95 % of a normal distribution
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def recoveries(rows: list[Row]) -> list[Recovery]:
                 and measured(other.top1) is not None
             ]
             each = Recovery(row, dense[0] if dense else None, top1, by_epoch(row, "macs"))
-            found.setdefault((row.variant, row.dataset, row.seed), each)
+            found.setdefault((row.label, row.dataset, row.seed), each)
     return list(found.values())
 
 
@@ -69,7 +69,7 @@ def recovery(rows: list[Row]) -> str:
     seeds = len({each.row.seed for each in found}) > 1
     lines = []
     for each in found:
-        name = escape(each.row.variant) + f", seed {each.row.seed}" * seeds
+        name = escape(each.row.label) + f", seed {each.row.seed}" * seeds
         shares = [each.dense.top1 if each.dense else None, *(each.top1.get(epochs) for epochs in SHOWN)]
         shares.append(each.top1[max(each.top1)])
         shown = [percent(share, each.row.n_images) for share in shares]

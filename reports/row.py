@@ -11,7 +11,9 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 BASELINE = "vit"  # the dense model of a Vision Transformer's rows
-SCHEMA = 2  # raised when older versions of this program would misread new rows; older rows stay readable
+DTYPES = {"int8": "int8", "qat": "int8", "int4": "int4", "fp8": "fp8", "bf16": "bf16"}  # by the method that sets it
+LEAST_CEILING = 1.005  # a hair above 1 would blow any noise up to thousands of percent
+SCHEMA = 3  # raised when older versions of this program would misread new rows; older rows stay readable
 
 
 class RowError(ValueError):
@@ -21,12 +23,17 @@ class RowError(ValueError):
 @dataclass(frozen=True, kw_only=True)
 class Row:
     variant: str
+    base: str = BASELINE  # the dense model that this one came from
+    recipe: str | None = None  # settings that tell apart rows of one variant and runtime: "static + bf16"
     methods: list[dict[str, Any]]  # in order, each {"name": ..., hyper-parameters}
     runtime: str  # torch, onnxruntime
     device: str  # cpu, cuda
     device_name: str
+    dtype: str | None = None  # in which the variant's matrix products are meant to run
+    fallback_dtype: str | None = None  # of what is not quantized
     executed: str | None = None  # fp32, bf16, int8, int4, fp8, or int8-simulated and the like: what kernels did
     batch_size: int
+    batch_shape: str | None = None  # fixed: the engine compiled its graph for this batch size; dynamic: for any
     threads: int
     dataset: str
     seed: int
@@ -35,10 +42,11 @@ class Row:
     top1: float | None = None
     top1_low: float | None = None  # 95 % Wilson interval
     top1_high: float | None = None
-    agreement: float | None = (
-        None  # share of test images given the same class as the dense baseline gives, same runtime
-    )
-    mcnemar_p: float | None = None  # of the difference in right answers to the dense baseline, same images and runtime
+    # Against the dense model on the same images, in the same runtime where it ran there:
+    top1_change: float | None = None  # top1 minus that of the dense model
+    mcnemar_p: float | None = None  # of `top1_change`
+    agreement: float | None = None  # share of test images given the same class
+    sqnr_db: float | None = None  # of the logits, against the dense model in fp32
     classes: list[str] | None = None  # names, in the order of the model's outputs
     class_recall: list[float | None] | None = None  # share of each class's test images got right; None: it has none
     confusion: list[list[int]] | None = None  # test images by true class (outer) and predicted class; up to 100 classes
@@ -65,30 +73,40 @@ class Row:
     overall: float | None = None  # speed-up against the dense fp32 baseline in torch, whatever the runtime of this row
     overall_low: float | None = None
     overall_high: float | None = None
+    standing: float | None = None  # latency divided by that of a fixed amount of arithmetic that every run times, too
+    standing_low: float | None = None  # 95 % interval over the rounds of this run
+    standing_high: float | None = None
     ceiling: float | None = None  # MACs of the dense baseline / MACs of this variant
 
     warnings: list[str] = field(default_factory=list)
     failed: str | None = None  # why there are no figures
+    eliminated: str | None = None  # why it was dropped early; the figures are those of the images seen until then
+    chosen: str | None = None  # why the command kept this file
     artifact: str | None = None  # file name, relative to the run directory
     # In one row of each variant only:
     training: list[dict[str, float]] | None = None  # one record an epoch: loss, its terms, train_top1, ...
     examples: list[dict[str, Any]] | None = None  # test images and what the model did with them (measure/examples.py)
     config: dict[str, Any] = field(default_factory=dict)  # resolved
     environment: dict[str, Any] = field(default_factory=dict)
+    verb: str | None = None  # the command that made the row (bench, quantize, ...), or the name of a benchmark
     command: str | None = None
     key: str | None = None  # hash of everything the row depends on
     schema: int = SCHEMA
 
     @property
-    def base(self) -> str:
-        """Name of the dense model that this one came from: `vit`, or of another architecture the one it has."""
-        model = self.config.get("model") if isinstance(self.config, dict) else None
-        return str(model.get("name", BASELINE)) if isinstance(model, dict) else BASELINE
+    def label(self) -> str:
+        """The variant, with its recipe: `int8 (static + bf16)`."""
+        return f"{self.variant} ({self.recipe})" if self.recipe else self.variant
 
     @property
     def dense(self) -> bool:
-        """Whether it is that model, which others are compared with."""
+        """Whether it is the model that others are compared with."""
         return self.variant == self.base
+
+    @property
+    def completed(self) -> bool:
+        """Whether it was measured to the end."""
+        return self.failed is None and self.eliminated is None
 
     @property
     def macro_recall(self) -> float | None:
@@ -126,8 +144,11 @@ class Row:
 
     @property
     def realised(self) -> float | None:
-        """Share of the possible saving that became time: (speedup - 1) / (ceiling - 1); None where ceiling is 1."""
-        if self.speedup is None or self.ceiling is None or abs(self.ceiling - 1) < 1e-6:
+        """Share of the possible saving that became time: (speedup - 1) / (ceiling - 1).
+
+        None where no MACs were removed, or the dtype changed as well: those products have another ceiling.
+        """
+        if self.speedup is None or self.ceiling is None or self.dtype != "fp32" or self.ceiling < LEAST_CEILING:
             return None
         return (self.speedup - 1) / (self.ceiling - 1)
 
@@ -168,16 +189,30 @@ def parse_rows(text: str, source: str) -> list[Row]:
                 raise RowError(
                     f"{source}:{number} was written by a newer version of compress; update compress to read it"
                 )
+            record |= _missing_fields(record)
             row = Row(**{name: value for name, value in record.items() if name in known})
             _check_types(row)
             rows.append(row)
         except RowError:
             raise
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             if number == len(lines):  # no newline after it
                 break
             raise RowError(f"{source}:{number} is not a row of measurements ({error}); remove the line") from error
     return rows
+
+
+def _missing_fields(record: dict[str, Any]) -> dict[str, Any]:
+    """What rows before version 3 said in other words."""
+    if record["schema"] >= 3:
+        return {}
+    config = record.get("config")
+    model = config.get("model") if isinstance(config, dict) else None
+    dtypes = [DTYPES[method["name"]] for method in record["methods"] if method.get("name") in DTYPES]
+    return {
+        "base": str(model.get("name", BASELINE)) if isinstance(model, dict) else BASELINE,
+        "dtype": dtypes[-1] if dtypes else "fp32",
+    }
 
 
 def _check_types(row: Row) -> None:
@@ -203,10 +238,13 @@ def latest(rows: Iterable[Row]) -> list[Row]:
     newest: dict[tuple[object, ...], Row] = {}
     for row in rows:
         if not row.failed:
-            same = (row.variant, row.dataset, row.seed)
-            repaired = [k for k, old in newest.items() if old.failed and (old.variant, old.dataset, old.seed) == same]
-            for place in repaired:
+            for place in [place for place, old in newest.items() if _is_repaired(old, row)]:
                 del newest[place]
         where = (row.device, row.device_name, row.threads, row.batch_size)
-        newest[row.variant, row.runtime, *where, row.dataset, row.seed] = row
+        newest[row.variant, row.recipe, row.runtime, *where, row.dataset, row.seed] = row
     return list(newest.values())
+
+
+def _is_repaired(old: Row, new: Row) -> bool:
+    same = (old.variant, old.dataset, old.seed) == (new.variant, new.dataset, new.seed)
+    return old.failed is not None and same and old.recipe in (None, new.recipe)

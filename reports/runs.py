@@ -1,64 +1,72 @@
 """Runs of the same measurements, matched row by row: what is slower, faster, better, worse, gone or new.
 
-Two runs are independent: nothing about them is paired. Their absolute times compare only on one machine in one state;
-a speed-up, being a ratio within a run, compares further.
+Nothing about two runs is paired. A machine that was slower in one of them slowed its standing reference as well, so
+latencies relative to that are compared where both runs have them. Every interval holds the variance between runs, and
+more where a row says that it was measured under load.
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from reports import significance
 from reports.differences import differences
+from reports.results import describe_conditions
 from reports.row import Row
-from reports.table import conditions
+from reports.significance import Accuracy, Ratio, Speed, Z, divide
 from reports.text import clean, figure, interval, measured, ratio
 
-ALPHA = 0.05  # a difference in accuracy is called one below this p
+# Standard deviations of the logarithm of a ratio of two runs of the same program:
+BETWEEN_RUNS = 0.02  # of latencies relative to the standing reference
+BETWEEN_RUNS_RAW = 0.05  # of latencies in seconds
+UNDER_LOAD = 0.2  # added where either row was disturbed
+FEWEST = 6  # rows from which the spread between two runs is estimated
+DISTURBED = ("other load", "noisy", "drifting", "throttled")  # how warnings of a disturbed measurement begin
 RESAMPLES = 1000
-NO_DIFFERENCE = "no clear difference"
-Times = tuple[float, float | None, float | None]  # a ratio with its 95 % interval
 
 
 @dataclass(frozen=True)
 class Change:
-    """One row, and the same of the reference."""
+    """One row, and the same of the reference run."""
 
     old: Row
     new: Row
-    latency: Times | None  # new / old; None on another machine, or where one was not timed
-    accuracy_p: float | None  # of a difference as large as this where there is none
+    latency: Ratio | None = None  # new / old, with all that may differ between runs; None: not to be compared
+    relative: bool = False  # whether to the standing reference of each run
+    spread: float = BETWEEN_RUNS  # standard deviation between runs, of the logarithm of a ratio within each
 
     @property
-    def time(self) -> str:
-        """`slower`, `faster`, or that nothing is clear; empty where unknown."""
-        return _verdict(self.latency, "slower", "faster")
+    def disturbed(self) -> bool:
+        """Whether either row says that other programs, or heat, had a part in it."""
+        return any(warning.startswith(DISTURBED) for row in (self.old, self.new) for warning in row.warnings)
 
     @property
-    def accuracy(self) -> str:
-        """`better`, `worse`, or that nothing is clear; empty where unknown."""
-        if self.accuracy_p is None or self.old.top1 is None or self.new.top1 is None:
-            return ""
-        if self.accuracy_p >= ALPHA:
-            return NO_DIFFERENCE
-        return "better" if self.new.top1 > self.old.top1 else "worse"
+    def time(self) -> Speed:
+        return significance.judge_slowdown(self.latency) if self.latency else ""
 
     @property
-    def speedup(self) -> Times | None:
-        """Speed-up over the dense baseline, new / old; intervals are combined as if errors were log-normal."""
-        new, old = measured(self.new.speedup), measured(self.old.speedup)
-        if not new or not old or self.new.dense:
+    def accuracy_p(self) -> float | None:
+        """It takes the test images of two runs for different ones, which errs on the side of seeing no difference."""
+        return significance.compare_proportions(self.old.top1, self.old.n_images, self.new.top1, self.new.n_images)
+
+    @property
+    def accuracy(self) -> Accuracy:
+        p = self.accuracy_p
+        return "" if p is None else significance.judge_accuracy((self.new.top1 or 0) - (self.old.top1 or 0), p)
+
+    @property
+    def speedup(self) -> Ratio | None:
+        """Speed-up over the dense model in the same engine, new / old."""
+        if not measured(self.new.speedup) or not measured(self.old.speedup) or self.new.dense:
             return None
-        ends = [measured(end) for row in (self.old, self.new) for end in (row.speedup_low, row.speedup_high)]
-        if not all(ends):
-            return new / old, None, None
-        logs = [math.log(end) for end in ends if end]
-        half = math.hypot(logs[1] - logs[0], logs[3] - logs[2]) / 2
-        return new / old, new / old * math.exp(-half), new / old * math.exp(half)
+        new, old = ((row.speedup, row.speedup_low, row.speedup_high) for row in (self.new, self.old))
+        return divide(new, old, math.hypot(self.spread, UNDER_LOAD * self.disturbed))
 
     @property
-    def speed(self) -> str:
-        """What became of the speed-up: `better`, `worse`, or that nothing is clear; empty where unknown."""
-        return _verdict(self.speedup, "better", "worse")
+    def speed(self) -> Speed:
+        """What became of the speed-up."""
+        return significance.judge_speedup(self.speedup) if self.speedup else ""
 
 
 @dataclass(frozen=True)
@@ -100,40 +108,36 @@ def slower(runs: Mapping[str, list[Row]], share: float) -> list[str]:
     """
     comparison = compare(runs)
     last = comparison.runs[-1]
-    found = []
+    sentences = []
     for change in last.changes:
         if change.latency and (change.latency[1] or 0) > 1 + share:
             times = f"{figure(change.old.latency_s, 1e-3)} -> {figure(change.new.latency_s, 1e-3)} ms"
-            found.append(
-                f"{named(change.new)}: {times_text(change.latency)} times the latency of {clean(comparison.reference)} "
-                f"({times})"
+            how = ", relative to the standing reference" * change.relative + ", under load" * change.disturbed
+            sentences.append(
+                f"{describe_row(change.new)}: {exact_times(change.latency)} times the latency of "
+                f"{clean(comparison.reference)}{how} ({times})"
             )
-    found += [
-        f"{named(row)}: failed, and did not in {clean(comparison.reference)}: {row.failed}" for row in last.failed
+    sentences += [
+        f"{describe_row(row)}: failed, and did not in {clean(comparison.reference)}: {row.failed}"
+        for row in last.failed
     ]
-    return [clean(sentence) for sentence in found]
+    return [clean(sentence) for sentence in sentences]
 
 
-def named(row: Row) -> str:
+def describe_row(row: Row) -> str:
     """Which row it is, as plain text."""
-    return clean(f"{row.variant} in {row.runtime}, {conditions(row, device_name=False)}")
+    return clean(f"{row.label} in {row.runtime}, {describe_conditions(row, device_name=False)}")
 
 
-def times_text(times: Times | None) -> str:
+def exact_times(times: Ratio | None) -> str:
     """Three digits where two would hide the difference."""
     if times is None:
         return ""
     return interval(*("" if value is None else f"{value:.3f}" if value < 1.995 else ratio(value) for value in times))
 
 
-def _verdict(times: Times | None, above: str, below: str) -> str:
-    if times is None or times[1] is None or times[2] is None:
-        return ""
-    return above if times[1] > 1 else below if times[2] < 1 else NO_DIFFERENCE
-
-
 def _against(old: list[Row], name: str, new: list[Row]) -> Against:
-    was, now = [row for row in old if row.failed is None], [row for row in new if row.failed is None]
+    was, now = [row for row in old if row.completed], [row for row in new if row.completed]
     pairs = list(_pairs(was, now))
     matched = {id(row) for pair in pairs for row in pair}
     failing = {(row.variant, row.dataset, row.runtime, row.device) for row in old if row.failed is not None}
@@ -145,43 +149,85 @@ def _against(old: list[Row], name: str, new: list[Row]) -> Against:
         and (row.variant, row.dataset) in known
         and (row.variant, row.dataset, row.runtime, row.device) not in failing
     ]
-    changes = [
-        Change(a, b, latency_ratio(a, b) if a.device_name == b.device_name else None, accuracy_p(a, b))
-        for a, b in pairs
-    ]
     gone, added = ([row for row in rows if id(row) not in matched] for rows in (was, now))
-    return Against(name, changes, gone, added, failed, differences(old, new))
+    return Against(name, _changes(pairs), gone, added, failed, differences(old, new))
+
+
+def _changes(pairs: Sequence[tuple[Row, Row]]) -> list[Change]:
+    """With intervals that hold what differs between runs: as much as is known of it, or as these two show."""
+    relative = [standing_ratio(old, new) for old, new in pairs]
+    seconds = [None if times else latency_ratio(old, new) for (old, new), times in zip(pairs, relative, strict=True)]
+    # The standing reference, which all rows share, is taken to differ between runs as much as a row.
+    spread = max(BETWEEN_RUNS, math.sqrt(2) * estimate_spread(relative))
+    spread_raw = max(BETWEEN_RUNS_RAW, estimate_spread(seconds))
+    changes = []
+    for (old, new), standing, raw in zip(pairs, relative, seconds, strict=True):
+        change, times, error = Change(old, new, spread=spread), standing or raw, spread if standing else spread_raw
+        if times is not None:
+            times = divide(times, (1, 1, 1), math.hypot(error, UNDER_LOAD * change.disturbed))
+        changes.append(replace(change, latency=times, relative=standing is not None))
+    return changes
+
+
+def estimate_spread(ratios: Sequence[Ratio | None]) -> float:
+    """Standard deviation of the logarithms around their median, beyond what the intervals explain.
+
+    From the median absolute deviation, which a few rows that really changed do not move; 0 where rows are few.
+    """
+    known = [times for times in ratios if times is not None]
+    logs = [math.log(middle) for middle, _, _ in known if middle]
+    if len(logs) < FEWEST:
+        return 0.0
+    centre = statistics.median(logs)
+    deviation = 1.4826 * statistics.median(abs(log - centre) for log in logs)
+    widths = [math.log(high / low) / (2 * Z) for _, low, high in known if low and high]
+    explained = statistics.median(widths) if widths else 0.0
+    # From few rows it is itself uncertain: near Student's t with the third of the rows that the MAD makes use of.
+    return (1 + 5 / len(logs)) * math.sqrt(max(deviation**2 - explained**2, 0.0))
 
 
 def _pairs(old: list[Row], new: list[Row]) -> Iterator[tuple[Row, Row]]:
     """Rows of the same thing under the same conditions: on the same machine if there are such, or else on another;
-    with the same seed if there are several."""
-    left = list(old)
-    for same_machine in (True, False):
-        for row in new:
-            if same_machine or not any(_key(row, True) == _key(other, True) for other in old):
-                found = [other for other in left if _key(other, same_machine) == _key(row, same_machine)]
-                alone = sum(_key(other, same_machine) == _key(row, same_machine) for other in new) == len(found) == 1
-                match = next((other for other in found if alone or other.seed == row.seed), None)
-                if match is not None:
-                    left = [other for other in left if other is not match]
-                    yield match, row
+    of the same recipe, or one that does not say its recipe; with the same seed if there are several."""
+    left, waiting = list(old), list(new)
+    for machine, recipe in ((True, True), (True, False), (False, True), (False, False)):
+        for row in tuple(waiting):
+            if not machine and any(_key(row, True, False) == _key(other, True, False) for other in old):
+                continue
+            same = [other for other in left if _key(other, machine, recipe) == _key(row, machine, recipe)]
+            same = [other for other in same if recipe or None in (other.recipe, row.recipe)]
+            alone = sum(_key(row, machine, recipe) == _key(other, machine, recipe) for other in new) == len(same) == 1
+            match = next((other for other in same if alone or (recipe and other.seed == row.seed)), None)
+            if match is not None:
+                left = [other for other in left if other is not match]
+                waiting = [other for other in waiting if other is not row]
+                yield match, row
 
 
-def _key(row: Row, machine: bool) -> tuple[object, ...]:
-    where = (row.device_name,) if machine else ()
-    return (row.variant, row.runtime, row.device, row.threads, row.batch_size, row.dataset, *where)
+def _key(row: Row, machine: bool, recipe: bool) -> tuple[object, ...]:
+    more = (row.device_name if machine else None, row.recipe if recipe else None)
+    return (row.variant, row.runtime, row.device, row.threads, row.batch_size, row.dataset, *more)
 
 
-def latency_ratio(old: Row, new: Row) -> Times | None:
-    """Ratio of the median latencies, new / old, with a 95 % bootstrap interval.
+def standing_ratio(old: Row, new: Row) -> Ratio | None:
+    """Latency relative to the standing reference, new / old; None where one has none, or on another machine."""
+    if old.device_name != new.device_name or not measured(old.standing) or not measured(new.standing):
+        return None
+    times = divide(
+        (new.standing, new.standing_low, new.standing_high), (old.standing, old.standing_low, old.standing_high)
+    )
+    return times if times[1] else None
+
+
+def latency_ratio(old: Row, new: Row) -> Ratio | None:
+    """Ratio of the median latencies, new / old, with a 95 % bootstrap interval; None on another machine.
 
     Whole rounds are drawn, of each run by itself: samples of one round share the state the machine was in. Of rows
     that do not tell their rounds, samples are drawn. The same rows give the same interval.
     """
     import numpy as np
 
-    if not old.latency_s or not new.latency_s:
+    if old.device_name != new.device_name or not old.latency_s or not new.latency_s:
         return None
     chance = np.random.default_rng(0)
 
@@ -195,17 +241,3 @@ def latency_ratio(old: Row, new: Row) -> Times | None:
 
     low, high = np.quantile(medians(new) / medians(old), [0.025, 0.975])
     return new.latency_s / old.latency_s, float(low), float(high)
-
-
-def accuracy_p(old: Row, new: Row) -> float | None:
-    """Two-sided p of two proportions. It takes the test images of two runs for different ones, which errs on the side
-    of seeing no difference."""
-    from scipy.stats import chi2_contingency
-
-    if old.top1 is None or new.top1 is None or not old.n_images or not new.n_images:
-        return None
-    right = [round(old.top1 * old.n_images), round(new.top1 * new.n_images)]
-    wrong = [old.n_images - right[0], new.n_images - right[1]]
-    if not any(right) or not any(wrong):
-        return 1.0
-    return float(chi2_contingency([right, wrong], correction=False).pvalue)  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ def variants(rows: list[Row]) -> str:
     lines = {}
     for row in rows:
         steps = [f"{m.get('name')}({', '.join(f'{k}={v}' for k, v in m.items() if k != 'name')})" for m in row.methods]
-        lines[f"{bold(row.variant)}: {escape(', then '.join(steps)) or 'the dense model, no method'}"] = None
+        lines[f"{bold(row.label)}: {escape(', then '.join(steps)) or 'the dense model, no method'}"] = None
     return bullets(lines)
 
 
@@ -53,5 +53,5 @@ def configuration(rows: list[Row]) -> str:
     users: dict[str, dict[str, None]] = {}
     for row in rows:
         if row.config:
-            users.setdefault(json.dumps(row.config, indent=2), {})[bold(row.variant)] = None
+            users.setdefault(json.dumps(row.config, indent=2), {})[bold(row.label)] = None
     return "\n\n".join(f"{', '.join(names)}:\n\n{fenced(text, 'json')}" for text, names in users.items())

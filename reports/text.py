@@ -3,6 +3,7 @@
 import html
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 
 UNSEEN = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]+")
@@ -69,6 +70,12 @@ def percent(fraction: float | None, n: int | None = None) -> str:
     return f"{100 * fraction:.{2 if n is not None and n >= 5000 else 1}f}"
 
 
+def points(change: float | None, n: int | None = None) -> str:
+    """A change of a fraction in percentage points, with its sign and as many decimals as `percent` has."""
+    text = percent(change, n)
+    return "" if not text else f"{float(text):+.{len(text.partition('.')[2])}f}" if float(text) else text.strip("-")
+
+
 def ratio(value: float | None) -> str:
     """Two decimals, one from ten on; empty where not measured."""
     if measured(value) is None or value is None:
@@ -79,6 +86,13 @@ def ratio(value: float | None) -> str:
 def interval(middle: str, low: str, high: str) -> str:
     """`middle [low, high]`, or what there is of it."""
     return f"{middle} [{low}, {high}]" if middle and low and high else middle
+
+
+def wrap_heading(text: str, most: int = 12) -> list[str]:
+    """Lines of about so many characters; what an interval is headed by stands in a line of its own."""
+    name, bracket, rest = text.partition(" [")
+    lines = textwrap.wrap(name, most, break_long_words=False)
+    return [*lines, f"[{rest}"] if bracket else lines
 
 
 def p_value(p: float) -> str:

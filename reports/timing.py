@@ -2,8 +2,9 @@
 
 import statistics
 
+from reports.columns import speedup_text
 from reports.row import Row
-from reports.table import rounds, speedup_text
+from reports.significance import judge_speedup
 from reports.text import clean, escape, figure, grid, ratio
 
 FEWEST = 3  # batch sizes that make a break-even
@@ -15,7 +16,7 @@ def timing(rows: list[Row]) -> str:
         ("threads", lambda row: str(row.threads)),
         ("batch", lambda row: str(row.batch_size)),
         ("samples", lambda row: f"{len(row.latency_samples_s):,}"),
-        ("rounds", lambda row: str(rounds(row) or "")),
+        ("rounds", lambda row: str(count_rounds(row) or "")),
         ("p10 ms", lambda row: figure(row.latency_p10_s, 1e-3)),
         ("median ms", lambda row: figure(row.latency_s, 1e-3)),
         ("p90 ms", lambda row: figure(row.latency_p90_s, 1e-3)),
@@ -29,7 +30,7 @@ def timing(rows: list[Row]) -> str:
         return ""
     columns = [(name, show) for name, show in columns if any(show(row) for row in timed)]
     cells = [
-        [*(escape(x) for x in (row.variant, row.runtime, row.device)), *(show(row) for _, show in columns)]
+        [*(escape(x) for x in (row.label, row.runtime, row.device)), *(show(row) for _, show in columns)]
         for row in timed
     ]
     header = ["variant", "runtime", "device", *(name for name, _ in columns)]
@@ -41,13 +42,18 @@ def timing(rows: list[Row]) -> str:
     return f"{table}\n\n{' '.join(notes)}"
 
 
+def count_rounds(row: Row) -> int | None:
+    """How many turns its samples come from; None where rows do not say."""
+    return len(row.latency_samples_s) // row.calls_per_round if row.calls_per_round else None
+
+
 def difficulty(rows: list[Row]) -> str:
     """Whether easy images really are faster, where the work depends on the image."""
     cells = []
     for row in rows:
         if row.easy_samples_s and row.hard_samples_s:
             easy, hard = statistics.median(row.easy_samples_s), statistics.median(row.hard_samples_s)
-            words = [escape(x) for x in (row.dataset, row.variant, row.runtime, row.device)]
+            words = [escape(x) for x in (row.dataset, row.label, row.runtime, row.device)]
             cells.append([*words, str(row.threads), figure(easy, 1e-3), figure(hard, 1e-3), ratio(hard / easy)])
     if not cells:
         return ""
@@ -62,9 +68,9 @@ def break_even(rows: list[Row]) -> str:
     """From which batch size on each variant wins, where three or more were measured."""
     tables: dict[tuple[object, ...], dict[tuple[str, str], dict[int, Row]]] = {}
     for row in rows:
-        if not row.dense and row.speedup is not None:
+        if row.completed and not row.dense and row.speedup is not None:
             where = (row.dataset, row.device, row.device_name, row.threads, row.seed)
-            tables.setdefault(where, {}).setdefault((row.variant, row.runtime), {})[row.batch_size] = row
+            tables.setdefault(where, {}).setdefault((row.label, row.runtime), {})[row.batch_size] = row
     parts = []
     for (dataset, device, name, threads, seed), found in tables.items():
         lines = {who: by_batch for who, by_batch in found.items() if len(by_batch) >= FEWEST}
@@ -97,7 +103,8 @@ def wins_from(by_batch: dict[int, Row]) -> str:
     """In words, from rows by batch size."""
     first = None
     for batch in sorted(by_batch, reverse=True):
-        if (by_batch[batch].speedup_low or 0) <= 1:
+        row = by_batch[batch]
+        if judge_speedup((row.speedup, row.speedup_low, row.speedup_high)) != "faster":
             break
         first = batch
     if first is None:

@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests share the processors, and
 
 import torch
 
-from compress.quantization.products import exact
+from compress.quantization.products import multiplies_exactly
 
 ROOT = Path(__file__).resolve().parents[1]
 MADE = [  # variant, runtime and numbers of the rows of `run`
@@ -21,7 +21,7 @@ MADE = [  # variant, runtime and numbers of the rows of `run`
     ("vit", "onnxruntime", "fp32"),
     ("avit", "torch", "fp32"),
     ("avit", "onnxruntime", "fp32"),
-    *([("avit_int8", "torch", "int8")] if exact(torch.device("cpu")) else []),  # not without VNNI
+    *([("avit_int8", "torch", "int8")] if multiplies_exactly(torch.device("cpu")) else []),  # not without VNNI
     ("avit_int8", "onnxruntime", "int8"),
 ]
 

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from compress.runtimes.base import Inspection, Session
-from compress.runtimes.worker import serve
+from compress.runtimes.server import serve
 
 
 class Clock:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from baselines.vit import VisionTransformer
 from compress import importers
-from compress.importers import Content, Foreign, Hints
-from compress.importers.base import Outgoing
+from compress.importers import Content, Hints, ImportedModel
+from compress.importers.base import ExportedModel
 
 EXACT = 1e-5  # largest difference of logits
 SIZES = [  # image, patch, width, blocks, heads, classes
@@ -39,13 +39,13 @@ def redrawn(model: Any) -> Any:
     return model.eval()
 
 
-def converted(tree: object, hints: Hints | None = None) -> Foreign:
+def converted(tree: object, hints: Hints | None = None) -> ImportedModel:
     """A model of ours out of a file, or of what would be in one."""
-    content = importers.read(tree) if isinstance(tree, Path) else Content(Path("weights.pth"), tree)
+    content = importers.read_checkpoint(tree) if isinstance(tree, Path) else Content(Path("weights.pth"), tree)
     return importers.convert(content, hints or Hints())
 
 
-def ours(foreign: Foreign) -> nn.Module:
+def ours(foreign: ImportedModel) -> nn.Module:
     """The model; its pooled tokens are the answer where it knows no classes."""
     model: Any = VisionTransformer(foreign.config)
     model.load_state_dict(foreign.state)
@@ -63,12 +63,12 @@ def build(name: str, sizes: tuple[int, ...] = SIZES[0], **settings: Any) -> Any:
     return redrawn(timm.create_model(name, **{**dict(zip(keys, sizes, strict=True)), **settings}))
 
 
-def images(foreign: Foreign) -> Tensor:
+def images(foreign: ImportedModel) -> Tensor:
     draw = torch.Generator().manual_seed(8)
     return torch.randn(3, foreign.config.channels, *foreign.config.image_size, generator=draw)
 
 
-def difference(foreign: Foreign, theirs: nn.Module) -> float:
+def difference(foreign: ImportedModel, theirs: nn.Module) -> float:
     """The largest, between the answers of two models to three random images; weights make answers of about 1."""
     batch = images(foreign)
     with torch.inference_mode():
@@ -77,7 +77,7 @@ def difference(foreign: Foreign, theirs: nn.Module) -> float:
         return float((ours(foreign)(batch) - expected).abs().max())
 
 
-def made(outgoing: Outgoing) -> nn.Module:
+def made(outgoing: ExportedModel) -> nn.Module:
     """The model of the library, as its `usage` makes it, with exactly the weights that were written."""
     import timm
     import torchvision

@@ -22,7 +22,7 @@ from damage import damage, ends, facts, header, inside, steps, text, tree
 
 from baselines.errors import InputError
 from compress import loading
-from compress.checkpoints import onnx_files
+from compress.checkpoints import graph_files
 from compress.importers import Hints
 
 PATIENCE_S = 20  # for one file, before it counts as one that hangs
@@ -56,8 +56,8 @@ def formats(folder: Path) -> list[tuple[Path, bytes, Sequence[Way], Read]]:
         (folder / "timm.safetensors", safetensors.torch.save(state), (damage, ends, header), load),
         (folder / "timm.npz", makers.arrays(), (damage, ends, inside(".npy", ends, damage)), load),
         (said, said.read_bytes(), (damage, text, text), lambda path: load(path.parent)),
-        (folder / "graph.onnx", makers.graph(), (damage,), onnx_files.check_onnx),
-        (folder / "graph.xml", makers.XML, (damage,), onnx_files.check_xml),
+        (folder / "graph.onnx", makers.graph(), (damage,), graph_files.check_onnx),
+        (folder / "graph.xml", makers.XML, (damage,), graph_files.check_xml),
     ]
 
 

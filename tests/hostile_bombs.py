@@ -145,8 +145,8 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "nested.safetensors": (lambda: makers.safetensors_file(b"[" * 10**6), UNFIT),
     "overlap.safetensors": (lambda: makers.safetensors_file(
         {name: {"dtype": "U8", "shape": [8], "data_offsets": [0, 8]} for name in "ab"}, bytes(8)), UNFIT),
-    "number.safetensors": (lambda: told(dtype="F6_E2M3"), "holds F6_E2M3 numbers"),
-    "sparse.pth": (lambda: makers.saved({"a": torch.ones(2).to_sparse()}), "sparse, quantised"),
+    "number.safetensors": (lambda: told(dtype="F6_E2M3"), "numbers that torch does not have"),
+    "sparse.pth": (lambda: makers.saved({"a": torch.ones(2).to_sparse()}), "sparse, quantized"),
     "protocol.pth": (lambda: makers.saved({"a": 1}, pickle_protocol=4), "pickle protocol 4"),
     "other.pth": (lambda: makers.archive({"notes.txt": b"nothing to see"}), "not a checkpoint, or is damaged"),
     "text.pth": (lambda: b"dear diary\n" * 50, "not a checkpoint"),

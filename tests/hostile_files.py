@@ -24,8 +24,8 @@ from baselines.vit import VisionTransformer, ViTConfig
 from compress import variant
 from compress.checkpoints import checkpoint
 from compress.checkpoints.checkpoint import Checkpoint
-from compress.importers import FAMILIES, Foreign
-from compress.importers.base import Outgoing
+from compress.importers import LAYOUTS, ImportedModel
+from compress.importers.base import ExportedModel
 
 CONFIG = ViTConfig(image_size=(8, 8), patch_size=4, dim=8, depth=1, heads=2, mlp_dim=8, classes=3)
 CLASSES, MEAN, STD = ("cat", "dog", "elk"), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -47,7 +47,7 @@ def own(path: Path, **changes: Any) -> Path:
     return path
 
 
-def quantised(path: Path) -> Path:
+def quantized(path: Path) -> Path:
     """A checkpoint of compress with two methods."""
     methods = variant.parse("topk_int8").methods
     state = variant.prepare(model(), methods).state_dict()
@@ -55,11 +55,11 @@ def quantised(path: Path) -> Path:
     return own(path, methods=described, state=state, calibration={"images": 64, "sha256": "0" * 64})
 
 
-def outgoing(family: str) -> Outgoing:
+def outgoing(family: str) -> ExportedModel:
     """The model as another library has it."""
-    (write,) = [each.write for each in FAMILIES if each.name == family]
+    (write,) = [each.write for each in LAYOUTS if each.name == family]
     assert write is not None
-    return write(Foreign(CONFIG, model().state_dict(), CLASSES, MEAN, STD))
+    return write(ImportedModel(CONFIG, model().state_dict(), CLASSES, MEAN, STD))
 
 
 def timm(**changes: Tensor | None) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from compress import runtimes
 from compress.doctor.machine import FASTER_INT8
 from compress.quantization.linear import Activations, QuantLinear
 from compress.quantization.operators import bounds, dynamic_range, row_scale
+from compress.runtimes.client import make_environment
 
 KINDS: tuple[Activations, ...] = ("static", "token", "tensor")
 LIMITS = [(-1.0, 1.0), (0.0, 3.0), (-3.0, 0.0), (-0.1, 4.0)]  # uint8 zero points 128, 0, 255 and 6
@@ -151,5 +152,6 @@ def openvino(path: Path, images: Tensor, folder: Path) -> Tensor:
         "folder = Path(sys.argv[2]); session = runtimes.get('openvino').load(Path(sys.argv[1]), 'cpu', 1); "
         "np.save(folder / 'logits.npy', session.get(session.run(session.put(np.load(folder / 'images.npy')))))"
     )
-    subprocess.run([sys.executable, "-c", code, str(path), str(folder)], check=True)
+    environment = make_environment(runtimes.describe("openvino").environment)
+    subprocess.run([sys.executable, "-c", code, str(path), str(folder)], check=True, env=environment)
     return torch.from_numpy(np.load(folder / "logits.npy"))

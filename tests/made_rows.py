@@ -43,6 +43,7 @@ def example_rows() -> list[Row]:
                 | {
                     "variant": variant, "methods": methods[variant], "runtime": runtime, "batch_size": batch_size,
                     "device_name": "Intel Xeon Platinum 8481C", "executed": "int8" if "int8" in variant else "fp32",
+                    "dtype": "int8" if "int8" in variant else "fp32",
                     "n_images": 360, "top1": correct[variant] / 360, "top1_low": bounds[variant][0],
                     "top1_high": bounds[variant][1], "params": 812_426, "file_bytes": 912_204 if "int8" in variant
                     else 3_301_442, "macs_per_image": macs[variant] * padding,
@@ -87,6 +88,14 @@ def page_with(text: str) -> Row:
         methods=[{"name": text, "x": text}], warnings=[text], failed=text, command=text, config={text: text},
         environment={text: {text: text}}, macs_counters={text: 1.0}, classes=[text, "one"],
     )  # fmt: skip
+
+
+def slow_down(row: Row, times: float, machine: float = 1.0) -> Row:
+    """The same row where the program takes `times` as long, on a machine that is slower at everything."""
+    standing = [times * (end or 0) for end in (row.standing, row.standing_low, row.standing_high)]
+    samples = [times * machine * sample for sample in row.latency_samples_s]
+    names = ("standing", "standing_low", "standing_high")
+    return replace(row, latency_samples_s=samples, **dict(zip(names, standing, strict=True)))
 
 
 def to_html(markdown: str) -> str:

@@ -1,8 +1,6 @@
 """NNCF's lowering: near the float model at every batch size, counted from kernels, whole on disk, and silent."""
 
 import json
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,21 +13,21 @@ import torch
 from baselines.errors import InputError
 from baselines.macs import dense_macs, linear_macs
 from baselines.vit import VisionTransformer, ViTConfig
-from compress import files, variant
+from compress import runtimes, variant
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.export import onnx as export
 from compress.export.onnx import ParityError
 from compress.methods import Int8, Method, ToMe, TopK
-from compress.quantization.calibration import in_float
+from compress.quantization.calibration import rounding_off
 from compress.runtimes import nncf
-from compress.runtimes.nncf import RUNTIME
 
+RUNTIME = runtimes.get("nncf")
 CONFIG = ViTConfig(
     image_size=(16, 16), channels=3, patch_size=4, dim=64, depth=3, heads=2, mlp_dim=96, tokenizer="conv"
 )
 VARIANTS: dict[str, tuple[Method, ...]] = {
     "int8": (Int8(),),
-    "topk_int8": (TopK(), Int8(rest="bf16")),
+    "topk_int8": (TopK(), Int8(fallback_dtype="bf16")),
     "tome_int8": (ToMe(), Int8()),
 }
 IMAGES = torch.randn(24, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -78,7 +76,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, home: Path) -> dict[str, Mad
 @pytest.mark.parametrize("name", VARIANTS)
 def test_logits_are_near_the_float_ones_at_every_batch_size(name: str, built: dict[str, Made]) -> None:
     made = built[name]
-    with in_float(made.model), torch.inference_mode():
+    with rounding_off(made.model), torch.inference_mode():
         expected = made.model(IMAGES).numpy()
     session = RUNTIME.load(made.path, "cpu", 1)
     for size in (1, 2, 7, 24, 1):
@@ -115,7 +113,7 @@ def test_the_file_says_alone_what_it_is(built: dict[str, Made]) -> None:
         assert facts["classes"] == list("0123456789")
         assert (facts["mean"], facts["std"]) == ([0.3] * 3, [0.4] * 3)
         assert facts["methods"] == json.loads(json.dumps(made.content.methods))
-        assert facts["rest"] == ("bf16" if name == "topk_int8" else "fp32")
+        assert facts["fallback_dtype"] == ("bf16" if name == "topk_int8" else "fp32")
         assert not model.has_rt_info(["framework"])
 
 
@@ -125,27 +123,24 @@ def test_both_files_count_and_nothing_else_is_left(built: dict[str, Made]) -> No
         f"{name}.nncf.{suffix}" for name in VARIANTS for suffix in ("xml", "bin")
     )
     path = built["int8"].path
-    assert files.size(path) == path.stat().st_size + path.with_suffix(".bin").stat().st_size
+    assert runtimes.count_bytes(path) == path.stat().st_size + path.with_suffix(".bin").stat().st_size
 
 
 def test_nothing_is_reported_to_anybody(built: dict[str, Made], home: Path) -> None:
     """OpenVINO and NNCF keep an identity of this user where their telemetry is on."""
     assert not (home / "intel").exists()
-    code = "from compress import runtimes; runtimes.get('openvino'); import openvino_telemetry"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stderr.splitlines()[-1].startswith("ModuleNotFoundError: import of openvino_telemetry halted")
 
 
 def without_engines(patch: pytest.MonkeyPatch, **found: Any) -> None:
     """Neither the export nor NNCF runs; what comes out is two files of one byte."""
 
-    def quantise(source: Path, images: Path, target: Path) -> dict[str, Any]:
+    def quantize(source: Path, images: Path, target: Path) -> dict[str, Any]:
         target.write_bytes(b"x")
         target.with_suffix(".bin").write_bytes(b"b")
         return {"agreement": 1.0, "difference": 1.0, "finite": True, **found}
 
     patch.setattr(export, "export_onnx", lambda *_: None)
-    patch.setattr(nncf, "_quantise", quantise)
+    patch.setattr(nncf, "_quantize", quantize)
 
 
 @pytest.mark.parametrize("found", [{"agreement": 0.94}, {"finite": False}])
@@ -153,7 +148,7 @@ def test_a_graph_that_disagrees_is_not_left_behind(
     found: dict[str, Any], built: dict[str, Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_engines(monkeypatch, **found)
-    with pytest.raises(ParityError, match="NNCF quantised disagrees with the model on 24 images"):
+    with pytest.raises(ParityError, match="NNCF quantized disagrees with the model on 24 images"):
         built["int8"].build(tmp_path / "a.nncf.xml")
     assert not list(tmp_path.iterdir())
 
@@ -170,13 +165,6 @@ def test_a_place_that_takes_no_files_is_named_in_one_sentence(
 
 def test_what_nncf_does_not_take_is_said_in_one_sentence(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((1, 3, 16, 16), np.float32))
-    with pytest.raises(RuntimeError, match="NNCF could not quantise it: ") as caught:
-        nncf._quantise(tmp_path / "a.onnx", tmp_path / "a.npy", tmp_path / "a.xml")
+    with pytest.raises(RuntimeError, match="NNCF could not quantize it: ") as caught:
+        nncf._quantize(tmp_path / "a.onnx", tmp_path / "a.npy", tmp_path / "a.xml")
     assert "\n" not in str(caught.value)
-
-
-def test_without_the_package_one_sentence_says_what_to_install() -> None:
-    code = "import sys; sys.modules['nncf'] = None\nfrom compress import runtimes\nruntimes.get('nncf')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "baselines.errors.InputError: --runtime nncf" in done.stderr
-    assert done.stderr.splitlines()[-1].endswith("pip install nncf openvino")

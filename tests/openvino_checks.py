@@ -1,7 +1,5 @@
 """OpenVINO: the same logits as ONNX Runtime, float that is float32, and integer kernels that are counted."""
 
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,15 +17,17 @@ from baselines.vit import VisionTransformer, ViTConfig
 from compress import loading, runtimes, variant
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.export.onnx import export_onnx
-from compress.methods import METHODS, Bf16, Floor, Int8, Method
+from compress.methods import METHODS, Bf16, Int8, Method, Stage
 from compress.runtimes import Session
-from compress.runtimes.openvino import RUNTIME, OpenvinoSession, product_macs
-from compress.runtimes.ort import example, profile
+from compress.runtimes.openvino_graph import count_product_macs, read_model
+from compress.runtimes.openvino_session import OpenvinoSession
+from compress.runtimes.ort_graph import make_example, profile
 
+RUNTIME = runtimes.get("openvino")
 CONFIG = ViTConfig(
     image_size=(16, 16), channels=3, patch_size=4, dim=64, depth=3, heads=2, mlp_dim=96, tokenizer="conv"
 )
-TOKENS: list[tuple[Method, ...]] = [(kind(),) for kind in METHODS.values() if kind.floor == Floor.TOKENS]
+TOKENS: list[tuple[Method, ...]] = [(kind(),) for kind in METHODS.values() if kind.stage == Stage.TOKENS]
 VARIANTS: dict[str, tuple[Method, ...]] = {
     variant.Variant(methods).name: methods for tokens in [(), *TOKENS] for methods in (tokens, (*tokens, Int8()))
 }
@@ -65,6 +65,20 @@ def test_logits_are_those_of_onnx_runtime(name: str, files: dict[str, Path]) -> 
         got, expected = logits(ours, images), logits(theirs, images)
         assert got.shape == expected.shape
         assert np.abs(got - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("name", ["vit", "topk_int8", "avit_int8"])
+def test_a_graph_for_one_batch_size_gives_the_same_logits(
+    name: str, engine: str, batch: int, files: dict[str, Path]
+) -> None:
+    """Also where images decide how many tokens there are; `avit_int8` once gave 1e24 here (docs/log.md)."""
+    images = np.random.default_rng(batch).standard_normal((batch, 3, 16, 16), dtype=np.float32)
+    runtime = runtimes.get(engine)
+    got, expected = (logits(runtime.load(files[name], "cpu", 1, size), images) for size in (batch, None))
+    assert got.shape == expected.shape
+    assert np.abs(got - expected).max() <= (0.03 if "int8" in name else 1e-5) * np.abs(expected).max()
 
 
 @settings(max_examples=20, deadline=None)
@@ -126,9 +140,9 @@ def test_share_of_integer_macs_is_that_of_the_linear_layers_in_both_engines(file
 
 def test_both_engines_count_the_macs_of_closed_form_also_when_tokens_stop(files: dict[str, Path]) -> None:
     for name in VARIANTS:
-        images = example(files[name], 2)
+        images = make_example(files[name], 2)
         counted = [
-            sum(product_macs(files[name], images).values()),
+            sum(count_product_macs(read_model(files[name]), images).values()),
             sum(each.macs for each in profile(files[name], images)),
         ]
         assert counted[0] == counted[1]
@@ -168,11 +182,3 @@ def test_one_index_taken_from_an_integer_product(tmp_path: Path) -> None:
     got, expected = (logits(runtimes.get(name).load(path, "cpu", 1), images) for name in ("openvino", "onnxruntime"))
     assert got.shape == expected.shape == (5, 48)
     assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()
-
-
-def test_without_the_package_one_sentence_says_what_to_install(tmp_path: Path) -> None:
-    (tmp_path / "openvino.py").write_text("raise ModuleNotFoundError(\"No module named 'openvino'\")\n")
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom compress import runtimes\nruntimes.get('openvino')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "baselines.errors.InputError: --runtime openvino" in done.stderr
-    assert "pip install" in done.stderr.splitlines()[-1]

@@ -38,13 +38,15 @@ def test_the_masked_path_that_trains_equals_the_gathered_path_that_ships(pool: s
     model = halting_model(pool, cls_halts)
     encoder = encoder_of(model)
     x_BND = model.embed(torch.randn(37, 1, 16, 8))
-    masked, seen = encoder.masked(x_BND)
-    gathered, counts = encoder.gathered(x_BND)
-    torch.testing.assert_close(gathered, masked[:, : gathered.shape[1]], atol=1e-5, rtol=1e-5)
-    exempt = 4 * encoder.exempt
-    assert torch.equal(counts["tokens"].sum(1), seen["blocks_run"].sum(1).long() + exempt)
-    assert counts["tokens"].float().mean(0).diff().le(0).all()
-    assert counts["tokens"][:, -1].float().mean() < 0.9 * x_BND.shape[1]  # halting did happen
+    masked, gathered = encoder.masked(x_BND), encoder.gathered(x_BND)
+    counts_BL, halting = gathered.counts, masked.halting
+    assert counts_BL is not None
+    assert halting is not None
+    kept = masked.tokens[:, : gathered.tokens.shape[1]]
+    torch.testing.assert_close(gathered.tokens, kept, atol=1e-5, rtol=1e-5)
+    assert torch.equal(counts_BL.sum(1), halting.blocks_run.sum(1).long() + 4 * encoder.exempt)
+    assert counts_BL.float().mean(0).diff().le(0).all()
+    assert counts_BL[:, -1].float().mean() < 0.9 * x_BND.shape[1]  # halting did happen
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])
@@ -65,19 +67,21 @@ def test_never_and_at_once(pool: str, cls_halts: bool) -> None:
     for gate in encoder.gates.parameters():
         gate.zero_()
     encoder.gate_shift.fill_(1e4)
-    logits, aux = model.forward_aux(images)
-    assert logits.isfinite().all()
-    assert (aux["tokens"][:, 1:] == encoder.exempt).all()
+    output = model.compute_output(images)
+    assert output.logits.isfinite().all()
+    assert output.encoder.counts is not None
+    assert (output.encoder.counts[:, 1:] == encoder.exempt).all()
 
 
 def test_weights_over_the_blocks_are_a_distribution() -> None:
     model = halting_model(shift=-1.0).train()
-    aux = encoder_of(model).masked(model.embed(torch.randn(7, 1, 16, 8)))[1]
-    total = aux["halting_weights"].sum(-1)
+    halting = encoder_of(model).masked(model.embed(torch.randn(7, 1, 16, 8))).halting
+    assert halting is not None
+    total = halting.weights.sum(-1)
     torch.testing.assert_close(total, torch.ones_like(total))
-    assert (aux["halting_weights"] >= 0).all()
-    ran = (aux["halting_weights"] > 0).float().cumsum(-1).argmax(-1) + 1
-    assert torch.equal(ran, aux["blocks_run"].long())
+    assert (halting.weights >= 0).all()
+    ran = (halting.weights > 0).float().cumsum(-1).argmax(-1) + 1
+    assert torch.equal(ran, halting.blocks_run.long())
 
 
 @pytest.mark.parametrize("mean", [1.2, 2.0, 3.5, 5.8])
@@ -120,7 +124,7 @@ def test_training_steers_to_the_budget() -> None:
         encoder, seen = encoder_of(model), []
         for _ in range(60):
             with torch.no_grad():
-                seen.append(encoder.masked(model.embed(torch.randn(64, 1, 16, 8)))[1]["blocks_run"].mean() / 4)
+                seen.append(encoder.masked(model.embed(torch.randn(64, 1, 16, 8))).halting.blocks_run.mean() / 4)
         assert abs(seen[0] - encoder.target) > 0.2
         assert torch.stack(seen[-10:]).mean().item() == pytest.approx(encoder.target, abs=0.02)
 
@@ -128,5 +132,6 @@ def test_training_steers_to_the_budget() -> None:
 @torch.inference_mode()
 def share_of(model: VisionTransformer, images: torch.Tensor) -> float:
     """Of the dense model's MACs."""
-    tokens = model.eval().forward_aux(images)[1]["tokens"]
+    tokens = model.eval().compute_output(images).encoder.counts
+    assert tokens is not None
     return halting_macs(model.config, tokens).mean().item() / dense_macs(model.config)

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from reports import parse_rows
+
 TINY = ["--geometry", "64x1p8", "--device", "cpu", "--threads", "1", "--workers", "1", "--batch-size", "8"]
 TINY += ["--seconds", "0.02", "--rounds", "2", "--no-compile"]
 ROWS = ["ours bf16", "ours bf16, no average", "ours fp32", "timm bf16", "timm bf16, no loader", "timm fp32"]
@@ -48,19 +50,32 @@ def test_int8_is_compared_with_peers(tmp_path: Path) -> None:
     (tmp_path / "torchao.py").write_text("raise ImportError('it is not here')")
     rows = "ort_dynamic,torchao,ours_ort_static"
     args = ["--geometry", "tiny", "--batch-sizes", "3", "--threads", "1", "--seconds", "0.1", "--rows", rows]
-    done = run("int8", *args, "--folder", str(tmp_path), path=str(tmp_path))
+    done = run("int8", *args, "--folder", str(tmp_path), "--out", str(tmp_path / "out"), path=str(tmp_path))
     assert done.returncode == 0, done.stderr
-    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if "│" in line]
-    found = {name: cells for name, *cells in lines}
-    assert list(found) == ["torch", "ort_dynamic", "ours_ort_static"]
-    assert "torchao: torchao ended with exit code 1: ImportError: it is not here" in done.stdout
-    assert "best peer torch" in done.stdout or "best peer ort_dynamic" in done.stdout
+    measured = parse_rows((tmp_path / "out" / "rows.jsonl").read_text(), "rows.jsonl")
+    found = {row.recipe or row.variant: row for row in measured}
+    assert list(found) == ["vit", *rows.split(",")]
+    assert found["torchao"].failed == "torchao ended with exit code 1: ImportError: it is not here"
+    assert [row.failed for name, row in found.items() if name != "torchao"] == [None] * 3
+    assert "torchao ended with exit code 1: ImportError: it is not here" in done.stdout
     linears, attention = 17 * (4 * 32 * 32 + 2 * 32 * 64), 2 * 32 * 17 * 17
     share = 2 * linears / (2 * (linears + attention) + 16 * 4 * 32 + 32 * 10)
-    (artifact,) = tmp_path.glob("tiny-*/int8-*.onnx")
-    (source,) = tmp_path.glob("tiny-*/vit.pth")
-    executed, _, speedup, _, sqnr, agreement, _, size = found["ours_ort_static"]
-    assert (executed, agreement) == (f"int8 {share:.0%}", "1.000")
-    assert size == f"{artifact.stat().st_size / source.stat().st_size:.1%}"
-    assert speedup.count(",") == 1
-    assert float(sqnr) > 30
+    (artifact,) = tmp_path.glob("*/int8-*.onnx")
+    ours, peer = found["ours_ort_static"], found["ort_dynamic"]
+    assert (ours.executed, ours.integer_share, ours.agreement) == ("int8", pytest.approx(share), 1)
+    assert ours.file_bytes == artifact.stat().st_size
+    assert ours.overall_low < ours.overall < ours.overall_high
+    assert peer.overall is not None
+    assert ours.sqnr_db > 30
+    assert ours.sqnr_db > peer.sqnr_db > 0
+
+
+def test_tokens_are_compared_with_the_dense_model_of_the_same_numbers(tmp_path: Path) -> None:
+    args = ["--geometry", "tiny", "--methods", "topk", "--batch-sizes", "2", "--threads", "1", "--seconds", "0.1"]
+    done = run("tokens", *args, "--engines", "torch_bf16", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    dense, topk = parse_rows((tmp_path / "rows.jsonl").read_text(), "rows.jsonl")
+    assert [(row.variant, row.dense) for row in (dense, topk)] == [("bf16", True), ("topk_bf16", False)]
+    assert dense.speedup == 1
+    assert topk.speedup_low < topk.speedup < topk.speedup_high
+    assert topk.macs_per_image < dense.macs_per_image

@@ -20,7 +20,7 @@ from PIL import Image
 from baselines.sources import load
 from compress import loading, variant
 from compress.cli import main
-from compress.runtimes.ort import BoundSession, OrtSession
+from compress.runtimes.ort_session import BoundSession, OrtSession
 from reports import Row, parse_rows
 
 CPU = torch.device("cpu")
@@ -178,7 +178,7 @@ def test_a_baseline_of_ones_own(run: Run, tmp_path: Path, capfd: pytest.CaptureF
 def real_images(checkpoint: Path) -> tuple[torch.nn.Module, np.ndarray]:
     model, which, content = loading.restore(checkpoint)
     data = load(content.dataset, content.config.image_size, content.config.channels)
-    data = data.normalised(content.mean, content.std)
+    data = data.with_normalization(content.mean, content.std)
     images = next(iter(data.batches(data.test, 10, CPU)))[0]
     return variant.convert(model, which.methods), images.numpy()
 

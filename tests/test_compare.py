@@ -10,37 +10,59 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from made_rows import HOSTILE, bare, example_rows, page_with, to_html
+from made_rows import HOSTILE, bare, example_rows, page_with, slow_down, to_html
 from rich.console import Console
 
 from reports import Row, parse_rows
 from reports.compare import compare, render_comparison, rich_comparison, slower
-from reports.runs import NO_DIFFERENCE, accuracy_p, latency_ratio
+from reports.runs import BETWEEN_RUNS, latency_ratio
+from reports.significance import NO_DIFFERENCE, Z, compare_proportions
 
 
 def timed(noise: int = 0, times: float = 1.0, **given: Any) -> Row:
-    """A row of 20 rounds of 5 samples around 10 ms, noisy by about 2 %."""
+    """A row of 20 rounds of 5 samples around 10 ms, noisy by about 2 %, and a standing reference of 4 ms."""
     chance = random.Random(noise)
     samples = [0.01 * times * chance.lognormvariate(0, 0.02) for _ in range(100)]
-    return bare(**{"variant": "avit", "latency_samples_s": samples, "calls_per_round": 5} | given)
+    standing = {"standing": 2.5 * times, "standing_low": 2.49 * times, "standing_high": 2.51 * times}
+    return bare(**{"variant": "avit", "latency_samples_s": samples, "calls_per_round": 5} | standing | given)
 
 
 def test_a_run_that_is_exactly_ten_percent_slower_is_found_slower():
     old = timed()
-    new = replace(old, latency_samples_s=[1.1 * sample for sample in old.latency_samples_s])
+    new = slow_down(old, 1.1)
     change = compare({"old": [old], "new": [new]}).runs[0].changes[0]
     ratio, low, high = change.latency or (0, 0, 0)
     assert ratio == pytest.approx(1.1)
     assert 1.05 < (low or 0) < 1.1 < (high or 0) < 1.15
+    assert change.relative
     assert change.time == "slower"
     assert compare({"new": [new], "old": [old]}).runs[0].changes[0].time == "faster"
     (sentence,) = slower({"old": [old], "new": [new]}, 0.05)
     assert re.fullmatch(
-        r"avit in torch, digits, batch 1, cpu, 2 threads: 1\.100 \[1\.0\d\d, 1\.1\d\d\] times the latency of old "
-        r"\((\S+) -> (\S+) ms\)",
+        r"avit in torch, digits, batch 1, cpu, 2 threads: 1\.100 \[1\.0\d\d, 1\.1\d\d\] times the latency of old, "
+        r"relative to the standing reference \((\S+) -> (\S+) ms\)",
         sentence,
     )
     assert slower({"old": [old], "new": [new]}, 0.1) == []  # not beyond noise
+    machine = slow_down(old, 1.1, machine=3.0)
+    assert compare({"old": [old], "new": [machine]}).runs[0].changes[0].latency == change.latency
+    raw = [replace(row, standing=None) for row in (old, new)]
+    assert compare({"old": raw[:1], "new": raw[1:]}).runs[0].changes[0].time == NO_DIFFERENCE  # it varies more
+    page = render_comparison({"old": raw[:1], "new": raw[1:]})["comparison.md"].decode()
+    assert "Rows without a standing reference are compared in seconds" in page
+    assert "relative to the standing reference" not in page
+
+
+def test_a_warning_of_load_widens_the_interval():
+    old, new = timed(), timed(times=1.2)
+    loaded = replace(new, warnings=["noisy: the middle half of the latencies spans 30% of the median"])
+    assert len(slower({"old": [old], "new": [new]}, 0.05)) == 1
+    assert slower({"old": [old], "new": [loaded]}, 0.05) == slower({"old": [loaded], "new": [old]}, 0.05) == []
+    page = render_comparison({"old": [old], "new": [loaded]})["comparison.md"].decode()
+    assert "not clear (measured under load)" in page
+    assert "under load" in slower({"old": [old], "new": [slow_down(loaded, 2)]}, 0.05)[0]
+    other = replace(new, warnings=["ranges come from 8 images: fewer than 32 leave much to chance"])
+    assert len(slower({"old": [old], "new": [other]}, 0.05)) == 1
 
 
 def test_the_same_run_twice_has_no_difference():
@@ -74,15 +96,15 @@ def test_rounds_are_what_is_drawn():
 
 def test_accuracy_is_judged_as_two_proportions():
     old = bare(n_images=1000, top1=0.80)
-    assert accuracy_p(old, replace(old, top1=0.76)) == pytest.approx(
+    assert compare_proportions(0.80, 1000, 0.76, 1000) == pytest.approx(
         math.erfc(0.04 / math.sqrt(0.78 * 0.22 * 2 / 1000) / math.sqrt(2))
     )
     words = [
         compare({"a": [old], "b": [replace(old, top1=top1)]}).runs[0].changes[0].accuracy for top1 in (0.76, 0.79, 0.84)
     ]
     assert words == ["worse", NO_DIFFERENCE, "better"]
-    assert accuracy_p(replace(old, top1=1.0), replace(old, top1=1.0)) == 1
-    assert accuracy_p(old, bare()) is None
+    assert compare_proportions(1.0, 1000, 1.0, 1000) == 1
+    assert compare_proportions(0.8, 1000, None, 10) is None
 
 
 def test_a_speed_up_cancels_a_slower_machine():
@@ -90,10 +112,28 @@ def test_a_speed_up_cancels_a_slower_machine():
     new = timed(1, 3.0, speedup=1.5, speedup_low=1.45, speedup_high=1.55)
     change = compare({"old": [old], "new": [new]}).runs[0].changes[0]
     assert (change.time, change.speed) == ("slower", NO_DIFFERENCE)
-    half = math.hypot(math.log(1.6 / 1.4), math.log(1.55 / 1.45)) / 2
-    assert change.speedup == (1, pytest.approx(math.exp(-half)), pytest.approx(math.exp(half)))
+    down = math.hypot(math.log(1.5 / 1.45), math.log(1.6 / 1.5), Z * BETWEEN_RUNS)
+    up = math.hypot(math.log(1.55 / 1.5), math.log(1.5 / 1.4), Z * BETWEEN_RUNS)
+    assert change.speedup == (1, pytest.approx(math.exp(-down)), pytest.approx(math.exp(up)))
     worse = replace(new, speedup=1.0, speedup_low=0.95, speedup_high=1.05)
-    assert compare({"old": [old], "new": [worse]}).runs[0].changes[0].speed == "worse"
+    assert compare({"old": [old], "new": [worse]}).runs[0].changes[0].speed == "slower"
+
+
+def test_recipes_are_kept_apart_and_one_that_is_not_said_matches():
+    static, dynamic = timed(recipe="static"), timed(recipe="dynamic")
+    pairs = compare({"a": [static, dynamic], "b": [dynamic, static]}).runs[0].changes
+    assert [(change.old, change.new) for change in pairs] == [(dynamic, dynamic), (static, static)]
+    (change,) = compare({"a": [timed()], "b": [static]}).runs[0].changes
+    assert change.new == static
+    assert compare({"a": [timed()], "b": [static, dynamic]}).runs[0].changes == []
+    assert compare({"a": [dynamic], "b": [static]}).runs[0].changes == []
+
+
+def test_what_was_eliminated_is_not_compared():
+    gone = timed(times=3.0, eliminated="surely slower than int8")
+    against = compare({"a": [timed()], "b": [gone]}).runs[0]
+    assert (against.changes, against.failed) == ([], [])
+    assert slower({"a": [timed()], "b": [gone]}, 0.05) == []
 
 
 def test_what_is_in_one_run_only_is_named():

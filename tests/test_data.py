@@ -10,6 +10,7 @@ from PIL import Image
 from baselines import sources
 from baselines.data import Data, FileSplit, TensorSplit
 from baselines.distributed import World
+from baselines.errors import InputError
 from baselines.feed import Feed
 from baselines.recipe import TrainConfig
 from baselines.sources import load
@@ -101,3 +102,31 @@ def test_cifar_arrays_are_read_as_torchvision_hands_them_over(monkeypatch: pytes
     assert images.shape == (1, 3, 16, 16)
     grey = load("cifar10", (32, 32), 1, tmp_path)
     assert next(grey.train.fetch([torch.tensor([0])], CPU)).unique().tolist() == [round(0.299 * 50 + 58.7 + 17.1)]
+
+
+def test_large_sets_are_decoded_as_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(300):
+        paint(tmp_path / ("cat" if number % 2 else "dog") / f"{number:03}.png", number % 200)
+    small = load(f"folder:{tmp_path}", (8, 8), 3)
+    monkeypatch.setattr(sources, "MEMORY_LIMIT", 0)
+    large = load(f"folder:{tmp_path}", (8, 8), 3)
+    assert isinstance(large.train, FileSplit)
+    for name in ("mean", "std"):
+        assert getattr(large, name) == pytest.approx(getattr(small, name), rel=1e-6)
+    chosen = torch.randperm(240, generator=torch.Generator().manual_seed(0))
+    for index in chosen[40:].tolist():
+        large.train.paths[index].write_bytes(b"no image")
+    drawn = list(large.batches(large.train, 4, CPU, indices=chosen[:40]))  # the others are not opened
+    expected = small.train.images[chosen[:40]]  # type: ignore[attr-defined]
+    assert torch.allclose(torch.cat([images for images, _ in drawn]), normalised(large, expected))
+    batches = large.batches(large.train, 4, CPU, indices=chosen)
+    ahead = 2 * torch.get_num_threads()  # batches that worker processes prepare
+    for _ in range(10 - ahead):
+        assert len(next(batches)[0]) == 4
+    with pytest.raises(InputError, match="is not a readable image"):
+        list(batches)
+
+
+def normalised(data: Data, images: torch.Tensor) -> torch.Tensor:
+    mean, std = (torch.tensor(each)[:, None, None] for each in (data.mean, data.std))
+    return (images.float() / 255 - mean) / std

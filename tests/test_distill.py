@@ -12,7 +12,7 @@ from conftest import ROOT
 
 from baselines.data import Data, TensorSplit
 from baselines.errors import InputError
-from baselines.guided import Guided
+from baselines.guided import GuidedTrainer
 from baselines.train import Step, TrainConfig
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import config, variant
@@ -27,7 +27,7 @@ GEOMETRY |= {"mlp_dim": 24, "classes": 3}
 TRAIN = TrainConfig(epochs=2, batch_size=8, lr=3e-3, warmup_epochs=0, ema=0.5, crop_padding=0, flip=False)
 
 
-def new_model(seed: int = 0, **changes: Any) -> VisionTransformer:
+def make_model(seed: int = 0, **changes: Any) -> VisionTransformer:
     torch.manual_seed(seed)
     return VisionTransformer(ViTConfig(**(GEOMETRY | changes)))
 
@@ -41,21 +41,21 @@ def made_data(labels: torch.Tensor) -> Data:
     return Data("made", ("a", "b", "c"), split, split, (0.5,), (0.3,))
 
 
-def step_of(student: VisionTransformer, master: VisionTransformer, **guided: torch.Tensor) -> Step:
+def step_of(student: VisionTransformer, master: VisionTransformer, projected: torch.Tensor | None = None) -> Step:
     images = some_images()
-    logits, aux = student.train().forward_aux(images)
+    output = replace(student.train().compute_output(images), projected_tokens=projected)
     with torch.no_grad():
-        taught = master.eval().forward_aux(images)
-    return Step(student, images, torch.zeros(24, dtype=torch.long), logits, {**aux, **guided}, *taught, 0.0, master)
+        taught = master.eval().compute_output(images)
+    return Step(student, images, torch.zeros(24, dtype=torch.long), output.logits, output, master, taught)
 
 
 def learn(method: Distill, labels: torch.Tensor, student: VisionTransformer | None = None) -> VisionTransformer:
     return finetuning.apply(
-        student or new_model(),
+        student or make_model(),
         (),
         [method],
         made_data(labels),
-        teacher=new_model(1, dim=24),
+        teacher=make_model(1, dim=24),
         training=TRAIN,
         calibration=[],
         device=CPU,
@@ -96,8 +96,8 @@ class TestAnswers:
 
     def test_labels_and_teacher_share_the_objective(self) -> None:
         method, data = Distill(weight=0.3, kind="hard"), made_data(torch.arange(24) % 3)
-        student, master = new_model(), new_model(1).eval()
-        trainer = finetuning.guided([method], student, master)(
+        student, master = make_model(), make_model(1).eval()
+        trainer = finetuning.make_trainer([method], student, master)(
             student, data, TRAIN, CPU, 0, [method.loss_terms], master, {}
         )
         batch = next(trainer.feed.epoch(0))
@@ -116,8 +116,8 @@ class TestAnswers:
         assert not torch.equal(alone[0](some_images()), learn(Distill(), labels)(some_images()))
 
     def test_a_distillation_token_answers_the_teacher(self) -> None:
-        student = new_model(distill_token=True)
-        Distill().loss_terms(step_of(student, new_model(1)))["distill"].backward()
+        student = make_model(distill_token=True)
+        Distill().loss_terms(step_of(student, make_model(1)))["distill"].backward()
         reached = {name for name, weight in student.named_parameters() if weight.grad is not None and weight.grad.any()}
         assert "distill_head.weight" in reached
         assert "head.weight" not in reached
@@ -126,48 +126,50 @@ class TestAnswers:
 class TestHints:
     @pytest.mark.parametrize("pool", ["cls", "mean", "seq"])
     def test_a_copy_has_nothing_left_to_learn(self, pool: str) -> None:
-        method, model = Distill(hint=2, relation=3), new_model(pool=pool)
+        method, model = Distill(hint=2, relation=3), make_model(pool=pool)
         terms = method.loss_terms(step_of(model, copy.deepcopy(model)))
         assert [terms[name].item() for name in ("hint", "relation")] == pytest.approx([0, 0], abs=1e-10)
-        terms = method.loss_terms(step_of(model, new_model(1, pool=pool)))
+        terms = method.loss_terms(step_of(model, make_model(1, pool=pool)))
         assert terms["hint"].item() == pytest.approx(2 * 2, rel=0.3)  # nothing in common
         assert terms["relation"] > 0
 
     def test_another_width_and_another_grid(self) -> None:
         """Tokens of a 4x4 grid, all of a quarter alike, are those of a 2x2 grid."""
-        student, master = new_model(patch_size=4, pool="mean"), new_model(1, dim=24, distill_token=True)
+        student, master = make_model(patch_size=4, pool="mean"), make_model(1, dim=24, distill_token=True)
         tokens = torch.randn(24, 4, 24)
         quarters = tokens.unflatten(1, (2, 2)).repeat_interleave(2, 1).repeat_interleave(2, 2).flatten(1, 2)
         step = step_of(student, master, projected=tokens.requires_grad_())
-        step = replace(step, teacher_aux={"tokens_out": torch.cat([torch.randn(24, 2, 24), quarters.detach()], 1)})
+        assert step.teacher_output is not None
+        shown = torch.cat([torch.randn(24, 2, 24), quarters.detach()], 1)
+        step = replace(step, teacher_output=replace(step.teacher_output, tokens=shown))
         terms = Distill(hint=1, relation=1).loss_terms(step)
         assert terms["hint"].item() == pytest.approx(0, abs=1e-10)
         assert terms["relation"] > 0
 
     def test_the_projection_is_learned_and_does_not_ship(self) -> None:
-        method, student, master = Distill(hint=1), new_model(), new_model(1, dim=24).eval()
+        method, student, master = Distill(hint=1), make_model(), make_model(1, dim=24).eval()
         data = made_data(torch.arange(24) % 3)
-        assert method.guide(student, new_model(1)) is None
-        run = finetuning.guided([method], student, master)(
+        assert method.make_projector(student, make_model(1)) is None
+        run = finetuning.make_trainer([method], student, master)(
             student, data, TRAIN, CPU, 0, [method.loss_terms], master, {}
         )
-        (projection,) = run.guides
+        (projection,) = run.projectors
         assert isinstance(projection, Projection)
         before = projection.linear.weight.detach().clone()
         run.epoch(lambda _: None)
         assert not torch.equal(projection.linear.weight, before)
         run.finish()
-        assert student.state_dict().keys() == new_model().state_dict().keys()
+        assert student.state_dict().keys() == make_model().state_dict().keys()
         assert sum(p.numel() for p in learn(method, data.train.labels).parameters()) == sum(
-            p.numel() for p in new_model().parameters()
+            p.numel() for p in make_model().parameters()
         )
 
     def test_a_training_with_a_projection_goes_on_with_the_same_bits(self) -> None:
         method, data, ends = Distill(hint=1), made_data(torch.arange(24) % 3), []
 
-        def begin() -> Guided:
-            student, master = new_model(), new_model(1, dim=24).eval()
-            start = finetuning.guided([method], student, master)
+        def begin() -> GuidedTrainer:
+            student, master = make_model(), make_model(1, dim=24).eval()
+            start = finetuning.make_trainer([method], student, master)
             return start(student, data, TRAIN, CPU, 0, [method.loss_terms], master, {})
 
         for interrupted in (False, True):
@@ -179,21 +181,21 @@ class TestHints:
                 run = begin()
                 run.load_state(state)
             run.epoch(lambda _: None)
-            ends.append([*run.average.module.state_dict().values(), *run.guides.state_dict().values()])
+            ends.append([*run.average.module.state_dict().values(), *run.projectors.state_dict().values()])
         assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
     def test_tokens_that_are_not_there_are_refused(self) -> None:
-        master = variant.prepare(new_model(1), [AViT()])
+        master = variant.prepare(make_model(1), [AViT()])
         with pytest.raises(InputError, match="the teacher hands out 1 of its 17; set both to 0"):
-            Distill(relation=1).loss_terms(step_of(new_model(), master))
-        assert Distill().loss_terms(step_of(new_model(), master)).keys() == {"distill"}
-        halting = variant.prepare(new_model(), [AViT()])  # while it learns, it has all of them
-        assert Distill(hint=1, relation=1).loss_terms(step_of(halting, new_model(1)))["hint"].isfinite()
+            Distill(relation=1).loss_terms(step_of(make_model(), master))
+        assert Distill().loss_terms(step_of(make_model(), master)).keys() == {"distill"}
+        halting = variant.prepare(make_model(), [AViT()])  # while it learns, it has all of them
+        assert Distill(hint=1, relation=1).loss_terms(step_of(halting, make_model(1)))["hint"].isfinite()
 
 
 def test_without_token_methods_a_new_geometry_learns_from_the_teacher_at_once() -> None:
     def stages(*methods: Any) -> list[str]:
-        return [stage.name for stage in Variant(methods).stages]
+        return [stage.name for stage in Variant(methods).training_steps]
 
     assert stages(Narrow(), Distill(), Int8()) == ["narrow_distill", "narrow_distill_int8"]
     assert stages(Narrow(), AViT(), Distill()) == ["narrow", "narrow_avit_distill"]

@@ -16,7 +16,7 @@ from baselines.vit import VisionTransformer, ViTConfig
 from compress import variant
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.export.onnx import export_onnx
-from compress.measure.cost import Cost, count_otherwise, disagreements
+from compress.measure.cost import Cost, count_with_libraries, disagreements
 from compress.measure.rollout import trace
 from compress.methods.dynamicvit import DynamicEncoder, DynamicViT, Predictor, divergence, ratio_loss, token_distance
 
@@ -76,10 +76,11 @@ def test_the_masked_path_that_trains_equals_the_gathered_path_that_ships(shape: 
         return kept[len(scores) - 1]
 
     encoder.forward = lambda x_BND: encoder.masked(x_BND, decide)
-    masked, aux = model.forward_aux(images())
-    torch.testing.assert_close(masked, gathered, rtol=0, atol=1e-5)
-    assert torch.equal(aux["decisions"], torch.stack(kept, 1))
-    assert aux["tokens_out"].shape[1] == model.config.tokens
+    masked = model.compute_output(images())
+    torch.testing.assert_close(masked.logits, gathered, rtol=0, atol=1e-5)
+    assert masked.encoder.decisions is not None
+    assert torch.equal(masked.encoder.decisions, torch.stack(kept, 1))
+    assert masked.tokens.shape[1] == model.config.tokens
     for score_BP, before, now in zip(scores, [torch.ones(6, 48), *kept], kept, strict=False):
         lowest = score_BP.masked_fill(now == 0, torch.inf).amin(1)
         highest = score_BP.masked_fill(before - now == 0, -torch.inf).amax(1)
@@ -102,7 +103,7 @@ def test_a_patch_that_left_has_no_influence(shape: str) -> None:
     x_BND = model.embed(images())
     other_BND = x_BND.clone()
     other_BND[:, gone] = 3 * torch.randn(6, 2, 26)
-    outputs = [encoder.masked(each, decide)[0] for each in (x_BND, other_BND)]
+    outputs = [encoder.masked(each, decide).tokens for each in (x_BND, other_BND)]
     stays = [place for place in range(model.config.tokens) if place not in gone]
     torch.testing.assert_close(outputs[0][:, stays], outputs[1][:, stays], rtol=0, atol=1e-5)
     assert (outputs[0][:, gone] - outputs[1][:, gone]).abs().min() > 1e-4
@@ -126,16 +127,18 @@ def test_a_draw_is_hard_follows_the_probabilities_and_is_never_taken_back() -> N
     drawn_BP = encoder.draw(torch.tensor([0.8, 0.2]).log().expand(100, 200, 2))
     torch.testing.assert_close(drawn_BP, drawn_BP.round())
     assert drawn_BP.mean().item() == pytest.approx(0.8, abs=0.015)
-    kept_BSP = model.forward_aux(images())[1]["decisions"]
+    kept_BSP = model.compute_output(images()).encoder.decisions
+    assert kept_BSP is not None
     assert kept_BSP.diff(dim=1).max() <= 1e-6
 
 
 def test_training_runs_under_bfloat16_and_when_every_patch_leaves() -> None:
     model = dynamic("mean").train()
     with torch.autocast("cpu", torch.bfloat16):
-        logits, aux = model.forward_aux(images())
-    assert logits.isfinite().all()
-    assert aux["decisions"].dtype is torch.float32
+        output = model.compute_output(images())
+    assert output.logits.isfinite().all()
+    assert output.encoder.decisions is not None
+    assert output.encoder.decisions.dtype is torch.float32
     encoder_of(model).draw = lambda log_BP2: (log_BP2 * 0)[..., 0]
     logits = model(images())
     logits.sum().backward()
@@ -144,11 +147,12 @@ def test_training_runs_under_bfloat16_and_when_every_patch_leaves() -> None:
 
 
 class TestLosses:
-    def step(self, model: VisionTransformer, **changes: Any) -> Step:
-        logits, aux = model.forward_aux(images())
-        teacher = {"tokens_out": aux["tokens_out"].detach() + 2}
-        given: dict[str, Any] = {"teacher_logits": logits.detach(), "teacher_aux": teacher} | changes
-        return Step(model, images(), torch.zeros(6).long(), logits, aux, progress=0.5, **given)
+    def step(self, model: VisionTransformer, **taught: Tensor) -> Step:
+        """One with a teacher that has the answers of the model, and tokens that are greater by 2, if not told."""
+        output = model.compute_output(images())
+        own = {"logits": output.logits.detach(), "tokens": output.tokens.detach() + 2}
+        teacher = replace(output, **(own | taught))
+        return Step(model, images(), torch.zeros(6).long(), output.logits, output, teacher_output=teacher)
 
     def test_by_hand(self) -> None:
         all_kept = torch.ones(6, 3, 48)
@@ -173,17 +177,21 @@ class TestLosses:
         first_leaves = iter([0.0, 0.0, 1.0])  # at the last stage
         encoder_of(model).draw = lambda log_BP2: 1 - next(first_leaves) * torch.eye(48)[0].expand_as(log_BP2[..., 0])
         step = self.step(model)
-        step.teacher_aux["tokens_out"][:, 1] += 100
+        assert step.teacher_output is not None
+        step.teacher_output.tokens[:, 1] += 100
         assert DynamicViT(token_weight=1).loss_terms(step)["tokens"].item() == pytest.approx(4, abs=1e-4)
 
     def test_a_teacher_of_another_width_teaches_answers_only(self) -> None:
-        teacher = {"tokens_out": torch.zeros(6, 49, 64)}
-        assert DynamicViT().loss_terms(self.step(dynamic().train(), teacher_aux=teacher)).keys() == {"ratio", "answers"}
+        step = self.step(dynamic().train(), tokens=torch.zeros(6, 49, 64))
+        assert DynamicViT().loss_terms(step).keys() == {"ratio", "answers"}
 
     def test_a_distillation_token_answers_the_teacher(self) -> None:
         step = self.step(dynamic("distill").train())
         assert DynamicViT().loss_terms(step)["answers"] > 1e-4
-        agreed = replace(step, teacher_logits=step.aux["distill_logits"].detach())
+        assert step.output.distill_logits is not None
+        assert step.teacher_output is not None
+        taught = replace(step.teacher_output, logits=step.output.distill_logits.detach())
+        agreed = replace(step, teacher_output=taught)
         assert DynamicViT().loss_terms(agreed)["answers"].item() == pytest.approx(0, abs=1e-6)
 
     def test_where_no_patch_leaves_the_teacher_is_all_there_is(self) -> None:
@@ -211,15 +219,17 @@ def test_patches_that_stay(method: DynamicViT, counts: dict[int, int]) -> None:
 @torch.inference_mode()
 def test_all_counters_agree_and_every_image_runs_as_many_tokens(shape: str, method: DynamicViT) -> None:
     model = dynamic(shape, method)
-    aux = model.forward_aux(images())[1]
-    spent = Cost(0, dense_macs(model.config), model, aux["tokens"], None, aux["tokens_out"].shape[1])
+    output = model.compute_output(images())
+    ran = output.encoder.counts
+    assert ran is not None
+    spent = Cost(0, dense_macs(model.config), model, ran, None, output.tokens.shape[1])
     assert spent.fixed
-    counted = count_otherwise(spent)
+    counted = count_with_libraries(spent)
     assert (len(counted), disagreements(counted)) == (4, [])
     per_patch = 26 * 26 + 26 * 13 + 13 * 6 + 6 * 2  # at half and quarter of the width
     counts = list(method.counts(model.config).values())
     assert model.encoder.own_macs == per_patch * sum([48, *counts[:-1]])
-    assert int(aux["tokens"][0, -1]) == counts[-1] + model.config.prefix_tokens
+    assert int(ran[0, -1]) == counts[-1] + model.config.prefix_tokens
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3, 5])

@@ -11,11 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from baselines.data import Data, TensorSplit
+from baselines.output import EncoderOutput
 from baselines.vit import Encoder, VisionTransformer, ViTConfig
 from compress import variant
-from compress.measure.examples import choose, describe
+from compress.measure.examples import choose_images, describe_images
 from compress.measure.rollout import trace
-from compress.methods import METHODS, AViT, Floor, Int8, Method
+from compress.methods import METHODS, AViT, Int8, Method, Stage
 from reports.pictures import captions, pictures
 from reports.row import Row, RowError
 
@@ -55,7 +56,7 @@ class EveryOther(Encoder):
         super().__init__(model.encoder.blocks)
         self.prefix, self.silent = model.config.prefix_tokens, silent
 
-    def forward(self, x_BND: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, x_BND: Tensor) -> EncoderOutput:
         kept = torch.tensor([*range(self.prefix), *range(self.prefix, x_BND.shape[1], 2)])
         for index, block in enumerate(self.blocks):
             if index == 1:
@@ -63,7 +64,7 @@ class EveryOther(Encoder):
                 if self.watch is not None and not self.silent:
                     self.watch(kept)
             x_BND = block(x_BND)
-        return x_BND, {}
+        return EncoderOutput(x_BND)
 
 
 def by_hand(model: VisionTransformer, image: Tensor, kept: list[list[int]]) -> Tensor:
@@ -117,7 +118,7 @@ def test_uniform_attention_rolls_out_in_closed_form() -> None:
     tokens, rollout_N = model.config.tokens, trace(model, normalised(images_of())[:1]).rollout_N
     patch = (1 - 0.5**DEPTH) / tokens  # what a block does not leave in place it spreads over all tokens
     assert rollout_N.tolist() == pytest.approx([patch + 0.5**DEPTH, *[patch] * (tokens - 1)], abs=1e-9)
-    assert describe(model, images_of(), [0])[0]["rollout"] == [1.0] * (tokens - 1)
+    assert describe_images(model, images_of(), [0])[0]["rollout"] == [1.0] * (tokens - 1)
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])
@@ -128,17 +129,18 @@ def test_uniform_attention_rolls_out_in_closed_form() -> None:
 def test_blocks_and_answers_are_those_of_the_ordinary_pass(pool: str, methods: list[Method]) -> None:
     model, data = model_of(pool, *methods), images_of()
     images = normalised(data)
-    if methods[-1].floor == Floor.NUMERICS:
+    if methods[-1].stage == Stage.NUMERICS:
         methods[-1].calibrate(model, [images])
-    ordinary = [model.forward_aux(image[None]) for image in images]
+    ordinary = [model.compute_output(image[None]) for image in images]
     traces = [trace(model, image[None]) for image in images]
     dense = len(model.encoder.blocks) * model.config.tokens
-    for seen, (logits, aux) in zip(traces, ordinary, strict=True):
-        assert torch.equal(seen.logits, logits[0])
-        assert int(seen.blocks_N.sum()) == (int(aux["tokens"].sum()) if "tokens" in aux else dense)
+    for seen, output in zip(traces, ordinary, strict=True):
+        assert torch.equal(seen.logits, output.logits[0])
+        ran = output.encoder.counts
+        assert int(seen.blocks_N.sum()) == (dense if ran is None else int(ran.sum()))
         assert seen.rollout_N.sum().item() == pytest.approx(1)
         assert (seen.rollout_N > 0).all()
-    for it, index, seen in zip(describe(model, data, [6, 1]), (6, 1), (traces[6], traces[1]), strict=True):
+    for it, index, seen in zip(describe_images(model, data, [6, 1]), (6, 1), (traces[6], traces[1]), strict=True):
         assert (it["index"], it["label"]) == (index, 1)
         assert it["predicted"] == int(seen.logits.argmax())
         assert it["confidence"] == round(seen.logits.softmax(0).max().item(), 4)
@@ -149,7 +151,7 @@ def test_blocks_and_answers_are_those_of_the_ordinary_pass(pool: str, methods: l
 
 def test_where_nothing_halts_every_patch_runs_in_all_blocks() -> None:
     for model in (model_of(), model_of("cls", AViT(**AViT.identity))):
-        assert describe(model, images_of(), [3])[0]["blocks"] == [DEPTH] * 32
+        assert describe_images(model, images_of(), [3])[0]["blocks"] == [DEPTH] * 32
 
 
 def test_an_encoder_that_drops_tokens_silently_is_caught() -> None:
@@ -163,31 +165,31 @@ def test_an_encoder_that_drops_tokens_silently_is_caught() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pictures_in_rows_are_the_original_pixels(channels: int) -> None:
     data = images_of(channels)
-    for example in describe(model_of(channels=channels), data, list(range(8))):
+    for example in describe_images(model_of(channels=channels), data, list(range(8))):
         pixels = np.array(decoded(example)).reshape(16, 8, channels).transpose(2, 0, 1)
         assert (pixels == data.test.images[example["index"]].numpy()).all()
 
 
 def test_large_pictures_shrink_to_96_pixels_a_side() -> None:
     data = images_of(3, (224, 112), n=1)
-    (example,) = describe(model_of(channels=3, image_size=(224, 112), patch_size=56), data, [0])
+    (example,) = describe_images(model_of(channels=3, image_size=(224, 112), patch_size=56), data, [0])
     assert decoded(example).size == (48, 96)
 
 
 def test_half_of_the_images_chosen_are_wrong_and_all_classes_appear() -> None:
     labels = np.arange(400) % 10
     predicted = np.where(np.arange(400) < 350, labels, (labels + 1) % 10)
-    chosen = choose(labels, predicted, 20)
+    chosen = choose_images(labels, predicted, 20)
     assert [sorted(labels[part].tolist()) for part in (chosen[:10], chosen[10:])] == [list(range(10))] * 2
     assert (predicted[chosen[:10]] == labels[chosen[:10]]).all()
     assert (predicted[chosen[10:]] != labels[chosen[10:]]).all()
-    assert set(labels[choose(labels, predicted, 16)]) == set(range(10))  # what one half leaves out the other has
-    few = choose(labels, np.where(np.arange(400) == 7, 0, labels), 16)  # one mistake
+    assert set(labels[choose_images(labels, predicted, 16)]) == set(range(10))  # what one half leaves out the other has
+    few = choose_images(labels, np.where(np.arange(400) == 7, 0, labels), 16)  # one mistake
     assert (len(set(few)), few[-1], len(set(labels[few[:15]]))) == (16, 7, 10)
-    assert sorted(choose(labels, (labels + 1) % 10, 16)) == list(range(16))  # no right one
-    assert choose(labels[:3], labels[:3], 16) == [0, 1, 2]  # fewer images than asked for
+    assert sorted(choose_images(labels, (labels + 1) % 10, 16)) == list(range(16))  # no right one
+    assert choose_images(labels[:3], labels[:3], 16) == [0, 1, 2]  # fewer images than asked for
     many = np.arange(500) % 100
-    assert len({many[i] // 13 for i in choose(many, many, 8)}) > 6  # of many classes, not only the first ones
+    assert len({many[i] // 13 for i in choose_images(many, many, 8)}) > 6  # of many classes, not only the first ones
 
 
 def rows_with_examples(**changes: Any) -> list[Row]:
@@ -198,7 +200,7 @@ def rows_with_examples(**changes: Any) -> list[Row]:
     rows = []
     for name, applied in methods.items():
         model, described = model_of("cls", *applied), [{"name": method.name} for method in applied]
-        rows.append(Row(variant=name, methods=described, examples=describe(model, data, list(range(8))), **bare))
+        rows.append(Row(variant=name, methods=described, examples=describe_images(model, data, list(range(8))), **bare))
         rows.append(Row(variant=name, methods=described, **bare))  # another batch size: no examples
     return rows
 

@@ -14,9 +14,10 @@ from baselines.train import TrainConfig, Trainer, fit
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import config, loading
 from compress.checkpoints import checkpoint
-from compress.checkpoints.initial import new_model, read
+from compress.checkpoints.initial import make_model, read_initial
 from compress.cli import main
-from compress.training.workshop import Workshop
+from compress.training.build import make_baseline
+from compress.training.run import open_run
 
 CPU = torch.device("cpu")
 GEOMETRY: dict[str, Any] = {"image_size": 8, "channels": 1, "patch_size": 2, "dim": 16, "depth": 3, "heads": 2}
@@ -86,10 +87,10 @@ def test_a_ramp_stays_a_ramp() -> None:
 
 def test_the_same_geometry_and_classes_give_the_same_logits(tmp_path: Path) -> None:
     start, images = made_model(tokenizer="cct", pool="seq"), torch.randn(4, 1, 8, 8)
-    initial = read(str(saved(tmp_path, start)))
-    again = new_model(start.config, 1, initial, ("0", "1", "2")).eval()
+    initial = read_initial(str(saved(tmp_path, start)))
+    again = make_model(start.config, 1, initial, ("0", "1", "2")).eval()
     assert torch.equal(again(images), start(images))
-    other = new_model(start.config.model_copy(update={"drop_path": 0.5}), 1, initial, ("0", "1", "2")).eval()
+    other = make_model(start.config.model_copy(update={"drop_path": 0.5}), 1, initial, ("0", "1", "2")).eval()
     assert torch.equal(other(images), start(images))  # settings of training are free
 
 
@@ -101,8 +102,8 @@ def test_the_head_is_new_where_it_knows_other_classes(
     tmp_path: Path, classes: str, pretrained: bool, new: bool
 ) -> None:
     start = made_model(distill_token=True)
-    initial = read(str(saved(tmp_path, start, pretrained=pretrained)))
-    model = new_model(geometry(distill_token=True, classes=len(classes)), 1, initial, tuple(classes))
+    initial = read_initial(str(saved(tmp_path, start, pretrained=pretrained)))
+    model = make_model(geometry(distill_token=True, classes=len(classes)), 1, initial, tuple(classes))
     for name, value in start.state_dict().items():
         taken = model.state_dict()[name]
         same = taken.shape == value.shape and torch.equal(taken, value)
@@ -112,7 +113,7 @@ def test_the_head_is_new_where_it_knows_other_classes(
 
 def test_another_image_size_changes_positions_only(tmp_path: Path) -> None:
     start = made_model()
-    model = new_model(geometry(image_size=12), 1, read(str(saved(tmp_path, start))), ("0", "1", "2"))
+    model = make_model(geometry(image_size=12), 1, read_initial(str(saved(tmp_path, start))), ("0", "1", "2"))
     apart = [name for name, value in start.state_dict().items() if not torch.equal(value, model.state_dict()[name])]
     assert apart == ["pos_embed"]
     assert model(torch.randn(2, 1, 12, 12)).shape == (2, 3)
@@ -123,7 +124,7 @@ def test_a_geometry_that_disagrees_is_refused_in_one_sentence(tmp_path: Path) ->
     (tmp_path / "other.toml").write_text("[model]\ndim = 32\npool = 'mean'\nimage_size = 12\n")
     settings = config.read(tmp_path / "other.toml", init=path)
     with pytest.raises(InputError) as refused:
-        Workshop(settings, tmp_path, CPU, print)
+        open_run(settings, tmp_path, CPU, print)
     told = "has dim 16, not 32 and pool 'cls', not 'mean'; leave dim and pool out of [model], or train from scratch"
     assert str(refused.value) == f"--init {path} {told}"
 
@@ -144,9 +145,9 @@ def test_geometry_data_and_normalisation_come_from_the_checkpoint_unless_said(tm
     larger = config.read(tmp_path / "larger.toml")
     assert larger.model == geometry(norm="batch", image_size=12, drop_path=0.3, classes=10)
 
-    workshop = Workshop(larger, tmp_path, CPU, print)
-    assert (workshop.data.mean, workshop.data.std) == ((0.25,), (0.125,))
-    assert next(workshop.data.test.fetch([torch.arange(2)], CPU)).shape == (2, 1, 12, 12)
+    opened = open_run(larger, tmp_path, CPU, print)
+    assert (opened.data.mean, opened.data.std) == ((0.25,), (0.125,))
+    assert next(opened.data.test.fetch([torch.arange(2)], CPU)).shape == (2, 1, 12, 12)
 
 
 def test_the_trained_model_is_kept_under_the_weights_it_began_with(tmp_path: Path) -> None:
@@ -154,7 +155,7 @@ def test_the_trained_model_is_kept_under_the_weights_it_began_with(tmp_path: Pat
     for seed in (0, 1):
         settings = config.read(None, init=saved(tmp_path, made_model(seed)))
         settings = settings.model_copy(update={"train": TRAIN.model_copy(update={"epochs": 0})})
-        built = Workshop(settings, tmp_path / "runs", CPU, print).baseline()
+        built = make_baseline(open_run(settings, tmp_path / "runs", CPU, print))
         keys.add(built.key)
         assert torch.equal(loading.restore(built.path)[0].pos_embed, made_model(seed).pos_embed)
     assert len(keys) == 2

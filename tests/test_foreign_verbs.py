@@ -17,7 +17,7 @@ from baselines.vit import VisionTransformer, ViTConfig
 from compress import cli
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.importers import Hints
-from compress.importers.normalising import KNOWN, normalisations
+from compress.importers.normalization import NORMALIZATIONS, list_normalizations
 from compress.training import data as images
 
 STUDENT = """\
@@ -68,7 +68,7 @@ def compress(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     return call
 
 
-WITH = "timm.pth --heads 4 --data folder:images --normalise half --threads 1"
+WITH = "timm.pth --heads 4 --data folder:images --normalize half --threads 1"
 
 
 def test_inspect_says_what_it_is_and_what_it_does_not_say(compress) -> None:
@@ -145,25 +145,27 @@ def unsaid(classes: tuple[str, ...] = ()) -> Checkpoint:
 
 def test_normalisation_is_the_one_that_suits_labelled_images_best() -> None:
     said: list[str] = []
-    content, data = images.settle(Path("m.pth"), Brightness(), unsaid(), black_and_white(), Hints(), said.append)
-    assert (content.mean, content.std) == KNOWN["half"] == (data.mean, data.std)
+    content, data = images.adapt_to_data(Path("m.pth"), Brightness(), unsaid(), black_and_white(), Hints(), said.append)
+    assert (content.mean, content.std) == NORMALIZATIONS["half"] == (data.mean, data.std)
     assert "half suits 16 training images best" in said[0]
     assert content.classes == ("black", "white", "other")
     assert content.dataset == "bw"
 
 
 def test_a_normalisation_that_is_said_is_taken() -> None:
-    hints = Hints(normalise="0.1,0.2,0.3/1,2,3")
-    content, _ = images.settle(Path("m.pth"), Brightness(), unsaid(), black_and_white(), hints, print)
+    hints = Hints(normalize="0.1,0.2,0.3/1,2,3")
+    content, _ = images.adapt_to_data(Path("m.pth"), Brightness(), unsaid(), black_and_white(), hints, print)
     assert (content.mean, content.std) == ((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
-    data = images.settle(Path("m.pth"), Brightness(), unsaid(), black_and_white(), Hints(normalise="data"), print)[1]
+    data = images.adapt_to_data(
+        Path("m.pth"), Brightness(), unsaid(), black_and_white(), Hints(normalize="data"), print
+    )[1]
     assert (data.mean, data.std) == ((0.5,) * 3, (0.2,) * 3)
 
 
 @pytest.mark.parametrize("text", ["imagnet", "0.5/0.5", "1,2,3/1,0,1", "a,b,c/1,1,1"])
 def test_what_is_no_normalisation_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="--normalise"):
-        normalisations(text, 3)
+    with pytest.raises(InputError, match="--normalize"):
+        list_normalizations(text, 3)
 
 
 def test_classes_in_another_order_are_put_into_that_of_the_data() -> None:
@@ -172,7 +174,7 @@ def test_classes_in_another_order_are_put_into_that_of_the_data() -> None:
     model.load_state_dict(content.state)
     picture = torch.randn(2, 3, 4, 4)
     before = model(picture)
-    settled, data = images.settle(Path("m"), model, content, black_and_white(), Hints(normalise="half"), print)
+    settled, data = images.adapt_to_data(Path("m"), model, content, black_and_white(), Hints(normalize="half"), print)
     torch.testing.assert_close(model(picture), before[:, [2, 0, 1]])
     torch.testing.assert_close(settled.state["head.weight"], model.head.weight.detach())
     assert settled.classes == data.classes == ("black", "white", "other")
@@ -180,12 +182,12 @@ def test_classes_in_another_order_are_put_into_that_of_the_data() -> None:
 
 def test_other_names_for_as_many_classes_are_taken_in_order_and_said() -> None:
     said: list[str] = []
-    data = images.settle(
-        Path("m"), Brightness(), unsaid(("a", "b", "c")), black_and_white(), Hints(normalise="half"), said.append
+    data = images.adapt_to_data(
+        Path("m"), Brightness(), unsaid(("a", "b", "c")), black_and_white(), Hints(normalize="half"), said.append
     )[1]
     assert data.classes == ("a", "b", "c")
     assert "taken to be the same" in said[0]
     with pytest.raises(InputError, match="--data"):
-        images.settle(
-            Path("m"), Brightness(), unsaid(("black", "b", "c")), black_and_white(), Hints(normalise="half"), print
+        images.adapt_to_data(
+            Path("m"), Brightness(), unsaid(("black", "b", "c")), black_and_white(), Hints(normalize="half"), print
         )

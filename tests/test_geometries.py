@@ -65,9 +65,9 @@ def test_methods_counters_pictures_and_engines_take_it(shape: str, tmp_path: Pat
         shipped = variant.convert(prepared, which.methods)
         torch.testing.assert_close(shipped(images(3)), prepared(images(3)))
         assert prepared.train()(images(3)).shape == (3, 5)
-        spent = cost.of_images(prepared.eval(), [images(3)])
+        spent = cost.measure_batches(prepared.eval(), [images(3)])
         if name in FIXED:
-            assert set(cost.count_otherwise(spent).values()) == {spent.executed(1, padded=False)}
+            assert set(cost.count_with_libraries(spent).values()) == {spent.executed(1, padded=False)}
         traced = rollout.trace(shipped, images(1))
         torch.testing.assert_close(traced.logits, shipped(images(1))[0])
         assert traced.rollout_N.sum().item() == pytest.approx(1)

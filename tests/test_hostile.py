@@ -174,7 +174,7 @@ WEIGHTS: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "our infinity": (our_head(HEAD - torch.inf), "head.weight holds values that are not finite"),
     "our integers": (our_head(HEAD.long()), "head.weight holds int64"),
     "our complex": (our_head(HEAD.to(torch.complex64)), "head.weight is no plain tensor"),
-    "our mean": (ours(mean=(0.5, torch.nan, 0.5)), "no image can be normalised"),
+    "our mean": (ours(mean=(0.5, torch.nan, 0.5)), "no image can be normalized"),
     "our classes": (ours(classes=("a", "b", ["c"])), "where a name is expected"),
     "our methods": (ours(methods=({"name": "x" * 10**5},)), "where a name is expected"),
     "our origin": (ours(origin={"family": 1}), "damaged compress checkpoint"),

@@ -26,7 +26,8 @@ from baselines.validation import hold_out
 from compress import config
 from compress.checkpoints import checkpoint
 from compress.cli import main
-from compress.training.workshop import Workshop
+from compress.training.build import make_baseline
+from compress.training.run import open_run
 from reports import parse_rows
 from reports.compare import render_comparison
 from reports.markdown import report_md
@@ -217,9 +218,9 @@ def test_models_of_the_subset_and_of_the_whole_lie_apart(tmp_path: Path) -> None
     places = []
     for text in (SMALL, SMALL + SUBSET, SMALL + SUBSET.replace("test = 30", "test = 20")):
         file.write_text(text.replace("epochs = 1\n", "epochs = 0\n"))
-        workshop = Workshop(config.read(file), tmp_path / "run", CPU, print)
-        assert isinstance(workshop.data.train, Part) == ("subset" in text)
-        places.append(workshop.baseline().path)
+        opened = open_run(config.read(file), tmp_path / "run", CPU, print)
+        assert isinstance(opened.data.train, Part) == ("subset" in text)
+        places.append(make_baseline(opened).path)
     assert len(set(places)) == 3
 
 

@@ -13,7 +13,7 @@ from foreign_models import EXACT, converted, difference, images, ours
 from torch import Tensor
 
 from baselines.errors import InputError
-from compress.importers import Foreign, Hints
+from compress.importers import Hints, ImportedModel
 
 Arrays = dict[str, Any]
 HALVES = ("LayerNorm_0", "MultiHeadDotProductAttention_1", "LayerNorm_2", "MlpBlock_3")
@@ -128,11 +128,11 @@ def test_answers_are_those_of_the_paper(name: str, layout: str, tmp_path: Path) 
     assert foreign.config.image_size == (sizes["side"] * sizes["patch"],) * 2
     assert (foreign.config.heads, foreign.config.head_width) == (sizes["heads"], sizes["width"])
     assert foreign.mean == foreign.std == (0.5,) * sizes["channels"]
-    assert foreign.family == "google-research"
+    assert foreign.layout == "google-research"
     check_same(foreign, arrays, sizes["patch"])
 
 
-def check_same(foreign: Foreign, arrays: Arrays, patch: int) -> None:
+def check_same(foreign: ImportedModel, arrays: Arrays, patch: int) -> None:
     batch = images(foreign)
     with torch.inference_mode():
         assert (ours(foreign)(batch) - as_published(arrays, batch, patch)).abs().max() <= EXACT

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from baselines.errors import InputError
 from baselines.vit import VisionTransformer, ViTConfig
-from compress.importers import Foreign, Hints, huggingface
+from compress.importers import Hints, ImportedModel, huggingface
 
 
 @pytest.mark.parametrize("new_names", [False, True])
@@ -23,7 +23,7 @@ def test_answers_are_theirs(name: str, new_names: bool, tmp_path: Path) -> None:
     assert any("q_proj" in key for key in load_file(tmp_path / "model.safetensors")) == new_names
     foreign = converted(tmp_path)
     assert difference(foreign, theirs) <= EXACT
-    assert (foreign.family, foreign.classes, foreign.mean, foreign.head) == ("huggingface", (), (), True)
+    assert (foreign.layout, foreign.classes, foreign.mean, foreign.head) == ("huggingface", (), (), True)
 
 
 def test_config_beside_weights_counts_for_the_file_too(tmp_path: Path) -> None:
@@ -91,15 +91,15 @@ OURS = {
 }
 
 
-def made(**settings: Any) -> Foreign:
+def made(**settings: Any) -> ImportedModel:
     """A model of ours with weights of no special kind."""
     config = ViTConfig(**{**SMALL.model_dump(), **settings})
     state = redrawn(VisionTransformer(config)).state_dict()
     half = (0.5,) * config.channels
-    return Foreign(config, state, tuple(f"class {i}" for i in range(config.classes)), half, half)
+    return ImportedModel(config, state, tuple(f"class {i}" for i in range(config.classes)), half, half)
 
 
-def written(foreign: Foreign, folder: Path) -> Logits:
+def written(foreign: ImportedModel, folder: Path) -> Logits:
     """Their model, made of ours as is said there, and of every weight that was written."""
     outgoing = huggingface.write(foreign)
     save_file(outgoing.tensors, folder / "model.safetensors", {"format": "pt"})
@@ -144,7 +144,7 @@ def test_ours_without_head_is_theirs_without(tmp_path: Path) -> None:
         ({"registers": 2}, "two or more registers"),
         ({"registers": 1, "distill_token": True}, "registers beside a distillation token"),
         ({"layer_scale": 0.1}, "layer scale"),
-        ({"qk_norm": True}, "normalised queries and keys"),
+        ({"qk_norm": True}, "normalized queries and keys"),
         ({"tokenizer": "conv"}, "a tokenizer 'conv'"),
         ({"head_dim": 16}, "heads 16 wide"),
         ({"pre_norm": True}, "a norm before the first block"),

@@ -17,8 +17,8 @@ from torchvision.models.vision_transformer import ConvStemConfig
 from baselines.errors import InputError
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import loading
-from compress.importers import Foreign, Hints
-from compress.importers.torchvision import FAMILY
+from compress.importers import Hints, ImportedModel
+from compress.importers.torchvision import LAYOUT
 
 SIZES = [  # image, patch, blocks, heads, width, hidden width, classes
     (32, 8, 2, 4, 48, 96, 5),
@@ -47,8 +47,8 @@ def test_answers_are_those_of_torchvision_there_and_back(
     (torch.save if form == "pth" else safetensors.torch.save_file)(theirs.state_dict(), path)
     found = converted(path, Hints(heads=sizes[3]))
     assert difference(found, theirs) <= EXACT
-    assert FAMILY.write is not None
-    assert difference(found, made(FAMILY.write(found))) <= EXACT
+    assert LAYOUT.write is not None
+    assert difference(found, made(LAYOUT.write(found))) <= EXACT
 
 
 def test_a_model_of_full_width_is_restored_by_its_path(tmp_path: Path) -> None:
@@ -82,9 +82,9 @@ def test_without_head_it_knows_no_classes() -> None:
     found = converted(theirs.state_dict(), Hints(heads=4))
     assert not found.head
     assert difference(found, theirs) <= EXACT
-    assert FAMILY.write is not None
+    assert LAYOUT.write is not None
     with pytest.raises(InputError, match="a head that knows no classes"):
-        FAMILY.write(found)
+        LAYOUT.write(found)
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model."])
@@ -110,7 +110,7 @@ def test_the_mean_of_weights_goes_first(tmp_path: Path) -> None:
 def test_weights_in_other_numbers(numbers: torch.dtype, name: str) -> None:
     theirs = build().to(numbers)
     found = converted(theirs.state_dict(), Hints(heads=4))
-    assert found.numbers == name
+    assert found.dtype == name
     assert difference(found, theirs.float()) <= EXACT
 
 
@@ -150,9 +150,9 @@ OURS = {"image_size": 16, "patch_size": 4, "dim": 24, "depth": 2, "heads": 3, "m
 )
 def test_models_of_ours_leave_for_torchvision(settings: dict[str, Any]) -> None:
     model: Any = redrawn(VisionTransformer(ViTConfig(**{**OURS, **settings})))
-    foreign = Foreign(model.config, model.state_dict())
-    assert FAMILY.write is not None
-    assert difference(foreign, made(FAMILY.write(foreign))) <= EXACT
+    foreign = ImportedModel(model.config, model.state_dict())
+    assert LAYOUT.write is not None
+    assert difference(foreign, made(LAYOUT.write(foreign))) <= EXACT
 
 
 @pytest.mark.parametrize(
@@ -171,6 +171,6 @@ def test_models_of_ours_leave_for_torchvision(settings: dict[str, Any]) -> None:
 )
 def test_what_torchvision_has_not_does_not_leave(settings: dict[str, Any], what: str) -> None:
     model = VisionTransformer(ViTConfig(**{**OURS, **settings}))
-    assert FAMILY.write is not None
+    assert LAYOUT.write is not None
     with pytest.raises(InputError, match=rf"^torchvision has no models with .*{what}"):
-        FAMILY.write(Foreign(model.config, model.state_dict()))
+        LAYOUT.write(ImportedModel(model.config, model.state_dict()))

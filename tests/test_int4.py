@@ -93,8 +93,8 @@ def test_the_operator_is_that_of_onnx_runtime(outputs: int, inputs: int, group: 
     scale = int4.group_scale(weight, group)
     packed = int4.pack(int4.levels(weight, scale, group))
     expected = int4.int4_product(x, packed, scale)
-    in_float = x @ int4.unpack(packed, scale, inputs).t()
-    for level, wanted in ((4, expected), (0, in_float)):
+    rounding_off = x @ int4.unpack(packed, scale, inputs).t()
+    for level, wanted in ((4, expected), (0, rounding_off)):
         sizes: dict[str, Any] = {"K": inputs, "N": outputs, "block_size": group, "bits": 4, "accuracy_level": level}
         node = onnx.helper.make_node("MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft", **sizes)
         values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in "xy"]
@@ -104,7 +104,7 @@ def test_the_operator_is_that_of_onnx_runtime(outputs: int, inputs: int, group: 
         proto = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
         got: Any = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, {"x": x.numpy()})[0]
         np.testing.assert_allclose(got, wanted.numpy(), rtol=0, atol=1e-4 if level == 0 else 1e-3)
-    assert (expected - in_float).abs().max() > 3e-3
+    assert (expected - rounding_off).abs().max() > 3e-3
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_saved_is_reloaded_and_small(method: Method, tmp_path: Path) -> None:
     assert stored / whole < (0.45 if getattr(method, "skip", ()) else 0.3)
     session = torch_runtime.load(path, "cpu", 1)
     assert np.array_equal(session.get(session.run(session.put(IMAGES.numpy()))), logits(again))
-    assert torch_runtime.inspect(path).executed == f"{which.numbers}-simulated"
+    assert torch_runtime.inspect(path).executed == f"{which.dtype}-simulated"
 
 
 def test_a_pattern_that_fits_nothing_is_refused() -> None:

@@ -15,11 +15,11 @@ from baselines.vit import VisionTransformer, ViTConfig
 from compress import variant
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.export.onnx import ParityError, check_parity, export_onnx
-from compress.methods import METHODS, Floor, Int8, Method
+from compress.methods import METHODS, Int8, Method, Stage
 from compress.quantization.linear import QuantLinear, Rounding
 from compress.quantization.operators import channel_scale, quantize_weight
-from compress.quantization.storage import lean
-from compress.runtimes.ort import integer_products
+from compress.quantization.storage import shrink_state
+from compress.runtimes.ort_graph import count_integer_products
 
 CONFIG = ViTConfig(image_size=8, channels=1, patch_size=2, dim=32, depth=2, heads=2, mlp_dim=48, tokenizer="conv")
 
@@ -67,7 +67,7 @@ def test_constant_and_infinite_activations() -> None:
         place.set_range(0.0, float("inf"))
 
 
-TOKENS: list[tuple[Method, ...]] = [(kind(),) for kind in METHODS.values() if kind.floor == Floor.TOKENS]
+TOKENS: list[tuple[Method, ...]] = [(kind(),) for kind in METHODS.values() if kind.stage == Stage.TOKENS]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_every_linear_of_the_blocks_runs_in_integers(methods: tuple, tmp_path) -
     path = tmp_path / "int8.onnx"
     parity = export_onnx(shipped, path, images, content)
     assert parity.agreement >= 0.95
-    assert integer_products(path) == (4 * CONFIG.depth, 0)
+    assert count_integer_products(path) == (4 * CONFIG.depth, 0)
     assert list(tmp_path.iterdir()) == [path]  # weights are inside, nothing else was left
     session = onnxruntime.InferenceSession(path)
     assert session.get_modelmeta().custom_metadata_map["mean"] == "[0.3]"
@@ -127,7 +127,7 @@ def test_what_is_not_multiplied_in_integers_takes_16_bits(tmp_path: Path) -> Non
     assert path.stat().st_size <= least + 30_000  # bytes; the rest is the graph
     held = {tensor.data_type for tensor in onnx.load(path).graph.initializer if np.prod(tensor.dims) >= 192 * 64}
     assert held == {onnx.TensorProto.INT8, onnx.TensorProto.FLOAT16}
-    small = lean(state)
+    small = shrink_state(state)
     assert all(small[name].dtype == torch.float16 for name in ("pos_embed", "head.weight", "patch_embed.weight"))
     assert all(torch.equal(small[name].to(value.dtype), value) for name, value in state.items())
 

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from baselines.errors import InputError
 from baselines.macs import dense_macs, linear_macs
 from baselines.vit import VisionTransformer, ViTConfig
-from compress import variant
+from compress import runtimes, variant
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.export.onnx import export_onnx
 from compress.methods import Int8, Method
 from compress.quantization import rescale, rounding
-from compress.quantization.calibration import Recipe, calibrate, in_float, kept_rows, observe_rows, set_weights
-from compress.quantization.linear import QuantLinear, Rounding, layers_of
+from compress.quantization.calibration import Recipe, calibrate, collect_rows, observe_rows, rounding_off, set_weights
+from compress.quantization.linear import QuantLinear, Rounding, quantized_layers
 from compress.quantization.operators import channel_scale, quantize_weight
-from compress.runtimes.ort import RUNTIME, integer_products
+from compress.runtimes.ort_graph import count_integer_products
 
 CONFIG = ViTConfig(image_size=(8, 8), channels=1, patch_size=2, dim=32, depth=2, heads=2, mlp_dim=48)
 IMAGES = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -67,7 +67,7 @@ def test_onnx_runtime_computes_what_torch_simulates(tmp_path_factory: pytest.Tem
     got, want = run("onnxruntime", path, case.x), case.layer(case.x)
     assert ((got - want).abs() <= allowed(case.layer, case.x)).all()
     if case.layer.input is not None:
-        assert integer_products(path) == (1, 0)
+        assert count_integer_products(path) == (1, 0)
 
 
 @needs_exact
@@ -87,7 +87,7 @@ def test_the_exported_model_is_the_simulated_one(method: Int8, tmp_path: Path) -
     assert (got - want).abs().median() <= 1e-5 * largest(want)
     assert largest(got - want) <= 0.05 * largest(want)
     assert largest(got - float_model(IMAGES)) <= 0.1 * largest(want)
-    inspection, linear = RUNTIME.inspect(path), CONFIG.depth * CONFIG.tokens * linear_macs(CONFIG)
+    inspection, linear = runtimes.get("onnxruntime").inspect(path), CONFIG.depth * CONFIG.tokens * linear_macs(CONFIG)
     assert inspection.executed == "int8"
     assert inspection.integer_share is not None
     least = linear / dense_macs(CONFIG)
@@ -104,14 +104,16 @@ class TestRescaling:
     @torch.no_grad()
     def test_float_is_left_as_it_was(self, changes: dict[str, Any]) -> None:
         model = variant.prepare(model_of(**changes), [Int8()]).eval()
-        with in_float(model):
+        with rounding_off(model):
             before = model(IMAGES)
-            weights = {name: layer.weight.clone() for name, layer in layers_of(model).items()}
-            rows = kept_rows(model, layers_of(model), [IMAGES])
+            weights = {name: layer.weight.clone() for name, layer in quantized_layers(model).items()}
+            rows = collect_rows(model, quantized_layers(model), [IMAGES])
             rescale.rescale(model, rows, partial(observe_rows, recipe=PLAIN))
             assert largest(model(IMAGES) - before) <= 1e-4 * largest(before)
-            again = kept_rows(model, layers_of(model), [IMAGES])
-        changed = {name for name, layer in layers_of(model).items() if not torch.equal(layer.weight, weights[name])}
+            again = collect_rows(model, quantized_layers(model), [IMAGES])
+        changed = {
+            name for name, layer in quantized_layers(model).items() if not torch.equal(layer.weight, weights[name])
+        }
         assert {name.split(".")[-1] for name in changed} >= {"qkv", "fc1"}
         for name, x in rows.items():  # what was kept is what the layers now get
             torch.testing.assert_close(x, again[name], rtol=1e-3, atol=1e-4 * largest(x))
@@ -185,7 +187,7 @@ class TestCalibration:
         whole, cut = (variant.prepare(model_of(), [Int8()]) for _ in range(2))
         calibrate(whole, [IMAGES], PLAIN)
         calibrate(cut, [*IMAGES.split([1, 30, 33])], PLAIN)
-        for name, layer in layers_of(whole).items():
+        for name, layer in quantized_layers(whole).items():
             other = cut.get_submodule(name)
             assert isinstance(other, QuantLinear)
             assert layer.input is not None
@@ -197,7 +199,7 @@ class TestCalibration:
     def test_flags_are_left_alone_also_by_a_fault(self) -> None:
         method = Int8(attention=True)
         model = variant.prepare(model_of(), [method])
-        layers, place = layers_of(model), next(m for m in model.modules() if isinstance(m, Rounding))
+        layers, place = quantized_layers(model), next(m for m in model.modules() if isinstance(m, Rounding))
         layers["encoder.blocks.1.mlp.fc2"].simulate = place.active = False
         for images in (IMAGES, IMAGES * float("inf")):
             with contextlib.suppress(InputError):
@@ -238,6 +240,6 @@ class TestCalibration:
         model = variant.prepare(model_of(), [method])
         left = [name for name, each in model.encoder.blocks.named_modules() if isinstance(each, nn.Linear)]
         assert left == ["0.attn.qkv", "0.attn.proj", "0.mlp.fc2", "1.mlp.fc2"]
-        assert len(layers_of(calibrated(model_of(), method))) == 4
+        assert len(quantized_layers(calibrated(model_of(), method))) == 4
         with pytest.raises(InputError, match="skip 'fc3' fits no layer; the layers are"):
             variant.prepare(model_of(), [Int8(skip=("fc3",))])

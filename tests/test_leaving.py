@@ -12,13 +12,13 @@ from PIL import Image
 from baselines.data import Data, TensorSplit
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import variant
-from compress.measure.examples import describe
-from compress.methods import METHODS, AViT, Floor, Method, TopK
+from compress.measure.examples import describe_images
+from compress.methods import METHODS, AViT, Method, Stage, TopK
 from reports.pictures import examples_of, pictures, telling
 from reports.row import Row
 
 TOP, LEFT, FACTOR, ACROSS = 90, 170, 8, 128 + 12  # pixels: the first image, its enlargement, from column to column
-TOKEN_METHODS = [kind for kind in METHODS.values() if kind.floor == Floor.TOKENS]
+TOKEN_METHODS = [kind for kind in METHODS.values() if kind.stage == Stage.TOKENS]
 
 
 def row_of(method: Method, depth: int) -> Row:
@@ -32,7 +32,7 @@ def row_of(method: Method, depth: int) -> Row:
     (images, _), *_ = data.batches(data.train, 4, torch.device("cpu"))
     method.calibrate(model, [images])
     given: dict[str, Any] = {"runtime": "torch", "device": "cpu", "device_name": "", "batch_size": 1, "threads": 1}
-    examples = describe(model.eval(), data, list(range(4)))
+    examples = describe_images(model.eval(), data, list(range(4)))
     return Row(variant=method.name, methods=[{"name": method.name}], dataset="noise", seed=0, classes=["a", "b"],
                examples=examples, **given)  # fmt: skip
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from baselines.output import EncoderOutput
 from baselines.ragged import padded_widths
 from baselines.vit import Encoder, VisionTransformer, ViTConfig
 from compress import variant
-from compress.evaluate.rows import typed_command
+from compress.evaluate.options import describe_command
 from compress.measure import cost, latency, load, statistics
 from compress.methods import Bf16
 
@@ -37,7 +38,9 @@ class FakeMachine:
 
 
 def measure(machine: FakeMachine, **jobs: float) -> dict[str, latency.Timing]:
-    contestants = {name: latency.here(machine.job(name, seconds), machine.clock) for name, seconds in jobs.items()}
+    contestants = {
+        name: latency.time_in_process(machine.job(name, seconds), machine.clock) for name, seconds in jobs.items()
+    }
     return latency.interleave(contestants, budget_s=20, clock=machine.clock)
 
 
@@ -103,9 +106,9 @@ def test_padding_is_counted_as_it_happens() -> None:
 
 
 def test_the_command_in_a_report_can_be_typed_again() -> None:
-    assert typed_command(["/x/run_bench.py", "--out", "a b"]) == "python run_bench.py --out 'a b'"
-    assert typed_command(["/x/bin/compress", "bench"]) == "compress bench"
-    assert typed_command(["/x/compress/__main__.py", "bench"]) == "python -m compress bench"
+    assert describe_command(["/x/run_bench.py", "--out", "a b"]) == "python run_bench.py --out 'a b'"
+    assert describe_command(["/x/bin/compress", "bench"]) == "compress bench"
+    assert describe_command(["/x/compress/__main__.py", "bench"]) == "python -m compress bench"
 
 
 def test_a_comparison_ends_when_it_is_precise_and_an_open_one_goes_on() -> None:
@@ -115,8 +118,8 @@ def test_a_comparison_ends_when_it_is_precise_and_an_open_one_goes_on() -> None:
     def shaky(_number: int) -> None:
         machine.now += 0.01 * (1 + chance.uniform(0, 2))
 
-    contestants = {name: latency.here(machine.job(name, 0.01), machine.clock) for name in "abc"}
-    contestants["shaky"] = latency.here(shaky, machine.clock)
+    contestants = {name: latency.time_in_process(machine.job(name, 0.01), machine.clock) for name in "abc"}
+    contestants["shaky"] = latency.time_in_process(shaky, machine.clock)
     pairs = [("a", "b"), ("c", "shaky")]
     timings = latency.interleave(
         contestants, budget_s=40, comparisons=pairs, precision=0.02, clock=machine.clock, min_rounds=15
@@ -137,8 +140,8 @@ def test_one_that_breaks_leaves_and_the_others_go_on() -> None:
             raise RuntimeError("out of paper")
         machine.now += 0.01
 
-    contestants = {"a": latency.here(machine.job("a", 0.01), machine.clock)}
-    contestants |= {"breaks": latency.here(breaks, machine.clock)}
+    contestants = {"a": latency.time_in_process(machine.job("a", 0.01), machine.clock)}
+    contestants |= {"breaks": latency.time_in_process(breaks, machine.clock)}
     timings = latency.interleave(contestants, budget_s=2, clock=machine.clock)
     assert timings["breaks"].failed == "out of paper"
     assert timings["a"].failed is None
@@ -179,13 +182,13 @@ def test_other_users_of_a_gpu_are_named(tmp_path: Path, monkeypatch: pytest.Monk
 class Halving(Encoder):
     """Every second patch leaves after the first block: a schedule of tokens that is the same for all images."""
 
-    def forward(self, x_BND: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def forward(self, x_BND: torch.Tensor) -> EncoderOutput:
         widths = []
         for index, block in enumerate(self.blocks):
             x_BND = torch.cat([x_BND[:, :1], x_BND[:, 1::2]], 1) if index == 1 else x_BND
             widths.append(x_BND.shape[1])
             x_BND = block(x_BND)
-        return x_BND, {"tokens": torch.tensor(widths).expand(len(x_BND), -1)}
+        return EncoderOutput(x_BND, torch.tensor(widths).expand(len(x_BND), -1))
 
 
 def test_four_counters_agree_where_shapes_are_fixed() -> None:
@@ -198,7 +201,7 @@ def test_four_counters_agree_where_shapes_are_fixed() -> None:
     for each in (model, variant.prepare(model, [Bf16()])):
         spent = cost.Cost(0, 0, each, torch.tensor([[17, 9, 9]] * 4))
         assert spent.fixed
-        counted = cost.count_otherwise(spent)
+        counted = cost.count_with_libraries(spent)
         assert counted == dict.fromkeys(["closed form", "fvcore", "thop", "torch FlopCounterMode"], by_hand)
         assert cost.disagreements(counted) == []
     assert cost.disagreements(counted | {"thop": 5.0}) == [

@@ -1,17 +1,19 @@
 """One contract for every method, and the invariants of composing them."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from baselines.errors import InputError
+from baselines.pretrain import PretrainConfig
 from baselines.train import Step
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import variant
-from compress.methods import METHODS, AViT, Floor, Int8, Method
-from compress.quantization.linear import layers_of
+from compress.methods import METHODS, AViT, Int8, Method, Stage
+from compress.quantization.linear import quantized_layers
 from compress.quantization.operators import quantize_weight
 
 METHOD_TYPES = list(METHODS.values())
@@ -42,7 +44,7 @@ def images(n: int = 9) -> torch.Tensor:
 def ready(model: VisionTransformer, method: Method) -> VisionTransformer:
     """Prepared and calibrated, not converted."""
     prepared = variant.prepare(model, [method])
-    method.begin(prepared, [images(32)])
+    method.initialize(prepared, [images(32)])
     method.calibrate(prepared, [images(32)])
     return prepared.eval()
 
@@ -67,10 +69,10 @@ class TestContract:
     def test_losses_reach_the_weights(self, kind: type[Method], shape: str) -> None:
         method = kind()
         model = variant.prepare(small(shape), [method]).train()
-        logits, aux = model.forward_aux(images())
-        labels = torch.zeros(9, dtype=torch.long)
-        terms = method.loss_terms(Step(model, images(), labels, logits, aux, logits.detach(), aux, 0.5))
-        loss = torch.stack([logits.square().mean(), *terms.values()]).sum()
+        output = model.compute_output(images())
+        labels, taught = torch.zeros(9, dtype=torch.long), replace(output, logits=output.logits.detach())
+        terms = method.loss_terms(Step(model, images(), labels, output.logits, output, None, taught, 0.5))
+        loss = torch.stack([output.logits.square().mean(), *terms.values()]).sum()
         loss.backward()
         gradients = [p.grad for name, p in model.named_parameters() if "blocks" in name and name.endswith("weight")]
         assert gradients
@@ -92,7 +94,7 @@ class TestContract:
         model = ready(small(shape), method)
         shipped = variant.convert(model, [method])
         torch.testing.assert_close(shipped(images()), model(images()), rtol=0, atol=1e-5)
-        tokens = shipped.forward_aux(images())[1].get("tokens")
+        tokens = shipped.compute_output(images()).encoder.counts
         assert tokens is None or bool((tokens <= model.config.tokens).all())
 
     def test_same_seed_same_result(self, kind: type[Method], shape: str) -> None:
@@ -104,9 +106,9 @@ class TestContract:
 @pytest.mark.parametrize("kind", METHOD_TYPES, ids=lambda kind: kind.name)
 def test_the_identity_setting_changes_nothing(kind: type[Method], shape: str) -> None:
     method, model = kind(**kind.identity), small(shape)
-    if kind.floor == Floor.NUMERICS:  # of a model whose numbers are levels already
+    if kind.stage == Stage.NUMERICS:  # of a model whose numbers are levels already
         model = variant.convert(ready(model, method), [method])
-        for layer in layers_of(model).values():
+        for layer in quantized_layers(model).values():
             weight_OI = layer.weight.t().float() * layer.weight_scale[:, None]
             assert torch.equal(quantize_weight(weight_OI, layer.weight_scale).t(), layer.weight)
             assert layer.input is not None
@@ -139,3 +141,10 @@ class TestNames:
     def test_settings_are_checked(self) -> None:
         with pytest.raises(InputError, match="did you mean 'target_macs'"):
             variant.parse("avit", {"avit": {"target_mac": 0.5}})
+
+
+def test_older_names_of_settings_go_on_working() -> None:
+    method = variant.make_method("int8", {"rest": "bf16"})
+    assert method.fallback == "bf16"
+    assert method.model_dump()["fallback_dtype"] == "bf16"
+    assert PretrainConfig.model_validate({"normalise": True}).normalize

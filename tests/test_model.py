@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from baselines.macs import dense_macs, params, ragged_macs
 from baselines.ragged import Ragged
 from baselines.vit import Attention, VisionTransformer, ViTConfig
-from compress.measure.cost import Cost, count_otherwise
+from compress.measure.cost import Cost, count_with_libraries
 
 GEOMETRIES = [
     ViTConfig(dim=48, depth=2, heads=3, mlp_dim=96),
@@ -34,7 +34,7 @@ GEOMETRIES = [
 @pytest.mark.parametrize("config", GEOMETRIES, ids=lambda c: f"{c.tokenizer}-{c.pool}-{c.tokens}")
 def test_four_counters_agree_and_weights_are_as_many_as_the_formula_says(config: ViTConfig) -> None:
     model = VisionTransformer(config).eval()
-    counted = count_otherwise(Cost(0, dense_macs(config), model, None))
+    counted = count_with_libraries(Cost(0, dense_macs(config), model, None))
     assert len(counted) == 4
     assert set(counted.values()) == {float(dense_macs(config))}
     assert sum(p.numel() for p in model.parameters()) == params(config)

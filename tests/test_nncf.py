@@ -1,11 +1,14 @@
 """NNCF, in a process of its own as `test_openvino.py`, which says why."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from compress import runtimes
 
 
 @pytest.mark.skipif(
@@ -15,5 +18,6 @@ import pytest
 def test_nncf() -> None:
     checks = Path(__file__).with_name("nncf_checks.py")
     command = [sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", str(checks)]
-    done = subprocess.run(command, cwd=checks.parents[1], capture_output=True, text=True, check=False)
+    environment = {**os.environ, **runtimes.describe("nncf").environment}  # nothing is reported to anybody
+    done = subprocess.run(command, cwd=checks.parents[1], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr

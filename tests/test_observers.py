@@ -12,7 +12,7 @@ from torch import Tensor
 
 from baselines.errors import InputError
 from compress.quantization.histogram import BINS, divergence, squared_error
-from compress.quantization.observers import OBSERVERS, Percentile, SquaredError, make
+from compress.quantization.observers import OBSERVERS, Percentile, SquaredError, make_observer
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False, width=32)
 BATCHES = st.lists(st.lists(FLOATS | st.floats(-8, 8, width=32), max_size=12), min_size=1, max_size=6)
@@ -66,7 +66,7 @@ def test_every_value_is_counted_in_the_bin_that_covers_it_however_batches_are_cu
 @pytest.mark.parametrize("shape", SHAPES)
 def test_range_does_not_depend_on_batches_and_stays_inside(kind: str, shape: str) -> None:
     x = SHAPES[shape](normal())
-    whole, cut = make(kind), make(kind)
+    whole, cut = make_observer(kind), make_observer(kind)
     whole.update(x)
     for batch in x.sort().values.split([1, 7, 0, len(x) - 1008, 1000]):
         cut.update(batch.reshape(1, -1, 1))
@@ -76,7 +76,7 @@ def test_range_does_not_depend_on_batches_and_stays_inside(kind: str, shape: str
 
 
 def test_moving_average_of_each_batch() -> None:
-    observer = make("moving")
+    observer = make_observer("moving")
     observer.update(torch.tensor([-1.0, 2.0]))
     observer.update(torch.tensor([-3.0, 1.0]))
     assert observer.range() == pytest.approx((-1.2, 1.9))
@@ -97,7 +97,7 @@ def test_percentile_is_numpys_within_a_bin(values: list[float], percentile: floa
 
 @given(st.lists(FLOATS, min_size=1, max_size=50))
 def test_percentile_100_is_minmax(values: list[float]) -> None:
-    observer = make("percentile", percentile=100)
+    observer = make_observer("percentile", percentile=100)
     observer.update(torch.tensor(values))
     assert observer.range() == (min(values), max(values))
 
@@ -116,7 +116,7 @@ def test_mse_is_never_worse_than_minmax(shape: str, levels: int) -> None:
 
 def test_mse_clips_one_outlier_among_many_values() -> None:
     x = normal(1_000_000)
-    observer = make("mse")
+    observer = make_observer("mse")
     for _ in range(16):
         observer.update(x)
     observer.update(torch.tensor([1000.0]))
@@ -140,7 +140,7 @@ def test_squared_error_is_that_of_evenly_spread_values() -> None:
 
 def test_entropy_cuts_a_far_outlier_and_leaves_a_bell_alone() -> None:
     x = normal()
-    plain, spoilt = make("entropy"), make("entropy")
+    plain, spoilt = make_observer("entropy"), make_observer("entropy")
     plain.update(x)
     spoilt.update(torch.cat([x, torch.tensor([1000.0])]))
     assert plain.range()[1] > 0.8 * x.max()
@@ -175,7 +175,7 @@ def test_holds_no_more_after_many_updates(kind: str) -> None:
             return sum(map(held, thing))
         return sum(map(held, vars(thing).values())) if hasattr(thing, "__dict__") else 1
 
-    observer = make(kind)
+    observer = make_observer(kind)
     observer.update(normal(100))
     once = held(observer)
     for i in range(99):
@@ -186,7 +186,7 @@ def test_holds_no_more_after_many_updates(kind: str) -> None:
 @pytest.mark.parametrize("kind", OBSERVERS)
 def test_awkward_activations(kind: str) -> None:
     def seen(*batches: Tensor) -> tuple[float, float]:
-        observer = make(kind)
+        observer = make_observer(kind)
         for batch in batches:
             observer.update(batch)
         return observer.range()
@@ -208,7 +208,7 @@ def test_awkward_activations(kind: str) -> None:
 
 def test_faults() -> None:
     for kind in OBSERVERS:
-        observer = make(kind)
+        observer = make_observer(kind)
         observer.update(torch.empty(0))
         with pytest.raises(InputError, match="at least one training image"):
             observer.range()
@@ -216,6 +216,6 @@ def test_faults() -> None:
             with pytest.raises(InputError, match="not finite"):
                 observer.update(torch.tensor([1.0, value, 2.0]))
     with pytest.raises(InputError, match="choose one of minmax, moving"):
-        make("max")
+        make_observer("max")
     with pytest.raises(InputError, match="percentile = 50"):
-        make("percentile", percentile=50)
+        make_observer("percentile", percentile=50)

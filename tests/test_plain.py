@@ -1,6 +1,7 @@
 """What stands beside a compressed model without being asked for, and what a bench can be asked for beside its table."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from baselines.macs import dense_macs
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import loading, variant
 from compress.cli import main
+from compress.evaluate import harness
 from compress.methods import Bf16, Narrow
 from compress.methods.narrow import narrower
 from reports import parse_rows
@@ -94,10 +96,8 @@ def run_config(run: Run) -> ViTConfig:
 def test_a_break_even_is_looked_for_until_every_variant_has_won(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from compress.verbs import bench
-
-    monkeypatch.setattr(bench, "LARGEST_BATCH", 8)
-    monkeypatch.setattr(bench, "_wins", lambda row: row.batch_size >= 4)  # time is not asserted in a test
+    monkeypatch.setattr(harness, "LARGEST_BATCH", 8)
+    monkeypatch.setattr(harness, "_wins", lambda row: row.batch_size >= 4)  # time is not asserted in a test
     out = tmp_path / "run"
     shutil.copytree(run.out, out)
     (out / "rows.jsonl").unlink()
@@ -121,10 +121,12 @@ def test_runs_are_compared_and_a_slower_one_fails(run: Run, tmp_path: Path, capf
     old, new = tmp_path / "old", tmp_path / "new"
     for folder, factor in ((old, 1.0), (new, 1.2)):
         folder.mkdir()
-        rows = parse_rows((run.out / "rows.jsonl").read_text(), "rows.jsonl")
-        for row in rows:
-            steady = [0.010 * factor + 1e-6 * (index % 7) for index in range(60)]
-            row.latency_samples_s[:] = steady
+        steady = [0.010 * factor + 1e-6 * (index % 7) for index in range(60)]
+        against = {"standing": factor, "standing_low": 0.99 * factor, "standing_high": 1.01 * factor}
+        rows = [
+            replace(row, latency_samples_s=steady, **against, warnings=[])
+            for row in parse_rows((run.out / "rows.jsonl").read_text(), "rows.jsonl")
+        ]
         (folder / "rows.jsonl").write_text("".join(row.to_json() + "\n" for row in rows))
     assert main(["report", str(old), str(new)]) == 0
     assert "slower" in capfd.readouterr().out

@@ -18,7 +18,7 @@ from baselines.sources import load
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import loading, variant
 from compress.cli import main
-from compress.importers import FAMILIES, Foreign, Hints
+from compress.importers import LAYOUTS, Hints, ImportedModel
 from compress.verbs.predict import BATCH
 
 Say = Callable[..., list[list[str]]]
@@ -44,7 +44,7 @@ def pictures(run: Run, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def expected(path: Path) -> torch.Tensor:
     """Probabilities that a model gives the test images, (n, classes), asked itself."""
     model, which, content = loading.restore(path)
-    data = load("digits", content.config.image_size, 1).normalised(content.mean, content.std)
+    data = load("digits", content.config.image_size, 1).with_normalization(content.mean, content.std)
     images = torch.cat([batch for batch, _ in data.batches(data.test, 360, torch.device("cpu"))])
     return variant.convert(model, which.methods)(images).softmax(1)
 
@@ -129,10 +129,10 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = ViTConfig(image_size=(8, 8), patch_size=4, dim=16, depth=1, heads=2, mlp_dim=16, norm_eps=1e-6)
     model = VisionTransformer(config)
     model.head.weight.data *= 20
-    (write,) = (family.write for family in FAMILIES if family.name == "timm")
+    (write,) = (family.write for family in LAYOUTS if family.name == "timm")
     assert write is not None
     path = tmp_path_factory.mktemp("foreign") / "timm.pth"
-    torch.save(write(Foreign(config, model.state_dict())).tensors, path)
+    torch.save(write(ImportedModel(config, model.state_dict())).tensors, path)
     return path
 
 
@@ -141,12 +141,12 @@ def test_what_a_foreign_checkpoint_does_not_say(
 ) -> None:
     image = pictures[0]
     assert "--heads" in refused(foreign, image)
-    assert all(word in refused(foreign, image, "--heads", 2) for word in ("--normalise", "imagenet, half, clip"))
-    assert "--normalise" in refused(foreign, image, "--heads", 2, "--normalise", "data")
+    assert all(word in refused(foreign, image, "--heads", 2) for word in ("--normalize", "imagenet, half, clip"))
+    assert "--normalize" in refused(foreign, image, "--heads", 2, "--normalize", "data")
     model = loading.restore(foreign, Hints(heads=2))[0]
     with torch.inference_mode():
         values = model((decode(image, (8, 8), 3)[None] / 255 - 0.5) / 0.5).softmax(1)[0]
-    _, *rows, _ = said(foreign, [image], "--heads", 2, "--normalise", "half")
+    _, *rows, _ = said(foreign, [image], "--heads", 2, "--normalize", "half")
     assert [row[1:] for row in rows] == [[str(i), f"{values[i].item():.2%}"] for i in values.topk(5).indices.tolist()]
 
 

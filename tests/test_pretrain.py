@@ -31,7 +31,7 @@ SETTINGS = PretrainConfig(
 )
 
 
-def new_model(**changes: Any) -> VisionTransformer:
+def make_model(**changes: Any) -> VisionTransformer:
     torch.manual_seed(0)
     return VisionTransformer(ViTConfig(**{**TINY, **changes}))
 
@@ -60,7 +60,7 @@ def test_every_image_hides_as_many_patches(ratio: float, size: int, hidden: int)
 
 @pytest.mark.parametrize("tokenizer", ["linear", "conv", "cct"])
 def test_the_encoder_sees_nothing_of_what_is_hidden(tokenizer: str) -> None:
-    model = new_model(tokenizer=tokenizer).eval()
+    model = make_model(tokenizer=tokenizer).eval()
     model.patch_embed = pretrain.MaskedTokenizer(model.patch_embed, model.config)
     masked = pretrain.draw_masks((4, 4), 0.6, 1, dice(5))
     images = torch.randn(5, 1, 8, 8)
@@ -123,7 +123,7 @@ class Kept:
 )
 def test_it_learns_resumes_to_the_same_bits_and_leaves_a_plain_model(tokenizer: str, changes: dict[str, Any]) -> None:
     settings = SETTINGS.model_copy(update={"validation": 0.25, "mask_size": 2})
-    whole, resumed, kept, data = *(new_model(tokenizer=tokenizer, **changes) for _ in range(2)), Kept(), digits()
+    whole, resumed, kept, data = *(make_model(tokenizer=tokenizer, **changes) for _ in range(2)), Kept(), digits()
     plain, head = whole.state_dict().keys(), whole.head.weight.detach().clone()
     history = fit(whole, data, settings, device=CPU, seed=3, trainer=Pretrainer)
     for before, after in itertools.pairwise(history):
@@ -134,7 +134,7 @@ def test_it_learns_resumes_to_the_same_bits_and_leaves_a_plain_model(tokenizer: 
 
     with pytest.raises(KeyboardInterrupt):
         fit(resumed, data, settings, device=CPU, seed=3, trainer=Pretrainer, snapshot=kept)
-    resumed = new_model(tokenizer=tokenizer, **changes)
+    resumed = make_model(tokenizer=tokenizer, **changes)
     fit(resumed, data, settings, device=CPU, seed=3, trainer=Pretrainer, snapshot=kept)
     assert whole.state_dict().keys() == resumed.state_dict().keys() == plain
     assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
@@ -144,7 +144,7 @@ def test_it_learns_resumes_to_the_same_bits_and_leaves_a_plain_model(tokenizer: 
 
 
 def test_all_but_the_head_learns() -> None:
-    model = new_model(tokenizer="cct", pool="seq")
+    model = make_model(tokenizer="cct", pool="seq")
     trainer = Pretrainer(model, digits(64), SETTINGS, CPU, 0)
     losses, _ = trainer.losses(next(trainer.feed.epoch(0)))
     losses["reconstruction"].backward()
@@ -161,7 +161,7 @@ def test_masks_follow_from_seed_and_step_alone() -> None:
             return drawn[-1]
 
     for seed in (0, 0, 1):
-        fit(new_model(), digits(128), SETTINGS.model_copy(update={"steps": 2}), device=CPU, seed=seed, trainer=Spy)
+        fit(make_model(), digits(128), SETTINGS.model_copy(update={"steps": 2}), device=CPU, seed=seed, trainer=Spy)
     first, second, again, _, other, _ = drawn
     assert torch.equal(first, again)
     assert not torch.equal(first, second)
@@ -181,13 +181,13 @@ def test_settings_that_mean_nothing_without_labels_are_refused(key: str, tmp_pat
     ("changes", "geometry", "says"),
     [
         ({"mask_size": 3}, {}, "mask_size 3 does not divide the 4x4 patches"),
-        ({"normalise": True}, {"patch_size": 1}, "nothing of a patch of one pixel"),
+        ({"normalize": True}, {"patch_size": 1}, "nothing of a patch of one pixel"),
     ],
 )
 def test_patches_that_cannot_be_hidden(changes: dict[str, Any], geometry: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         fit(
-            new_model(**geometry),
+            make_model(**geometry),
             digits(64),
             SETTINGS.model_copy(update=changes),
             device=CPU,

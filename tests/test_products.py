@@ -17,15 +17,22 @@ from baselines.vit import VisionTransformer, ViTConfig
 from compress import loading, runtimes, variant
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.methods import Int8
-from compress.quantization.linear import Activations, QuantLinear, layers_of, replace_linears
+from compress.quantization.linear import Activations, QuantLinear, quantized_layers, replace_linears
 from compress.quantization.operators import bounds
-from compress.quantization.products import IntegerLinear, exact, fits, integer_, integer_macs
+from compress.quantization.products import (
+    IntegerLinear,
+    integer_macs,
+    multiplies_exactly,
+    supports_layer,
+    use_integer_kernels,
+)
 from compress.runtimes.compiled import Compiled
+from compress.runtimes.torch_session import compile_model
 from compress.training import finetuning
 
 CPU = torch.device("cpu")
 KINDS: tuple[Activations, ...] = ("static", "token", "tensor")
-pytestmark = pytest.mark.skipif(not exact(CPU), reason="this processor's int8 products overflow")
+pytestmark = pytest.mark.skipif(not multiplies_exactly(CPU), reason="this processor's int8 products overflow")
 
 
 def packed(linear: nn.Linear, activations: Activations, signed: bool, low: float, high: float) -> QuantLinear:
@@ -99,7 +106,7 @@ def model_of(activations: Activations) -> VisionTransformer:
     torch.manual_seed(0)
     model = VisionTransformer(CONFIG).eval()
     replace_linears(model.encoder.blocks, (), activations, signed=False)
-    for layer in layers_of(model).values():
+    for layer in quantized_layers(model).values():
         if layer.input is not None:
             layer.input.set_range(-3.0, 3.0)
     return model
@@ -108,25 +115,26 @@ def model_of(activations: Activations) -> VisionTransformer:
 @torch.no_grad()
 def test_every_packed_layer_is_swapped_and_every_product_counted() -> None:
     model, images = model_of("static"), torch.randn(3, 1, 8, 8)
-    for layer in [*layers_of(model).values()][1:]:
+    for layer in [*quantized_layers(model).values()][1:]:
         layer.pack_()
     one = CONFIG.dim * 3 * CONFIG.dim  # MACs of the qkv of the first block, for one token
     assert integer_macs(lambda: model(images)) == 0
-    assert integer_(model, CPU) == ["encoder.blocks.0.attn.qkv (96 to 32)"]
+    assert use_integer_kernels(model, CPU) == ["encoder.blocks.0.attn.qkv (96 to 32)"]
     expected = 3 * CONFIG.tokens * (CONFIG.depth * linear_macs(CONFIG) - one)
     assert integer_macs(lambda: model(images)) == expected
 
 
 def test_cuda_leaves_out_sizes_that_are_no_multiples_of_8(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compress.quantization.products.exact", lambda _: True)
-    found = [fits(packed(nn.Linear(*sizes), "token", False, 0, 0), torch.device("cuda")) for sizes in
+    monkeypatch.setattr("compress.quantization.products.multiplies_exactly", lambda _: True)
+    found = [supports_layer(packed(nn.Linear(*sizes), "token", False, 0, 0), torch.device("cuda")) for sizes in
              ((32, 48), (32, 44), (36, 48))]  # fmt: skip
     assert found == [True, False, False]
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="about instructions of x86")
 def test_a_processor_that_overflows_is_found_out() -> None:
-    code = "import torch; from compress.quantization.products import exact; print(exact(torch.device('cpu')))"
+    code = "import torch; from compress.quantization.products import multiplies_exactly as exact; "
+    code += "print(exact(torch.device('cpu')))"
     root = str(Path(__file__).parents[1])
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "PYTHONPATH": root}
     said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -161,14 +169,15 @@ def test_the_compiler_leaves_the_products_integers() -> None:
         pytest.skip("no compiler here")
     torch.manual_seed(0)
     layer, x = IntegerLinear(packed(nn.Linear(32, 24), "static", False, -1.0, 2.0)), torch.randn(2, 19, 32)
-    want, run = layer(x), compiled.as_run(layer)
-    torch.testing.assert_close(run(x), want)
-    assert integer_macs(lambda: run(x)) == 2 * 19 * 32 * 24
+    want = layer(x)
+    compile_model(layer)
+    torch.testing.assert_close(layer(x), want)
+    assert integer_macs(lambda: layer(x)) == 2 * 19 * 32 * 24
 
 
 def test_where_integers_overflow_the_runtime_says_simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compress.quantization.products.exact", lambda _: False)
-    monkeypatch.setattr("compress.runtimes.eager.exact", lambda _: False)
+    monkeypatch.setattr("compress.quantization.products.multiplies_exactly", lambda _: False)
+    monkeypatch.setattr("compress.runtimes.torch_session.multiplies_exactly", lambda _: False)
     model, path = model_of("static"), tmp_path / "int8.pth"
     which = variant.Variant((Int8(),))
     content = packed_up(model, which)

@@ -1,6 +1,5 @@
-"""`compress prune` and `compress halt`: one trained model, tokens taken out of it, before and after in one table."""
+"""`compress prune` and `compress halt`: one trained model, tokens taken out of it, before and after side by side."""
 
-import re
 import shutil
 from pathlib import Path
 
@@ -16,32 +15,30 @@ from compress.checkpoints import checkpoint
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.cli import main
 from compress.training.data import sample_images
-from compress.verbs.prune import comparison
+from reports import Row, parse_rows
 
 TINY_FINETUNE = "[finetune]\nbatch_size = 64\nlr = 2e-3\nwarmup_epochs = 0.2\nema = 0.9\n"
 
 
 @pytest.fixture
-def model(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkpoint of its own for each test; latency is measured as briefly as can be."""
-    monkeypatch.setattr(comparison, "SECONDS", 0.0)
+def model(run: Run, tmp_path: Path) -> Path:
+    """A checkpoint of its own for each test."""
     return Path(shutil.copy(run.checkpoint(), tmp_path / "model.pth"))
 
 
-def table(printed: str) -> dict[str, dict[str, str]]:
-    """The printed table: line -> heading -> cell."""
-    lines = [re.split("[│┃]", line)[1:-1] for line in printed.splitlines() if line[:1] in "│┃" and line]
-    headings, *rows = [[cell.strip() for cell in line] for line in lines]
-    return {row[0]: dict(zip(headings[1:], row[1:], strict=True)) for row in rows}
+def read_rows(model: Path, verb: str = "prune") -> list[Row]:
+    path = model.with_name(f"{model.stem}-{verb}") / "rows.jsonl"
+    return parse_rows(path.read_text(), path.name)
 
 
 def prune(*args: object, verb: str = "prune") -> int:
-    return main([verb, *map(str, args), "--threads", "1", "--device", "cpu"])
+    """Latency is measured as briefly as can be."""
+    return main([verb, *map(str, args), "--threads", "1", "--device", "cpu", "--seconds", "0.1"])
 
 
 def normalised(content: Checkpoint, root: Path) -> Data:
     data = load(content.dataset, content.config.image_size, content.config.channels, root)
-    return data.normalised(content.mean, content.std)
+    return data.with_normalization(content.mean, content.std)
 
 
 def names(folder: Path) -> set[str]:
@@ -65,7 +62,7 @@ def test_an_answer_without_training_and_a_checkpoint_that_ships(
 ) -> None:
     assert prune(model, *args, verb=verb) == 0
     target = model.with_name(f"model.{settings['name']}.pth")
-    assert names(model.parent) == {model.name, target.name}
+    assert names(model.parent) == {model.name, target.name, f"model-{verb}"}
     printed = capfd.readouterr().out
     assert printed.splitlines()[-1].startswith(f"wrote {target}; next: compress export {target}")
 
@@ -80,44 +77,51 @@ def test_an_answer_without_training_and_a_checkpoint_that_ships(
     images = next(data.batches(data.test, 100, torch.device("cpu")))[0]
     assert torch.equal(shipped(images), expected(images))
 
-    before, after = table(printed).values()
-    share = float(after["MACs"].split()[-1].rstrip("%"))
-    assert share < 100
-    assert 100 / share == pytest.approx(float(after["ceiling"].rstrip("x")), abs=0.01)
-    assert before["same class"] == before["p"] == ""
-    assert after["file"] == f"{target.stat().st_size / 1e6:.2f} MB"
+    before, after = read_rows(model, verb)
+    assert (before.variant, before.recipe, after.variant, after.verb) == ("vit", None, settings["name"], verb)
+    share = (after.macs_per_image or 0) / (before.macs_per_image or 1)
+    assert share < 1
+    assert after.ceiling == pytest.approx(1 / share)
+    assert before.agreement is before.mcnemar_p is None
+    assert after.agreement is not None
+    assert after.mcnemar_p is not None
+    assert (before.n_images, after.n_images) == (360, 360)
+    assert before.latency_s
+    assert after.speedup_low
     if verb == "halt":
-        assert share == pytest.approx(80, abs=4)  # of test images; the gate was set on others
-        low, high = map(float, re.findall(r"[\d.]+", after["10 % to 90 % of images"]))
-        assert low < float(after["MACs"].split()[0]) < high
-        assert before["blocks per token"] == "2.00 of 2"
+        assert share == pytest.approx(0.8, abs=0.04)  # of test images; the gate was set on others
+        assert after.macs_quantiles is not None
+        assert after.macs_quantiles[1] < (after.macs_promised or 0) < after.macs_quantiles[3]
+        assert after.tokens_per_block is not None
+        assert after.tokens_per_block[0] > after.tokens_per_block[1]
+        assert before.tokens_per_block is None
     else:
         assert main(["export", str(target)]) == 0
 
 
 def test_a_curve_begins_with_the_model_itself_and_writes_none(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert prune(model, "--keep", "1,0.75,0.5") == 0
-    assert names(model.parent) == {model.name}
-    printed = capfd.readouterr().out
-    assert "writes no checkpoint" in printed.splitlines()[-1]
-    before, whole, *rest = table(printed).values()
-    assert whole["top-1 [95 %]"] == before["top-1 [95 %]"]
-    assert (whole["same class"], whole["p"]) == ("100.00%", "1")
-    assert whole["MACs"] == before["MACs"]
-    macs = [float(row["MACs"].split()[0]) for row in (whole, *rest)]
-    assert macs[0] > macs[1] > macs[2]
+    assert names(model.parent) == {model.name, "model-prune"}
+    assert "writes no checkpoint" in capfd.readouterr().out.splitlines()[-1]
+    before, whole, *rest = read_rows(model)
+    assert [row.recipe for row in (whole, *rest)] == ["keep 1", "keep 0.75", "keep 0.5"]
+    assert (whole.top1, whole.agreement, whole.mcnemar_p) == (before.top1, 1, 1)
+    macs = [row.macs_per_image or 0 for row in (before, whole, *rest)]
+    assert macs[0] == macs[1] > macs[2] > macs[3]
 
 
-def test_after_training_a_third_line_and_the_second_time_at_once(
+def test_after_training_a_third_row_and_the_second_time_at_once(
     model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     settings = tmp_path / "my.toml"
     settings.write_text(TINY_FINETUNE)
     args = [model, "--keep", "0.5", "--epochs", "1", "--config", settings]
     assert prune(*args) == 0
-    first = capfd.readouterr().out
-    assert list(table(first)) == ["before", "keep 0.5", "keep 0.5, 1 epoch"]
-    assert "training topk" in first
+    assert "training topk" in capfd.readouterr().out
+    first = read_rows(model)
+    assert [(row.variant, row.recipe) for row in first] == [
+        ("vit", None), ("topk", "keep 0.5"), ("topk", "keep 0.5, 1 epoch")
+    ]  # fmt: skip
     target, folder = tmp_path / "model.topk.pth", tmp_path / "model-prune"
     (made,) = folder.glob("models/topk-*/best_topk_model.pth")
     assert target.read_bytes() == made.read_bytes()
@@ -126,11 +130,8 @@ def test_after_training_a_third_line_and_the_second_time_at_once(
     assert not torch.equal(dense["head.weight"], tuned["head.weight"])
 
     assert prune(*args) == 0
-    second = capfd.readouterr().out
-    assert "training topk" not in second
-    assert [row["top-1 [95 %]"] for row in table(first).values()] == [
-        row["top-1 [95 %]"] for row in table(second).values()
-    ]
+    assert "training topk" not in capfd.readouterr().out
+    assert read_rows(model) == first  # taken from the run directory
     assert prune(*args, "--no-resume") == 0
     assert "training topk" in capfd.readouterr().out
 

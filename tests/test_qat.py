@@ -20,10 +20,10 @@ from compress import config, loading, variant
 from compress.checkpoints import checkpoint
 from compress.export.onnx import export_onnx
 from compress.methods import AViT, Distill, Int8, Qat
-from compress.quantization.calibration import watching
-from compress.quantization.linear import QuantLinear, layers_of, learned
+from compress.quantization.calibration import watch_inputs
+from compress.quantization.linear import QuantLinear, apply_log_step, quantized_layers
 from compress.quantization.operators import straight_through
-from compress.runtimes.ort import integer_products
+from compress.runtimes.ort_graph import count_integer_products
 from compress.training import finetuning
 from compress.training.data import sample_images
 
@@ -82,7 +82,7 @@ def begun(method: Qat) -> tuple[VisionTransformer, VisionTransformer, Data]:
     """A model where training in integers starts, the float one, and its data."""
     whole, data = small()
     model = variant.prepare(whole, [method])
-    method.begin(model, sample_images(data, 48))
+    method.initialize(model, sample_images(data, 48))
     return model, whole, data
 
 
@@ -92,8 +92,8 @@ class TestStart:
         int8 = Int8(reconstruct=False)
         calibrated = variant.prepare(whole, [int8])
         int8.calibrate(calibrated, sample_images(data, 48))
-        assert all(isinstance(layer, QuantLinear) for layer in layers_of(model).values())
-        assert layers_of(model).keys() == layers_of(calibrated).keys()
+        assert all(isinstance(layer, QuantLinear) for layer in quantized_layers(model).values())
+        assert quantized_layers(model).keys() == quantized_layers(calibrated).keys()
         state = model.state_dict()
         for name, value in calibrated.state_dict().items():
             if name.startswith("encoder"):
@@ -106,11 +106,11 @@ class TestStart:
         for recipe, method in METHODS.items():
             model, whole, data = begun(method)
             images, labels = next(data.batches(data.train, 48, CPU))
-            logits, aux = model.train().forward_aux(images)
-            taught = whole.forward_aux(images)
-            terms = method.loss_terms(Step(model, images, labels, logits, aux, *taught, 0.0, whole))
+            output = model.train().compute_output(images)
+            taught = whole.compute_output(images)
+            terms = method.loss_terms(Step(model, images, labels, output.logits, output, whole, taught))
             sum(terms.values(), torch.zeros(())).backward()
-            for name, layer in layers_of(model).items():
+            for name, layer in quantized_layers(model).items():
                 assert layer.input is not None
                 assert (layer.weight_log_step is None) == (recipe == "short")
                 learned = [layer.weight, layer.bias, layer.input.log_step, layer.weight_log_step]
@@ -122,7 +122,7 @@ class TestStart:
 
     def test_what_the_settings_change(self) -> None:
         settings = TrainConfig(lr=0.01, precision="bf16", epochs=7)
-        assert Qat(lr=0.2).training(settings) == TrainConfig(lr=0.002, precision="fp32", epochs=7)
+        assert Qat(lr=0.2).adapt_training(settings) == TrainConfig(lr=0.002, precision="fp32", epochs=7)
         assert Qat(weight=0.25).label_weight() == 0.75
 
 
@@ -134,7 +134,7 @@ class TestTraining:
         layer, wanted = QuantLinear(copy.deepcopy(linear)).train(), linear(x).detach()
         assert layer.input is not None
         layer.input.set_range(x.min().item(), x.max().item())
-        layer.learn()
+        layer.learn_scales()
         scales = [layer.input.log_step, layer.weight_log_step]
         start = (layer(x) - wanted).square().mean().item()
         layer.input.scale.mul_(factor)
@@ -146,12 +146,12 @@ class TestTraining:
             (layer(x) - wanted).square().mean().backward()
             optimizer.step()
         assert (layer(x) - wanted).square().mean().item() < 2 * start
-        layer.settle()
+        layer.fold_log_step()
         assert ((layer.weight_scale * 127 / linear.weight.abs().amax(1)).log().abs() < 0.5).all()
 
     def test_gradients_of_scales_are_those_of_lsq(self) -> None:
         x, log_step = torch.tensor([[0.3, -0.84, 9.0, -7.0]]), torch.zeros((), requires_grad=True)
-        scale = learned(torch.tensor(0.5), log_step, 4)
+        scale = apply_log_step(torch.tensor(0.5), log_step, 4)
         y = straight_through(x, scale, torch.tensor(-4.0), torch.tensor(6.0))
         y.backward(torch.tensor([[1.0, 2.0, 3.0, 5.0]]))
         inside = 1.0 * (1 - 0.6) + 2.0 * (-2 + 1.68)  # rounded minus exact level; the others are clipped
@@ -192,7 +192,7 @@ class TestWhatShips:
     @torch.no_grad()
     def test_weights_are_levels_and_converting_changes_nothing(self, made: Made) -> None:
         shipped = variant.convert(made.trained, [made.method])
-        for name, layer in layers_of(made.trained).items():
+        for name, layer in quantized_layers(made.trained).items():
             packed = shipped.get_submodule(name)
             assert isinstance(packed, QuantLinear)
             assert layer.weight_log_step is None
@@ -207,9 +207,9 @@ class TestWhatShips:
     @torch.no_grad()
     def test_every_layer_in_onnx_runtime_on_what_it_sees(self, made: Made, tmp_path: Path) -> None:
         shipped, seen = variant.convert(made.trained, [made.method]), {}
-        with watching(dict(layers_of(shipped)), seen.__setitem__):
+        with watch_inputs(dict(quantized_layers(shipped)), seen.__setitem__):
             shipped(made.images[:64])
-        for name, layer in layers_of(shipped).items():
+        for name, layer in quantized_layers(shipped).items():
             got = run("onnxruntime", write(layer, tmp_path / "layer.onnx"), seen[name])
             assert ((got - layer(seen[name])).abs() <= allowed(layer, seen[name])).all(), name
 
@@ -219,7 +219,7 @@ class TestWhatShips:
         shipped = variant.convert(made.trained, [made.method])
         content = loading.pack(shipped, [made.method], made.data, CONFIG)
         export_onnx(shipped, path := tmp_path / "qat.onnx", made.images[:64], content)
-        assert integer_products(path) == (4 * CONFIG.depth, 0)
+        assert count_integer_products(path) == (4 * CONFIG.depth, 0)
         trained, whole = made.trained(made.images), made.whole(made.images)
         found = {"onnxruntime": run("onnxruntime", path, made.images)}
         if importlib.util.find_spec("openvino"):

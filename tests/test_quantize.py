@@ -1,8 +1,9 @@
-"""`compress quantize`: every way to integers is measured, the fastest good one is kept, remembered and explained."""
+"""`compress quantize`: every recipe takes part, the fastest good file is kept, remembered and explained."""
 
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,12 @@ from conftest import Run
 
 from compress import loading
 from compress.cli import main
-from compress.evaluate import choices
-from compress.measure.latency import Timing
-from compress.methods import Int8
-from compress.runtimes import Inspection, get
-from compress.runtimes.ort import integer_products
-from compress.training.data import describe_calibration, load_data, parity_images
-from compress.verbs.quantize.race import Entry
-from compress.verbs.quantize.request import Lowering
-from compress.verbs.quantize.verdict import Judged, choose
+from compress.evaluate.elimination import SAMPLE, TIE
+from compress.measure.load import Watch
+from compress.runtimes import choices
+from compress.runtimes.ort_graph import count_integer_products
+from compress.training.data import describe_calibration, load_data, sample_parity_images
+from reports import Row, parse_rows
 
 Quantize = Callable[..., tuple[int, str, str]]
 
@@ -48,46 +46,77 @@ def checkpoint(run: Run, tmp_path: Path) -> Path:
     return Path(shutil.copy(run.out / "best_vit_model.pth", folder / "best_vit_model.pth"))
 
 
-def test_all_ways_are_shown_and_the_best_is_kept(checkpoint: Path, quantize: Quantize) -> None:
+def read_rows(checkpoint: Path) -> list[Row]:
+    path = checkpoint.with_name(f"{checkpoint.stem}-quantize") / "rows.jsonl"
+    return parse_rows(path.read_text(), path.name)
+
+
+def test_all_recipes_are_shown_and_the_best_is_kept(checkpoint: Path, quantize: Quantize) -> None:
     code, shown, _ = quantize(checkpoint)
     assert code == 0
     small, full = checkpoint.with_suffix(".int8.onnx"), checkpoint.with_suffix(".onnx")
-    assert {path.name for path in checkpoint.parent.iterdir()} == {checkpoint.name, small.name, full.name}
-    lines = {line.split("│")[1].strip(): line for line in shown.splitlines() if "│" in line}
-    ways = ["onnxruntime: static", "onnxruntime: dynamic", "onnxruntime: dynamic by token"]
-    assert list(lines) == ["torch: fp32", "onnxruntime: fp32", *ways]
-    assert all(line.count(" ms ") == 1 for line in lines.values())
-    assert "kept: onnxruntime: " in shown
+    folder = checkpoint.with_name(f"{checkpoint.stem}-quantize")
+    assert {path.name for path in checkpoint.parent.iterdir()} == {checkpoint.name, small.name, full.name, folder.name}
+    rows = read_rows(checkpoint)
+    assert [(row.runtime, row.dtype, row.recipe) for row in rows] == [
+        ("torch", "fp32", None),
+        ("onnxruntime", "fp32", None),
+        *(("onnxruntime", "int8", recipe) for recipe in ("static", "dynamic", "dynamic by token")),
+    ]
+    assert all(row.latency_s and row.top1 and row.verb == "quantize" for row in rows)
+    (kept,) = [row for row in rows if row.chosen]
+    assert kept.completed
+    assert kept.dtype == "int8"
+    assert kept.n_images == 360
+    assert kept.chosen is not None
+    assert kept.chosen.startswith(f"kept: onnxruntime: {kept.recipe}: ")
+    assert kept.chosen in " ".join(shown.split())
     assert f"wrote {full} and {small}" in shown
-    assert integer_products(small) == (8, 0)  # 4 Linear layers in each of 2 blocks, all in integer kernels
+    assert count_integer_products(small) == (8, 0)  # 4 Linear layers in each of 2 blocks, all in integer kernels
     content = loading.restore(checkpoint)[2]
-    data = load_data("digits", content.config.image_size, 1, checkpoint.parent).normalised(content.mean, content.std)
+    data = load_data("digits", content.config.image_size, 1, checkpoint.parent).with_normalization(
+        content.mean, content.std
+    )
     session, reference = (
         onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]) for path in (small, full)
     )
     known = json.loads(session.get_modelmeta().custom_metadata_map["calibration"])
     assert known == describe_calibration(data, 256)
-    images = parity_images(data)[:7].numpy()
+    images = sample_parity_images(data)[:7].numpy()
     for size in (1, 2, 7):
         logits, exact = (each.run(None, {"images": images[:size]})[0] for each in (session, reference))
         assert logits.shape == (size, 10)
         assert 0 < np.abs(logits - exact).max() < 0.2 * np.abs(exact).max()
 
 
-def test_the_choice_is_remembered_and_doctor_shows_it(
-    checkpoint: Path, quantize: Quantize, capfd: pytest.CaptureFixture[str]
+def test_the_choice_is_remembered_orders_the_work_and_holds_when_all_is_measured(
+    checkpoint: Path, quantize: Quantize, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Watch, "warnings", lambda _self: [])  # what other programs disturbed is not remembered
     quantize(checkpoint)
-    (known,) = choices.load().values()
-    assert known.chosen in known.tried
-    code, shown, _ = quantize(checkpoint)
+    rows = read_rows(checkpoint)
+    ((key, known),) = choices.load().items()
+    (kept,) = [row for row in rows if row.chosen]
+    assert (known.chosen, known.why) == (f"onnxruntime: {kept.recipe}", kept.chosen)
+    assert known.tried[known.chosen] == pytest.approx(kept.overall, abs=1e-3)
+    for row in rows:  # all images only for what decides
+        decides = row.completed and (row.runtime, row.dtype) != ("onnxruntime", "fp32")
+        assert row.n_images == (360 if decides else SAMPLE)
+        assert row.failed is None
+        assert (row.eliminated is None) or "slower than" in row.eliminated
+
+    choices.remember(key, replace(known, tried=known.tried | {"onnxruntime: dynamic by token": 1e6}))
+    code, shown, _ = quantize(checkpoint, "--exhaustive")
     assert code == 0
-    assert f"{known.chosen} was chosen out of {len(known.tried)} files" in shown
-    assert shown.count("building ") == 3  # torch and ONNX Runtime in float, and the one that won
-    assert quantize(checkpoint, "--remeasure")[1].count("building ") == 5
+    built = [line for line in shown.splitlines() if line.startswith("building int8 (")]
+    assert built[0].startswith("building int8 (dynamic by token) in onnxruntime")
+    complete = {row.recipe: row for row in read_rows(checkpoint)[len(rows) :]}
+    assert {(row.n_images, row.completed) for row in complete.values()} == {(360, True)}
+    same, best = complete[kept.recipe], next(row for row in complete.values() if row.chosen)
+    assert (same.overall_high or 0) >= (1 - TIE) * (best.overall_low or 0)
     main(["doctor"])
-    assert known.chosen in capfd.readouterr().out
-    choices.place().write_text("{broken")
+    assert next(iter(choices.load().values())).chosen in capfd.readouterr().out
+    choices.locate().write_text("{broken")
     assert choices.load() == {}
 
 
@@ -95,9 +124,10 @@ def test_a_model_that_halts_tokens_and_training(run: Run, tmp_path: Path, quanti
     path = Path(shutil.copy(run.checkpoint("avit"), tmp_path / "halting.pth"))
     code, shown, _ = quantize(path, "--mode", "qat", "--epochs", "1", "--batch-size", "3")
     assert code == 0
-    assert "onnxruntime: trained" in shown
+    assert "kept: onnxruntime: trained: " in shown
+    assert [row.recipe for row in read_rows(path)] == [None, None, "trained"]
     assert loading.restore(path.with_suffix(".qat.pth"))[1].name == "avit_qat"
-    assert integer_products(path.with_suffix(".int8.onnx")) == (8, 0)
+    assert count_integer_products(path.with_suffix(".int8.onnx")) == (8, 0)
     assert not list(tmp_path.glob("*.state.pt"))
 
 
@@ -130,25 +160,3 @@ def test_wrong_options(checkpoint: Path, quantize: Quantize, args: list[str], sa
 
 def test_few_images_are_said(checkpoint: Path, quantize: Quantize) -> None:
     assert "ranges come from 8 images: fewer than 32" in quantize(checkpoint, "--calibration-images", "8")[1]
-
-
-def made(name: str, speed: float, drop: float, sqnr: float, method: Int8 | None) -> Judged:
-    """A measured file; `speed` over the first."""
-    ort = get("onnxruntime")
-    timing = Timing({each: [1 / speed] for each in range(3)})
-    entry = Entry(Lowering(ort, method), Path(name), Inspection("int8"), timing=timing)
-    return Judged(entry, 0.9 - drop, drop, 0.001 if drop else 1.0, 1.0, sqnr, (speed, speed, speed), 1)
-
-
-def test_what_is_kept() -> None:
-    plain = made("plain", 2.0, 0.0, 99.0, None)
-    fast, near = made("fast", 4.0, 0.0, 30.0, Int8()), made("near", 3.95, 0.0, 40.0, Int8(activations="tensor"))
-    lossy = made("lossy", 9.0, 0.2, 10.0, Int8(signed=True))
-    assert choose([plain, fast], None)[0] is fast
-    assert choose([plain, fast, near], None)[0] is near  # no slower to speak of, and nearer to the float model
-    assert choose([plain, fast, lossy], None)[0] is fast  # 20 points lost, and no accident
-    assert choose([plain, fast, lossy], 0.3)[0] is lossy
-    kept, why = choose([plain, lossy], 0.1)
-    assert kept is None
-    assert "loses at most 10 points" in why
-    assert "what it saves is size" in choose([made("plain", 5.0, 0.0, 99.0, None), fast], None)[1]

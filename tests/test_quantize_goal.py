@@ -14,10 +14,17 @@ from baselines.errors import InputError
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import variant
 from compress.methods import Int8, TopK
-from compress.quantization.linear import layers_of
-from compress.quantization.sensitivity import MOST, logits_of, sqnr_db
-from compress.training.data import describe_calibration, held_out_images, sample_images
-from compress.verbs.quantize.goal import count_right, explain, find, in_integers, ranking_table, sensitivities
+from compress.quantization.linear import quantized_layers
+from compress.quantization.sensitivity import MOST, compute_logits, sqnr_db
+from compress.training.data import describe_calibration, sample_held_out_images, sample_images
+from compress.verbs.quantize.accuracy_control import (
+    count_right,
+    explain,
+    find,
+    in_integers,
+    ranking_table,
+    sensitivities,
+)
 from compress.verbs.quantize.study import Spread, study, table
 
 CONFIG = ViTConfig(image_size=8, channels=1, patch_size=2, dim=24, depth=2, heads=2, mlp_dim=48)
@@ -59,7 +66,7 @@ def poisoned() -> VisionTransformer:
 
 def judged_by(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
     """The images with the model's own answers as labels: it is always right."""
-    return [(images, logits_of(model, [images]).argmax(1)) for images, _ in batches]
+    return [(images, compute_logits(model, [images]).argmax(1)) for images, _ in batches]
 
 
 def printed(what: object) -> str:
@@ -74,7 +81,7 @@ def test_the_goal_is_met_by_the_poisoned_layer_in_float_and_no_other(tokens: lis
     model, images = variant.prepare(poisoned(), tokens).eval(), data()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     calibration = sample_images(images, 64)
-    judged = judged_by(model, held_out_images(images, 100, after=64))
+    judged = judged_by(model, sample_held_out_images(images, 100, after=64))
 
     ranking = sensitivities(model, QUICK, calibration)
     assert ranking[0].name == f"encoder.{POISONED}"
@@ -91,13 +98,13 @@ def test_the_goal_is_met_by_the_poisoned_layer_in_float_and_no_other(tokens: lis
     assert goal.tried[0][1] > 30
     assert len(goal.tried) <= 1 + math.log2(LAYERS)
     again = in_integers(model, goal.method, calibration)
-    assert len(layers_of(again)) == LAYERS - 1
+    assert len(quantized_layers(again)) == LAYERS - 1
     assert goal.drop == 100 - count_right(again, judged)
     assert f"--max-drop 10 is met with 1 of {LAYERS} layers in float, {POISONED}: top-1" in explain(goal)
     assert "from 100.0% on 100 training images" in explain(goal)
     assert "12.5% of the weights" in explain(goal)
 
-    assert not layers_of(model)
+    assert not quantized_layers(model)
     assert not model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -105,7 +112,7 @@ def test_the_goal_is_met_by_the_poisoned_layer_in_float_and_no_other(tokens: lis
 def test_goals_that_are_met_at_once_and_never() -> None:
     model, images = healthy(), data()
     calibration = sample_images(images, 64)
-    judged = judged_by(model, held_out_images(images, 100, after=64))
+    judged = judged_by(model, sample_held_out_images(images, 100, after=64))
     kept_by_hand = Int8(observer="minmax", skip=("qkv",))
     at_once = find(model, kept_by_hand, calibration, judged, max_drop=100)
     assert (at_once.reached, at_once.method, len(at_once.tried)) == (True, kept_by_hand, 1)
@@ -121,12 +128,12 @@ def test_goals_that_are_met_at_once_and_never() -> None:
 def test_a_layer_ranks_by_what_the_model_with_it_alone_in_integers_answers(activations: str) -> None:
     model, calibration = healthy(), sample_images(data(), 64)
     method = Int8(observer="minmax", activations=activations)  # type: ignore[arg-type]
-    wanted = logits_of(model, calibration)
+    wanted = compute_logits(model, calibration)
     for each in sensitivities(model, method, calibration):
         if each.name.endswith("fc2"):  # nothing before it is rescaled for its sake
-            others = [name for name in layers_of(in_integers(model, method, calibration)) if name != each.name]
+            others = [name for name in quantized_layers(in_integers(model, method, calibration)) if name != each.name]
             alone = method.model_copy(update={"skip": tuple(name.removeprefix("encoder.blocks.") for name in others)})
-            got = logits_of(in_integers(model, alone, calibration), calibration)
+            got = compute_logits(in_integers(model, alone, calibration), calibration)
             assert each.sqnr_db == pytest.approx(sqnr_db(wanted, got), abs=0.05)
 
 
@@ -149,11 +156,11 @@ def test_calibration_images_are_fixed_and_none_of_them_judges() -> None:
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0)).tolist()
     assert numbers(sample_images(numbered, count)) == order[:count]
     assert numbers(sample_images(numbered, count, seed=1)) != order[:count]
-    judged = held_out_images(numbered, 1000, after=count)
+    judged = sample_held_out_images(numbered, 1000, after=count)
     assert numbers([images for images, _ in judged]) == order[count:]
     assert torch.cat([labels for _, labels in judged]).tolist() == order[count:]
     with pytest.raises(InputError, match=r"70 training images and all of them calibrate; lower --calibration-images"):
-        held_out_images(numbered, 10, after=n)
+        sample_held_out_images(numbered, 10, after=n)
 
 
 def test_calibration_is_described_by_the_digest_of_indices_and_pixels() -> None:

@@ -51,7 +51,7 @@ def halves(n: int = 64) -> Data:
     )
 
 
-def new_model() -> VisionTransformer:
+def make_model() -> VisionTransformer:
     torch.manual_seed(0)
     return VisionTransformer(CONFIG).eval()
 
@@ -99,10 +99,10 @@ class Kept:
 
 
 def test_a_probe_sees_start_and_every_epoch_and_changes_nothing() -> None:
-    probe, seen, plain = Spoiler(), new_model(), new_model()
+    probe, seen, plain = Spoiler(), make_model(), make_model()
     history = fit(seen, halves(), TRAIN, device=CPU, seed=3, probe=probe)
     without = fit(plain, halves(), TRAIN, device=CPU, seed=3)
-    assert torch.equal(probe.heads[0], new_model().head.weight)
+    assert torch.equal(probe.heads[0], make_model().head.weight)
     assert [record["calls"] for record in history] == [2, 3, 4]
     assert history[0]["before_calls"] == 1
     assert not any(name.startswith("before_") for record in history[1:] for name in record)
@@ -110,7 +110,7 @@ def test_a_probe_sees_start_and_every_epoch_and_changes_nothing() -> None:
     added = {"calls", "largest", "before_calls", "before_largest"}
     assert [{name: record[name] for name in record.keys() - added} for record in figures(history)] == figures(without)
     idle = Spoiler()
-    assert fit(new_model(), halves(), TRAIN.model_copy(update={"epochs": 0}), device=CPU, seed=3, probe=idle) == []
+    assert fit(make_model(), halves(), TRAIN.model_copy(update={"epochs": 0}), device=CPU, seed=3, probe=idle) == []
     assert idle.heads == []
 
 
@@ -124,11 +124,11 @@ def test_a_resumed_training_has_the_same_figures(saves: int, monkeypatch: pytest
         calls.append(1)
         return score(model, data, CPU)
 
-    whole = fit(new_model(), data, TRAIN, device=CPU, seed=3, probe=probe)
+    whole = fit(make_model(), data, TRAIN, device=CPU, seed=3, probe=probe)
     with pytest.raises(KeyboardInterrupt):
-        fit(new_model(), data, TRAIN, device=CPU, seed=3, probe=probe, snapshot=kept)
+        fit(make_model(), data, TRAIN, device=CPU, seed=3, probe=probe, snapshot=kept)
     calls.clear()
-    again = fit(new_model(), data, TRAIN, device=CPU, seed=3, probe=probe, snapshot=kept)
+    again = fit(make_model(), data, TRAIN, device=CPU, seed=3, probe=probe, snapshot=kept)
     assert figures(again) == figures(whole)
     assert {"before_top1", "before_macs", "top1", "macs"} <= again[0].keys()
     assert len(calls) == (3 if saves < 6 else 2)  # the start is not looked at twice
@@ -146,7 +146,7 @@ def tuned(
 
 
 def test_a_fine_tuning_begins_with_the_model_that_was_there() -> None:
-    data, start = halves(), new_model()
+    data, start = halves(), make_model()
     fit(start, data, TRAIN, device=CPU, seed=0)
     dense = {"before_top1": accuracy(start, data), "before_macs": float(dense_macs(CONFIG))}
     assert 0.5 < dense["before_top1"] < 1
@@ -166,7 +166,7 @@ def test_a_fine_tuning_begins_with_the_model_that_was_there() -> None:
 
 
 def test_each_figure_is_of_a_calibrated_model_and_new_weights_have_none() -> None:
-    data, start = replace(halves(), test=halves().train), new_model()
+    data, start = replace(halves(), test=halves().train), make_model()
     settings = TRAIN.model_copy(update={"epochs": 1, "validation": 0.0})
     halting = AViT(target_macs=0.6)
     begun = variant.prepare(start, [halting])
@@ -190,7 +190,7 @@ class Part(World):
 
 
 def test_processes_share_the_test_images() -> None:
-    data, model = halves(), new_model()
+    data, model = halves(), make_model()
     whole, parts = score(model, data, CPU), [score(model, data, CPU, Part(rank, 3)) for rank in range(3)]
     assert all(0 < part["macs"] < whole["macs"] for part in parts)
     for name, value in whole.items():

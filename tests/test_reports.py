@@ -28,12 +28,15 @@ KINDS = "png", "svg"
 
 
 def test_derived_figures_follow_their_definitions():
-    row = bare(batch_size=8, latency_samples_s=[0.004, 0.001, 0.003, 0.002], speedup=1.3, ceiling=1.6)
+    row = bare(
+        batch_size=8, latency_samples_s=[0.004, 0.001, 0.003, 0.002], speedup=1.3, ceiling=1.6, dtype="fp32"
+    )  # fmt: skip
     assert row.latency_s == 0.0025
     assert row.images_per_s == 8 / 0.0025
     assert row.latency_p90_s == pytest.approx(0.0037)  # position 2.7 of 0 to 3
     assert row.realised == pytest.approx(0.5)
-    assert replace(row, ceiling=1.0).realised is None
+    assert replace(row, ceiling=1.004).realised is None  # which reads 1.00
+    assert replace(row, dtype="int8").realised is None  # integer products have another ceiling
     assert quantile([5.0], 0.9) == 5.0
     assert quantile([], 0.5) is None
 
@@ -60,13 +63,20 @@ def test_what_was_not_measured_is_empty_everywhere():
 
 def test_numbers_as_they_are_read():
     row = bare(variant="avit", top1=0.981, top1_low=0.96, top1_high=0.991, n_images=360, params=812_426)
-    row = replace(row, speedup=1.02, speedup_low=0.99, speedup_high=1.05, ceiling=1.5, file_bytes=3_301_442)
+    row = replace(
+        row, speedup=1.02, speedup_low=0.99, speedup_high=1.05, ceiling=1.5, file_bytes=3_301_442, dtype="fp32"
+    )
     shown = cells(row)
     assert shown["top-1 % [95 %]"] == "98.1 [96.0, 99.1]"
-    assert shown["speed-up [95 %]"] == "~1.02 [0.99, 1.05]"
-    assert (shown["realised %"], shown["params M"], shown["file MB"]) == ("~4", "0.812", "3.30")
-    assert cells(replace(row, speedup_low=1.001))["speed-up [95 %]"] == "1.02 [1.00, 1.05]"
-    assert cells(replace(row, ceiling=1.004))["realised %"] == ""  # where the ceiling reads 1.00
+    assert shown["vs dense, same engine [95 %]"] == "~1.02 [0.99, 1.05]"
+    assert (shown["realised"], shown["params M"], shown["file MB"]) == ("~1.02x of 1.50x possible", "0.812", "3.30")
+    assert cells(replace(row, speedup_low=1.001))["vs dense, same engine [95 %]"] == "1.02 [1.00, 1.05]"
+    assert "realised" not in cells(replace(row, ceiling=1.004))  # where the ceiling reads 1.00
+    assert "realised" not in cells(replace(row, dtype="int8"))
+    assert cells(replace(row, recipe="dynamic by token"))["variant"] == "avit (dynamic by token)"
+    changed = replace(row, top1_change=-0.021, mcnemar_p=0.003)
+    assert cells(changed)["top-1 change"] == "-2.1 *"
+    assert cells(replace(changed, mcnemar_p=0.3))["top-1 change"] == "-2.1"
     assert cells(replace(row, agreement=1.0))["agreement %"] == "100.0"
     assert cells(replace(row, variant="vit", agreement=1.0))["agreement %"] == ""
 
@@ -78,13 +88,15 @@ def test_hostile_text_changes_no_structure_and_reaches_no_terminal():
     evil = page_with(HOSTILE)
     assert tags(evil) == tags(page_with("plain"))
     assert len(tags(evil)) > 100
-    assert unescape(cells(evil)["runtime"]) == clean(HOSTILE)  # all of it is there to see, in its own cell
+    assert unescape(cells(replace(evil, failed=None))["runtime"]) == clean(
+        HOSTILE
+    )  # all of it is there to see, in its own cell
     assert csv_text([evil]).count("\n") == 2
     out = io.StringIO()
     Console(file=out, width=300).print(rich_table([evil, bare(variant="[red]x[/red]")]))
     assert "[red]x[/red]" in out.getvalue()
     assert "\x1b" not in report_md([evil]) + csv_text([evil]) + out.getvalue()
-    files = render([evil])
+    files = render([evil, replace(evil, failed=None)])
     assert {f"{name}.svg" for name in PLOTS} <= set(files)
     for name, content in files.items():
         if name.endswith(".svg"):
@@ -101,8 +113,8 @@ def test_the_terminal_shows_what_fits():
         lines = out.getvalue().splitlines()
         assert max(map(len, lines)) <= width
         assert any(line.startswith("avit_int8") for line in lines)  # not folded
-        seen.append({name for name in ("speed-up", "overall", "realised", "MMACs") if name in " ".join(lines)})
-    assert {"speed-up"} == seen[0] < seen[1] <= seen[2] < seen[3]
+        seen.append({name for name in ("vs PyTorch", "vs dense,", "file MB", "images/s") if name in " ".join(lines)})
+    assert {"vs PyTorch"} <= seen[0] < seen[1] <= seen[2] < seen[3]
     assert len(seen[3]) == 4
 
 
@@ -136,7 +148,9 @@ def test_rows_of_the_first_version_are_read_and_reported():
     path = Path(__file__).parent / "files" / "rows_of_version_0.1.0.jsonl"
     rows = parse_rows(path.read_text(), path.name)
     assert [row.schema for row in rows] == [1] * 10
-    assert {row.variant for row in rows} == {"vit", "avit", "avit_int8"}
+    assert {(row.variant, row.base, row.dtype) for row in rows} == {
+        ("vit", "vit", "fp32"), ("avit", "vit", "fp32"), ("avit_int8", "vit", "int8"),
+    }  # fmt: skip
     assert rows[0].latency_s == sorted(rows[0].latency_samples_s)[14] / 2 + sorted(rows[0].latency_samples_s)[15] / 2
     assert (rows[0].overall, rows[0].examples, rows[0].calls_per_round) == (None, None, None)
     files = render(rows)
@@ -157,6 +171,8 @@ def test_the_latest_row_counts():
     failed = bare(runtime="auto", failed="out of memory")
     assert latest([failed, old]) == [old]
     assert latest([old, failed]) == [old, failed]
+    recipes = [replace(old, recipe="static"), replace(failed, recipe="dynamic", runtime="torch"), old]
+    assert latest([*recipes, replace(old, recipe="static", top1=0.7)]) == [replace(recipes[0], top1=0.7), *recipes[1:]]
 
 
 def test_the_front_holds_what_no_other_point_beats():

@@ -13,9 +13,8 @@ import pytest
 from conftest import MADE, ROOT, Run
 
 from compress.cli import main
-from compress.evaluate import contest
-from compress.measure import accuracy
-from compress.runtimes.workers import Worker
+from compress.evaluate import images, processes
+from compress.runtimes.client import Worker
 from reports import Row, parse_rows
 
 
@@ -106,11 +105,11 @@ def test_a_batch_that_memory_does_not_hold_becomes_smaller_and_says_so(
     """The engine is a stand-in that runs out of memory above 8 images, as a GPU does."""
     script = Path(__file__).with_name("fake_worker.py")
 
-    def of(runtime: str, _artifact: Path, *_: object) -> Worker:
+    def begin(runtime: str, _artifact: Path, *_: object) -> Worker:
         fits = "fits=8" if runtime == "torch" else "fits=1000"
         return Worker([sys.executable, str(script), "0.01", fits], threads=1)
 
-    monkeypatch.setattr(contest.Worker, "of", of)
+    monkeypatch.setattr(processes.Worker, "start", begin)
     args = [*run.args[:-1], str(out), "--batch-size", "16", "--variants", "vit"]
     assert main(["bench", *args]) == 0
     assert "batch 16 on cpu does not fit into memory: CUDA out of memory" in capfd.readouterr().out
@@ -119,7 +118,7 @@ def test_a_batch_that_memory_does_not_hold_becomes_smaller_and_says_so(
     for row in rows:
         assert "a batch of 16 did not fit into memory; 8 is measured" in row.warnings
         assert row.n_images == 360  # scored all the same, in batches that fit
-        assert accuracy.BATCH > 8
+        assert images.LARGEST_BATCH > 8
 
 
 def test_ctrl_c_leaves_whole_rows_and_the_same_command_goes_on(run: Run, out: Path) -> None:

@@ -12,10 +12,11 @@ from made_rows import bare, cells, example_rows, page_with
 
 from reports import Row
 from reports.classes import confused, recalls
-from reports.findings import finding, plain
+from reports.findings import compare_plain, describe_best
 from reports.latex import latex_escape, latex_text
 from reports.markdown import report_md
-from reports.table import groups, markdown_table
+from reports.results import Group, group_rows
+from reports.table import markdown_table
 from reports.text import plus_minus
 from reports.timing import break_even, difficulty
 
@@ -40,22 +41,22 @@ def test_p99_is_shown_from_a_thousand_samples_on():
 
 def test_overall_is_against_torch_whatever_the_runtime_and_hidden_where_no_row_has_it():
     row = bare(runtime="onnxruntime", speedup=1.0, speedup_low=1.0, speedup_high=1.0)
-    assert "overall [95 %]" not in cells(row)
+    assert "vs PyTorch fp32 [95 %]" not in cells(row)
     row = replace(row, overall=1.3, overall_low=0.99, overall_high=1.6)
-    assert cells(row)["speed-up [95 %]"] == "1.00"
-    assert cells(row)["overall [95 %]"] == "~1.30 [0.99, 1.60]"
-    assert "**overall" in report_md([row])
-    assert "**overall" not in report_md([bare()])
+    assert cells(row)["vs dense, same engine [95 %]"] == "1.00"
+    assert cells(row)["vs PyTorch fp32 [95 %]"] == "~1.30 [0.99, 1.60]"
+    assert "**vs PyTorch fp32" in report_md([row])
+    assert "**vs PyTorch fp32" not in report_md([bare()])
 
 
 def test_the_findings_name_the_fastest_and_who_saves_nothing():
     one = [row for row in example_rows() if row.batch_size == 1]
-    text = finding(one)
-    assert "smallest latency is that of **avit_int8** in onnxruntime, 0.4" in text
-    assert "No saving here: **avit** in torch (0.84 [0.82, 0.86], not faster)" in text
-    assert "**avit** in onnxruntime (~1.01 [0.99, 1.04], no clear difference)" in text
+    text = describe_best(Group(one), "vit")
+    assert "without a statistically significant loss of top-1 is **avit_int8** in onnxruntime: 0.4" in text
+    assert "No saving in their own engine: **avit** in torch (0.84 [0.82, 0.86], slower)" in text
+    assert "**avit** in onnxruntime (~1.01 [0.99, 1.04], no significant difference)" in text
     page = report_md(example_rows())
-    assert "not distinguishable from the baseline (p = 0.38)" in page
+    assert "no significant difference (p = 0.38)" in page
     assert "| -16 |" in re.sub(" +", " ", page)  # thop: 46.1 / 54.6 - 1
 
 
@@ -78,17 +79,21 @@ def test_the_findings_hold_compressed_models_against_plain_ones():
         compared("avit", 7.1, 1.41, 0.722, runtime="onnxruntime"),  # its fastest
         compared("avit_int8", 4, 2.5, 0.650, runtime="onnxruntime"),
     ]
-    assert plain(group, ("narrow", None)) == (
-        "Against a plain narrower ViT, trained the same way (**narrow** in torch, 69.0 % at 7.00 ms, 52.0 MMACs): "
-        "faster **avit_int8** in onnxruntime (65.0 % at 4.00 ms, less accurate); "
-        "no clear difference in time **avit** in onnxruntime (72.2 % at 7.10 ms, more accurate)."
+
+    def plain(rows: list[Row], variant: str, runtime: str | None = None) -> str:
+        return compare_plain(Group(rows), "vit", (variant, runtime))
+
+    assert plain(group, "narrow") == (
+        "Against a plain narrower ViT, trained the same way (**narrow** in torch, 7.00 ms, top-1 69.0 %, 52.0 MMACs): "
+        "faster **avit_int8** in onnxruntime (4.00 ms, top-1 65.0 %, 7.0 points below `vit` at p < 0.001); "
+        "no significant difference in time **avit** in onnxruntime (7.10 ms, top-1 72.2 %)."
     )
-    assert "slower **avit** in onnxruntime (72.2 % at 7.10 ms)" in plain(group, ("bf16", None))
-    assert plain(group, ("vit", "torch.compile")).startswith("Against the dense model, compiled (**vit** in torch.comp")
-    assert plain(group[:1] + group[4:], ("narrow", None)) == ""
+    assert "slower **avit** in onnxruntime (7.10 ms, top-1 72.2 %)" in plain(group, "bf16")
+    assert plain(group, "vit", "torch.compile").startswith("Against the dense model, compiled (**vit** in torch.comp")
+    assert plain(group[:1] + group[4:], "narrow") == ""
     assert "  - Against the dense model in bfloat16" in report_md(group)
     unknown = [replace(row, overall=None) for row in group]  # different runtimes: nothing to compare times by
-    assert "faster" not in plain(unknown, ("bf16", None))
+    assert "faster" not in plain(unknown, "bf16")
 
 
 def test_break_even_is_the_smallest_batch_from_which_on_it_wins():
@@ -154,11 +159,11 @@ def test_a_matrix_is_shown_for_four_variants_the_baseline_first():
 
 def test_a_failed_row_appears_with_its_reason():
     text = markdown_table(example_rows())
-    assert "| tome_int8 (failed) [2] " in text
-    assert "- [2] failed: the exported file differs from its source by 0.3" in text
+    assert "| tome_int8" not in text
+    assert "- tome_int8 in onnxruntime failed: the exported file differs from its source by 0.3" in text
     assert "- [1] int8 is simulated in this runtime" in text
     early = bare(variant="tome", device_name="", device="", batch_size=32, failed="no such file")
-    assert [len(group) for group in groups([early, *example_rows()])] == [7, 7]  # not in a table of its own
+    assert [len(group.rows) for group in group_rows([early, *example_rows()])] == [7, 7]  # not in a table of its own
 
 
 SPECIAL = r"\ { } $ & # _ % ^ ~ < > | [ ] * -- ``x'' ?` ,, \input{/etc/passwd} é ß 漢 😀"
@@ -171,9 +176,9 @@ def test_latex_shows_every_special_character_as_itself():
         r"\textbar{} [ ] * -{}- `{}`x'{}' ?{}` ,{}, \textbackslash{}input\{/etc/passwd\} é "
     )
     assert escaped.endswith(r"\texttt{U+00DF} \texttt{U+6F22} \texttt{U+1F600}")
-    row = bare(variant="[x]", speedup=0.8, speedup_low=0.7, speedup_high=1.1, ceiling=1.5)
+    row = bare(variant="[x]", speedup=0.8, speedup_low=0.7, speedup_high=1.1, ceiling=1.5, dtype="fp32")
     line = next(line for line in latex_text([row]).splitlines() if "[x]" in line)
-    assert line == r"    {}[x] & torch & $\sim$0.80 {\tiny [0.70, 1.10]} & $\sim$$-$40 \\"
+    assert line == r"{}[x] & torch & $\sim$0.80 {\tiny [0.70, 1.10]} & $\sim$0.80x of 1.50x \\"
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")

@@ -22,7 +22,8 @@ from compress.checkpoints import checkpoint
 from compress.checkpoints.checkpoint import StateFile
 from compress.cli import main
 from compress.training import teacher
-from compress.training.workshop import Workshop
+from compress.training.build import make_baseline
+from compress.training.run import open_run
 
 CPU = torch.device("cpu")
 TRAINING = TINY[TINY.index("\n[train]") :]
@@ -100,7 +101,9 @@ def test_a_student_of_another_geometry(
     assert "training" not in capfd.readouterr().out  # done already
     assert distill(source, "--temperature", "2") == 0
     assert "training" in capfd.readouterr().out
-    baseline = Workshop(config.read(None), tmp_path / "other", CPU, print, student).baseline()  # as bench --checkpoint
+    baseline = make_baseline(
+        open_run(config.read(None), tmp_path / "other", CPU, print, student)
+    )  # as bench --checkpoint
     assert loading.restore(baseline.path)[2].config == content.config
 
 
@@ -177,7 +180,7 @@ def test_the_teacher_sees_what_the_student_sees(size: int, tmp_path: Path) -> No
     checkpoint.save(path, loading.pack(model, (), data, model.config))
     pixels = torch.rand(5, 1, 8, 8)
     expected = (F.interpolate(pixels, (size, size), mode="bilinear") - 0.2) / 0.1
-    found = teacher.read(path, data.normalised((0.5,), (0.3,)))((pixels - 0.5) / 0.3)
+    found = teacher.read(path, data.with_normalization((0.5,), (0.3,)))[0]((pixels - 0.5) / 0.3)
     torch.testing.assert_close(found, model(expected), atol=1e-4, rtol=1e-4)
 
 

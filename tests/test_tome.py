@@ -51,8 +51,8 @@ def images(n: int = 5) -> Tensor:
 
 def answer(model: VisionTransformer, x_BND: Tensor) -> Tensor:
     """Tokens -> logits of the first head."""
-    x_BND, aux = model.encoder(x_BND)
-    return model.head(model.pooled(model.norm(x_BND), aux.get("sizes")))
+    encoded = model.encoder(x_BND)
+    return model.head(model.pool(model.norm(encoded.tokens), encoded.sizes))
 
 
 def test_equal_patches_become_one_and_a_mean_counts_what_each_stands_for() -> None:
@@ -98,8 +98,8 @@ def test_what_is_merged_is_conserved(batch: int, side: int, registers: int, r: i
     model = merging(VisionTransformer(config), r=r)
     merged = possible(config, [r] * 4)
     with torch.inference_mode():
-        _, aux = model.forward_aux(torch.randn(batch, 1, side, 3))
-    sizes_BN = aux.get("sizes", torch.ones(batch, config.tokens))
+        sizes_BN = model.compute_output(torch.randn(batch, 1, side, 3)).encoder.sizes
+    sizes_BN = torch.ones(batch, config.tokens) if sizes_BN is None else sizes_BN
     assert sizes_BN.shape == (batch, config.tokens - sum(merged))
     assert sizes_BN.sum(1).tolist() == [config.tokens] * batch
     assert (sizes_BN[:, : config.prefix_tokens] == 1).all()
@@ -136,8 +136,8 @@ def test_macs_of_a_known_geometry() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_four_counters_agree(shape: str) -> None:
     model = merging(baseline(shape), r=(3, 0, 5, 2))
-    spent = cost.of_images(model, [images()])
-    counted = cost.count_otherwise(spent)
+    spent = cost.measure_batches(model, [images()])
+    counted = cost.count_with_libraries(spent)
     assert spent.fixed
     assert set(counted.values()) == {float(merged_macs(model.config, [3, 0, 5, 2]))}, counted
 
@@ -176,12 +176,15 @@ def test_nothing_is_compared_or_masked_before_the_first_merge() -> None:
     encoder.similarity.register_forward_hook(lambda *_: compared.append(1))
     for block in encoder.blocks:
         block.get_submodule("attn").register_forward_pre_hook(lambda _, args: masks.append(args[1]))
-    _, aux = model.forward_aux(images())
+    ran = model.compute_output(images()).encoder
     assert len(compared) == 1
     assert [mask is None for mask in masks] == [True, True, False, False]
-    assert torch.equal(masks[2], aux["sizes"].log()[:, None, None])
-    assert aux["tokens"][0].tolist() == [21, 21, 17, 17]
-    assert aux["mlp_tokens"][0].tolist() == [21, 17, 17, 17]
+    assert ran.sizes is not None
+    assert ran.counts is not None
+    assert ran.mlp_counts is not None
+    assert torch.equal(masks[2], ran.sizes.log()[:, None, None])
+    assert ran.counts[0].tolist() == [21, 21, 17, 17]
+    assert ran.mlp_counts[0].tolist() == [21, 17, 17, 17]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -196,9 +199,10 @@ def test_pictures_see_who_went_on(shape: str) -> None:
 
 def test_bfloat16_merges_too() -> None:
     model = variant.prepare(baseline(), [ToMe(r=4), Bf16()]).eval()
-    logits, aux = model.forward_aux(images())
-    assert aux["sizes"].sum(1).tolist() == [21.0] * 5
-    assert (logits - merging(baseline(), r=4)(images())).abs().max() < 0.2
+    output = model.compute_output(images())
+    assert output.encoder.sizes is not None
+    assert output.encoder.sizes.sum(1).tolist() == [21.0] * 5
+    assert (output.logits - merging(baseline(), r=4)(images())).abs().max() < 0.2
     model = merging(baseline(), r=4).train()
     with torch.autocast("cpu", torch.bfloat16):
         loss = model(images()).float().square().mean()

@@ -6,10 +6,17 @@ import pytest
 import torch
 
 from baselines.errors import InputError
-from baselines.reduction import Attentiveness, Distinctness, best, patches_left, places, take
+from baselines.reduction import (
+    Attentiveness,
+    Distinctness,
+    choose_blocks,
+    count_patches_left,
+    gather_rows,
+    select_patches,
+)
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import variant
-from compress.measure.cost import count_otherwise, of_images
+from compress.measure.cost import count_with_libraries, measure_batches
 from compress.methods import TopK
 from compress.methods.topk import importance
 
@@ -34,14 +41,14 @@ def images(n: int = 5) -> torch.Tensor:
 
 
 def test_where_and_how_many() -> None:
-    assert places(12) == (3, 6, 9)
-    assert [places(depth) for depth in (1, 2, 3, 4, 6)] == [(0,), (1,), (1, 2), (1, 2, 3), (1, 3, 4)]
+    assert choose_blocks(12) == (3, 6, 9)
+    assert [choose_blocks(depth) for depth in (1, 2, 3, 4, 6)] == [(0,), (1,), (1, 2), (1, 2, 3), (1, 3, 4)]
     deit = ViTConfig(image_size=224, patch_size=16, dim=384, depth=12, heads=6, mlp_dim=1536)
     assert TopK(keep=0.7).counts(deit) == {3: 138, 6: 97, 9: 68}  # of 196, rounded up
     assert TopK(keep=0.7, multiple=16).counts(deit) == {3: 143, 6: 95, 9: 63}  # with the class token 144, 96, 64
     assert TopK(keep=(0.5, 0.5), at=(2, 4)).counts(deit) == {2: 98}  # nothing leaves the second time
     assert TopK(keep=1.0).counts(deit) == {}
-    assert patches_left(deit, [1e-9]) == [1]
+    assert count_patches_left(deit, [1e-9]) == [1]
 
 
 @pytest.mark.parametrize(
@@ -75,11 +82,11 @@ def test_a_score_is_what_the_head_would_look_at() -> None:
 
 def test_the_best_stay_behind_the_prefix() -> None:
     score_BP = torch.tensor([[0.1, 0.9, 0.5], [3.0, 1.0, 2.0]])
-    index_BR = best(score_BP, 2, prefix=2)
+    index_BR = select_patches(score_BP, 2, prefix=2)
     assert [sorted(row) for row in index_BR.tolist()] == [[0, 1, 3, 4], [0, 1, 2, 4]]
     assert index_BR[:, :2].tolist() == [[0, 1]] * 2
     x_BND = torch.randn(2, 5, 3)
-    torch.testing.assert_close(take(x_BND, index_BR), torch.stack([x_BND[i][index_BR[i]] for i in range(2)]))
+    torch.testing.assert_close(gather_rows(x_BND, index_BR), torch.stack([x_BND[i][index_BR[i]] for i in range(2)]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -89,17 +96,20 @@ def test_an_image_gets_the_same_answer_in_any_batch_and_all_counters_agree(kind:
     model = model_of(kind, keep=0.6, fuse=fuse)
     alone = torch.cat([model(image[None]) for image in images()])
     torch.testing.assert_close(model(images()), alone, atol=1e-5, rtol=1e-5)
-    aux = model.forward_aux(images())[1]
+    ran = model.compute_output(images()).encoder
+    assert ran.counts is not None
+    assert ran.mlp_counts is not None
     prefix = model.config.prefix_tokens
-    left = [20, *(patches_left(model.config, [0.6, 0.36, 0.216]))]
+    left = [20, *(count_patches_left(model.config, [0.6, 0.36, 0.216]))]
     extra = [0, 1, 1, 1] if fuse else [0] * 4
-    assert aux["tokens"][0].tolist() == [
+    assert ran.counts[0].tolist() == [
         n + prefix + more for n, more in zip([20, *left[:3]], [0, *extra[:3]], strict=True)
     ]
-    assert aux["mlp_tokens"][0].tolist() == [n + prefix + more for n, more in zip(left, extra, strict=True)]
+    assert ran.mlp_counts[0].tolist() == [n + prefix + more for n, more in zip(left, extra, strict=True)]
     if fuse:
-        torch.testing.assert_close(aux["sizes"].sum(1), torch.full((5,), 20.0 + prefix))
-    counted = count_otherwise(of_images(model, [images()]))
+        assert ran.sizes is not None
+        torch.testing.assert_close(ran.sizes.sum(1), torch.full((5,), 20.0 + prefix))
+    counted = count_with_libraries(measure_batches(model, [images()]))
     assert len(set(counted.values())) == 1, counted
 
 
@@ -113,15 +123,16 @@ def test_what_is_fused_is_a_weighted_mean_of_what_leaves() -> None:
     x_BND = model.embed(images())
     for each in model.encoder.blocks[:3]:
         x_BND = each(x_BND)
-    tokens_BND, aux = model.encoder(model.embed(images()))
+    encoded = model.encoder(model.embed(images()))
+    tokens_BND = encoded.tokens
     assert tokens_BND.shape == (5, 11, 24)
-    assert aux["sizes"].tolist() == [[1.0] * 10 + [10.0]] * 5
+    assert encoded.sizes.tolist() == [[1.0] * 10 + [10.0]] * 5
     all_BND = x_BND + seen["mixed"]
     q, k = block.attn(block.norm1(x_BND))[1:]
     score_BP = importance(model)(all_BND, q, k)
     lowest = score_BP.argsort(1)[:, :10]
     weight = score_BP.gather(1, lowest)
-    fused = (take(all_BND, lowest) * (weight / weight.sum(1, keepdim=True))[..., None]).sum(1)
+    fused = (gather_rows(all_BND, lowest) * (weight / weight.sum(1, keepdim=True))[..., None]).sum(1)
     torch.testing.assert_close(seen["after"][:, -1], block.norm2(fused), atol=1e-5, rtol=1e-5)
 
 

@@ -31,7 +31,7 @@ def two_classes(n: int = 64) -> Data:
     return Data("halves", ("left", "right"), split, split, (0.4,), (0.3,))
 
 
-def new_model() -> VisionTransformer:
+def make_model() -> VisionTransformer:
     torch.manual_seed(0)
     return VisionTransformer(CONFIG)
 
@@ -54,12 +54,12 @@ class Kept:
 
 @pytest.mark.parametrize("killed_after", [1, 3])
 def test_a_resumed_training_ends_with_the_same_bits(killed_after: int) -> None:
-    whole, resumed, kept = new_model(), new_model(), Kept(killed_after)
+    whole, resumed, kept = make_model(), make_model(), Kept(killed_after)
     history = fit(whole, two_classes(), TRAIN, device=CPU, seed=5)
     with pytest.raises(KeyboardInterrupt):
         fit(resumed, two_classes(), TRAIN, device=CPU, seed=5, snapshot=kept)
     kept.stop_after = None
-    resumed = new_model()
+    resumed = make_model()
     again = fit(resumed, two_classes(), TRAIN, device=CPU, seed=5, snapshot=kept)
     assert all(
         torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
@@ -70,28 +70,28 @@ def test_a_resumed_training_ends_with_the_same_bits(killed_after: int) -> None:
 
 
 def test_it_learns() -> None:
-    model = new_model()
+    model = make_model()
     history = fit(model, two_classes(), TRAIN.model_copy(update={"epochs": 12, "lr": 1e-2}), device=CPU, seed=0)
     assert history[-1]["validation_top1"] == 1.0
     assert history[-1]["loss"] < history[0]["loss"]
 
 
 def test_another_seed_gives_other_weights() -> None:
-    models = [new_model() for _ in range(2)]
+    models = [make_model() for _ in range(2)]
     for seed, model in enumerate(models):
         fit(model, two_classes(), TRAIN, device=CPU, seed=seed)
     assert not torch.equal(models[0].head.weight, models[1].head.weight)
 
 
 def test_terms_and_teacher_come_from_outside() -> None:
-    teacher, seen = new_model().eval(), []
+    teacher, seen = make_model().eval(), []
 
     def follow(step: Step) -> dict[str, torch.Tensor]:
-        assert step.teacher_logits is not None
+        assert step.teacher_output is not None
         seen.append(step.progress)
-        return {"follow": (step.logits - step.teacher_logits).square().mean()}
+        return {"follow": (step.logits - step.teacher_output.logits).square().mean()}
 
-    history = fit(new_model(), two_classes(), TRAIN, device=CPU, seed=0, terms=[follow], teacher=teacher)
+    history = fit(make_model(), two_classes(), TRAIN, device=CPU, seed=0, terms=[follow], teacher=teacher)
     assert len(seen) == 4 * (48 // 8)
     assert seen == sorted(seen)
     assert seen[0] == 0
@@ -100,7 +100,7 @@ def test_terms_and_teacher_come_from_outside() -> None:
 
 
 def test_no_epochs_leave_the_model_alone() -> None:
-    model = new_model()
+    model = make_model()
     before = copy.deepcopy(model.state_dict())
     assert fit(model, two_classes(), TRAIN.model_copy(update={"epochs": 0}), device=CPU, seed=0) == []
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -114,7 +114,7 @@ def test_schedule() -> None:
 
 
 def test_what_is_decayed_and_what_learns_faster() -> None:
-    model = new_model()
+    model = make_model()
     groups = make_optimizer(model, TRAIN, {"head": 7.0}).param_groups
     where = {id(p): (g["weight_decay"], g["lr_scale"]) for g in groups for p in g["params"]}
     assert len(where) == len(list(model.parameters()))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from compress.measure import latency
-from compress.runtimes.workers import OutOfMemory, Worker, WorkerError
+from compress.runtimes.client import OutOfMemory, Worker, WorkerError
 
 SCRIPT = Path(__file__).with_name("fake_worker.py")
 
@@ -96,7 +96,7 @@ def test_one_death_does_not_end_the_comparison_of_the_others() -> None:
 def test_a_worker_ends_with_its_parent() -> None:
     code = (
         f"import os, sys; sys.path.insert(0, {str(SCRIPT.parents[1])!r})\n"
-        "from compress.runtimes.workers import Worker\n"
+        "from compress.runtimes.client import Worker\n"
         f"worker = Worker([sys.executable, {str(SCRIPT)!r}, '0'], 1); worker.ready()\n"
         "print(worker.process.pid, flush=True); os.kill(os.getpid(), 9)"
     )

@@ -21,22 +21,22 @@ from baselines.classifier import ImageConfig
 from baselines.errors import InputError
 from baselines.vit import ViTConfig
 from compress import files, importers
-from compress.checkpoints import modules
-from compress.checkpoints.modules import ModuleConfig
-from compress.checkpoints.serial import safetensors_bytes, torch_bytes
-from compress.importers import Content, Foreign, Hints, normalisations, unwrapping
-from compress.importers.normalising import DATA
+from compress.checkpoints import user_models, validation
+from compress.checkpoints.serialization import serialize_safetensors, serialize_torch
+from compress.checkpoints.user_models import ModuleConfig
+from compress.importers import Content, Hints, ImportedModel, list_normalizations
+from compress.importers.normalization import DATA
 
 FORMAT = "compress-checkpoint-1"
 LEAST_TENSORS = 8  # of a block
-ANEW = "fetch it again, or remove it and train anew"
+REMEDY = "fetch it again, or remove it and train anew"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A trained model with all that is needed to rebuild it and to feed it.
 
-    What a file of another library does not say is empty: `dataset`, `classes`, `mean` and `std`; see `images.settle`.
+    What a file of another library does not say is empty: `dataset`, `classes`, `mean` and `std`; see `adapt_to_data`.
     """
 
     config: ImageConfig  # a ViTConfig, or a ModuleConfig
@@ -57,7 +57,7 @@ class Checkpoint:
         if isinstance(self.config, ViTConfig):
             return self.config
         assert isinstance(self.config, ModuleConfig)
-        raise modules.no_transformer(self.config)
+        raise user_models.refuse_user_model(self.config)
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -80,10 +80,10 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     }
     if path.suffix == ".safetensors":
         metadata = {"format": FORMAT, **{name: json.dumps(value) for name, value in facts.items()}}
-        files.write(path, safetensors_bytes(checkpoint.state, metadata))
+        files.write(path, serialize_safetensors(checkpoint.state, metadata))
     else:
         state = {name: value.detach().cpu().contiguous() for name, value in checkpoint.state.items()}
-        files.write(path, torch_bytes({"format": FORMAT, **facts, "state": state}))
+        files.write(path, serialize_torch({"format": FORMAT, **facts, "state": state}))
 
 
 def load(path: Path, hints: Hints | None = None) -> Checkpoint:
@@ -95,95 +95,97 @@ def load(path: Path, hints: Hints | None = None) -> Checkpoint:
     Raises:
         InputError: missing, cut short, of no known layout, or holding more than weights.
     """
-    found, hints = importers.read(path), hints or Hints()
+    found, hints = importers.read_checkpoint(path), hints or Hints()
     if isinstance(found.tree, dict) and found.tree.get("format") == FORMAT:
-        content = _own(path, found.tree)
+        content = _parse_own(path, found.tree)
     elif found.metadata.get("format") == FORMAT:
-        content = _own(path, {**_facts(path, found.metadata), "state": found.tree})
+        content = _parse_own(path, {**_parse_metadata(path, found.metadata), "state": found.tree})
     elif hints.model is not None:
-        content = of_code(hints, found)
+        content = load_user_model(hints, found)
     else:
-        content = _adopted(importers.convert(found, hints))
+        content = _from_imported(importers.convert(found, hints))
     if hints.model is not None:
-        content = _renamed(path, content, hints.model)
-    if hints.normalise in (None, DATA):
+        content = _relabel(path, content, hints.model)
+    if hints.normalize in (None, DATA):
         return content
-    ((mean, std),) = normalisations(hints.normalise, content.config.channels).values()
+    ((mean, std),) = list_normalizations(hints.normalize, content.config.channels).values()
     return replace(content, mean=mean, std=std)
 
 
-def of_code(hints: Hints, found: Content | None = None) -> Checkpoint:
+def load_user_model(hints: Hints, found: Content | None = None) -> Checkpoint:
     """A model that the user's code makes, with the weights of a file, or else those that the code gives.
 
     Raises:
         InputError: the code does not work, or the weights are not its.
     """
     assert hints.model is not None
-    model = modules.describe(hints.model, hints)
-    state = modules.weights(found, model, hints) if found else model.state_dict()
-    origin = {"family": f"code of {model.config.factory}", "numbers": importers.precision(state), "notes": []}
+    model = user_models.wrap_model(hints.model, hints)
+    state = user_models.match_weights(found, model, hints) if found else model.state_dict()
+    origin = {"family": f"code of {model.config.factory}", "numbers": importers.find_dtype(state), "notes": []}
     return Checkpoint(model.config, (), state, dataset="", classes=(), mean=(), std=(), origin=origin)
 
 
-def _renamed(path: Path, content: Checkpoint, factory: str) -> Checkpoint:
+def _relabel(path: Path, content: Checkpoint, factory: str) -> Checkpoint:
     """A model of the user's code is called as the user calls it."""
     if not isinstance(content.config, ModuleConfig):
         raise InputError(f"{path} is a Vision Transformer that compress knows without its code; leave out --model")
     return replace(
         content,
-        config=content.config.model_copy(update={"factory": modules.label(factory), "name": modules.name_of(factory)}),
+        config=content.config.model_copy(
+            update={"factory": user_models.shorten_spec(factory), "name": user_models.get_base_name(factory)}
+        ),
     )
 
 
-def _facts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+def _parse_metadata(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     """What a safetensors file of ours says beside its weights."""
     try:
         return {name: json.loads(text) for name, text in metadata.items() if name != "format"}
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is a damaged compress checkpoint (metadata that are no JSON); {ANEW}") from error
+        raise InputError(f"{path} is a damaged compress checkpoint (metadata that are no JSON); {REMEDY}") from error
 
 
-def _own(path: Path, content: dict[str, Any]) -> Checkpoint:
+def _parse_own(path: Path, content: dict[str, Any]) -> Checkpoint:
     try:
         kind = ModuleConfig if content["config"].get("kind") else ViTConfig
         checkpoint = Checkpoint(
-            config=kind(**unwrapping.settings(content["config"])),
-            methods=tuple(map(unwrapping.settings, content["methods"])),
-            state=unwrapping.sound(content["state"], floats=kind is ViTConfig and not content["methods"]),
-            dataset=unwrapping.text(content["dataset"]),
-            classes=tuple(map(unwrapping.text, content["classes"])),
+            config=kind(**validation.check_settings(content["config"])),
+            methods=tuple(map(validation.check_settings, content["methods"])),
+            state=validation.check_state(content["state"], floats=kind is ViTConfig and not content["methods"]),
+            dataset=validation.check_text(content["dataset"]),
+            classes=tuple(map(validation.check_text, content["classes"])),
             mean=tuple(float(value) for value in content["mean"]),
             std=tuple(float(value) for value in content["std"]),
             converted=bool(content["converted"]),
             pretrained=bool(content.get("pretrained", False)),
-            calibration=unwrapping.record(content.get("calibration"), images=int, sha256=str),
-            origin=unwrapping.record(content.get("origin"), family=str, numbers=str, notes=list),
+            calibration=validation.check_facts(content.get("calibration"), images=int, sha256=str),
+            origin=validation.check_facts(content.get("origin"), family=str, numbers=str, notes=list),
         )
         _check_sizes(checkpoint)
     except ValidationError as error:
         raise files.explain(error, f"{path} (config)") from error
     except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         fault = f"no {error}" if isinstance(error, KeyError) else error
-        raise InputError(f"{path} is a damaged compress checkpoint ({fault}); {ANEW}") from error
+        raise InputError(f"{path} is a damaged compress checkpoint ({fault}); {REMEDY}") from error
     return checkpoint
 
 
-def _adopted(foreign: Foreign) -> Checkpoint:
+def _from_imported(imported: ImportedModel) -> Checkpoint:
     """A model of another library; one without a head is as if it was pretrained."""
     return Checkpoint(
-        config=foreign.config,
+        config=imported.config,
         methods=(),
-        state=foreign.state,
+        state=imported.state,
         dataset="",
-        classes=foreign.classes,
-        mean=foreign.mean,
-        std=foreign.std,
-        pretrained=not foreign.head,
-        origin={"family": foreign.family, "numbers": foreign.numbers, "notes": list(foreign.notes)},
+        classes=imported.classes,
+        mean=imported.mean,
+        std=imported.std,
+        pretrained=not imported.head,
+        origin={"family": imported.layout, "numbers": imported.dtype, "notes": list(imported.notes)},
     )
 
 
-def digest(state: Mapping[str, Tensor]) -> str:
+def hash_state(state: Mapping[str, Tensor]) -> str:
     """Changes when a name or a bit of the weights does."""
     found = hashlib.sha256()
     for name, value in state.items():
@@ -196,7 +198,7 @@ def _check_sizes(checkpoint: Checkpoint) -> None:
     """Raises ValueError where a file contradicts itself, before memory is set aside for what it claims."""
     config, numbers = checkpoint.config, (*checkpoint.mean, *checkpoint.std)
     if not all(map(math.isfinite, numbers)) or min(checkpoint.std, default=1) <= 0:
-        raise ValueError(f"mean {checkpoint.mean} and std {checkpoint.std}, by which no image can be normalised")
+        raise ValueError(f"mean {checkpoint.mean} and std {checkpoint.std}, by which no image can be normalized")
     unsaid = checkpoint.origin is not None  # of another library's model, kept before anybody said it
     if len(checkpoint.classes) != config.classes and (checkpoint.classes or not unsaid):
         raise ValueError(f"{len(checkpoint.classes)} names for {config.classes} classes")
@@ -226,19 +228,19 @@ class StateFile:
         if not self.path.exists():
             return None
         try:
-            return importers.torch_file(self.path)
+            return importers.load_torch_file(self.path)
         except InputError as error:
             raise InputError(f"{self.path} is damaged; remove it, and the training begins anew") from error
 
     def step(self) -> int | None:
         """The step after which the training was kept, read without its weights; None where there is no whole file."""
         try:
-            return int(importers.torch_file(self.path)["step"])
+            return int(importers.load_torch_file(self.path)["step"])
         except (KeyError, TypeError, ValueError):  # one that is damaged is a ValueError too
             return None
 
     def save(self, state: dict[str, Any]) -> None:
-        files.write(self.path, torch_bytes(state))
+        files.write(self.path, serialize_torch(state))
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)

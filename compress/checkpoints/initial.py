@@ -27,18 +27,18 @@ class Initial:
     @cached_property
     def key(self) -> str:
         """Changes when weights, or what is taken from them, do."""
-        weights = checkpoint.digest(self.content.state)
+        weights = checkpoint.hash_state(self.content.state)
         return files.key(self.content.config.model_dump(), self.content.classes, self.content.pretrained, weights)
 
-    def normalise(self, data: Data) -> Data:
+    def normalize(self, data: Data) -> Data:
         """The data set as the weights know images: with the mean and deviation of what they were trained on.
 
         Where their file does not say how that was, the data set's own are as good: the training goes on.
         """
-        return data.normalised(self.content.mean, self.content.std) if self.content.mean else data
+        return data.with_normalization(self.content.mean, self.content.std) if self.content.mean else data
 
 
-def read(path: str, hints: Hints | None = None) -> Initial:
+def read_initial(path: str, hints: Hints | None = None) -> Initial:
     """Raises InputError where the file cannot be read or is no baseline."""
     content = checkpoint.load(Path(path), hints)
     if content.methods:
@@ -47,7 +47,9 @@ def read(path: str, hints: Hints | None = None) -> Initial:
     return Initial(path, content)
 
 
-def given(path: str | None, model: ViTConfig, start: Path | None, hints: Hints | None = None) -> Initial | None:
+def resolve_initial(
+    path: str | None, model: ViTConfig, start: Path | None, hints: Hints | None = None
+) -> Initial | None:
     """What `--init` names, where it can begin a training of `model`.
 
     Args:
@@ -60,12 +62,12 @@ def given(path: str | None, model: ViTConfig, start: Path | None, hints: Hints |
         return None
     if start is not None:
         raise InputError(f"--init {path} begins a training and --checkpoint {start} replaces it; give only one of them")
-    initial = read(path, hints)
+    initial = read_initial(path, hints)
     transfer.check(initial.content.geometry, model, f"--init {path}")
     return initial
 
 
-def new_model(config: ViTConfig, seed: int, initial: Initial | None, classes: Sequence[str]) -> VisionTransformer:
+def make_model(config: ViTConfig, seed: int, initial: Initial | None, classes: Sequence[str]) -> VisionTransformer:
     """A baseline as its training begins: new, or with the weights of `initial`.
 
     Its head is new where the classes are others, or no labels were seen yet.

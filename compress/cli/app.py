@@ -49,9 +49,9 @@ def main(argv: list[str] | None = None) -> int:
         0 when all went well, 1 when a variant failed, an export was not exact or a run is too slow, 2 for what the
         person can put right, 130 after Ctrl-C.
     """
-    from compress.measure.environment import share_processors
+    from compress.measure.environment import limit_spinning
 
-    share_processors()
+    limit_spinning()
     args = sys.argv[1:] if argv is None else argv
     return terminal.guarded(lambda: app(args=args or ["--help"], prog_name="compress", standalone_mode=False))
 

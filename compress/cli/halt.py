@@ -1,59 +1,23 @@
 """`compress halt`."""
 
-from compress.cli import processes, terminal
-from compress.cli.options import (
-    CheckpointFile,
-    Config,
-    DataName,
-    Device,
-    Ema,
-    Heads,
-    ImageSize,
-    Normalise,
-    Resume,
-    Seed,
-    Threads,
-    hints,
-)
-from compress.cli.prune import BatchSize, Epochs, Folder, TargetMacs
+from compress.cli.groups import DataOptions, MachineOptions, ViTOptions, with_groups
+from compress.cli.options import CheckpointFile, Resume
+from compress.cli.prune import BatchSize, Epochs, Folder, Seconds, TargetMacs, reduce_tokens
 
 
+@with_groups
 def halt(
     checkpoint: CheckpointFile,
+    data: DataOptions,
+    machine: MachineOptions,
+    source: ViTOptions,
     target_macs: TargetMacs = None,
     epochs: Epochs = 0,
-    config: Config = None,
-    data: DataName = None,
-    device: Device = "auto",
     batch_size: BatchSize = 1,
-    threads: Threads = None,
-    seed: Seed = None,
+    seconds: Seconds = 5,
     out: Folder = None,
     resume: Resume = True,
-    heads: Heads = None,
-    image_size: ImageSize = None,
-    normalise: Normalise = None,
-    ema: Ema = True,
 ) -> None:
     """Let every token of a trained model stop when it has seen enough (A-ViT), with or without training."""
-    processes.check_alone("compress halt")
-    from compress.measure.environment import available_cpus
-    from compress.verbs.prune import Request, prune
-
-    request = Request(
-        path=checkpoint,
-        verb="halt",
-        method="avit",
-        amounts={"target_macs": target_macs},
-        epochs=epochs,
-        config=config,
-        data=data,
-        device=device,
-        batch_size=batch_size,
-        threads=threads or available_cpus(),
-        seed=seed,
-        out=out,
-        resume=resume,
-        hints=hints(heads, image_size, normalise, ema),
-    )
-    prune(request, terminal.make_console())
+    amounts = {"target_macs": target_macs}
+    reduce_tokens("halt", checkpoint, "avit", amounts, data, machine, source, epochs, batch_size, seconds, out, resume)

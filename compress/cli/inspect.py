@@ -1,11 +1,13 @@
 """`compress inspect`."""
 
 from compress.cli import terminal
-from compress.cli.options import CheckpointFile, Ema, Heads, ImageSize, hints
+from compress.cli.groups import FileOptions, with_groups
+from compress.cli.options import CheckpointFile
 
 
-def inspect(checkpoint: CheckpointFile, heads: Heads = None, image_size: ImageSize = None, ema: Ema = True) -> None:
+@with_groups
+def inspect(checkpoint: CheckpointFile, source: FileOptions) -> None:
     """Say what a checkpoint is: whose, its geometry, its cost, and what it does not say itself."""
     from compress.verbs.inspect import describe
 
-    describe(checkpoint, hints(heads, image_size, ema=ema), terminal.make_console())
+    describe(checkpoint, source.hints, terminal.make_console())

@@ -29,9 +29,10 @@ ImageSize = Annotated[
         rich_help_panel=PANEL,
     ),
 ]
-Normalise = Annotated[
+Normalize = Annotated[
     str | None,
     typer.Option(
+        "--normalize",
         "--normalise",
         help="imagenet, half, clip, none, data, or means/deviations as in 0.5,0.5,0.5/0.25,0.25,0.25; default: the one "
         "that suits labelled training images best.",
@@ -49,6 +50,13 @@ Model = Annotated[
         "It runs because you name it here.",
     ),
 ]
+Exhaustive = Annotated[
+    bool,
+    typer.Option("--exhaustive", help="Measure every candidate to the end, also those that can no longer win."),
+]
+Init = Annotated[
+    Path | None, typer.Option(help="Checkpoint that the baseline's training begins with: a baseline or pretrained.")
+]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda or auto.")]
 Resume = Annotated[
     bool,
@@ -62,13 +70,13 @@ TensorBoard = Annotated[
 def hints(
     heads: int | None,
     image_size: str | None,
-    normalise: str | None = None,
+    normalize: str | None = None,
     ema: bool = True,
     model: str | None = None,
 ) -> "Hints":
     """What the options say of a checkpoint; raises InputError where a size is none, or a model names no code."""
     from baselines.errors import InputError
-    from compress.checkpoints import modules
+    from compress.checkpoints import user_models
     from compress.importers import Hints
 
     size = None
@@ -77,4 +85,4 @@ def hints(
         if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
             raise InputError(f"--image-size {image_size!r} is no size; give HEIGHTxWIDTH in pixels, such as 224x224")
         size = (int(parts[0]), int(parts[-1]))
-    return Hints(heads, size, normalise, ema, modules.named(model))
+    return Hints(heads, size, normalize, ema, user_models.resolve_spec(model))

@@ -11,18 +11,23 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from baselines.errors import InputError
 from compress import files
 from compress.cli import terminal
-from compress.measure.environment import available_cpus, settle_allocator
+from compress.measure.environment import available_cpus, configure_allocator
 
 if TYPE_CHECKING:
     import torch
 
     from baselines.distributed import World
+    from compress.checkpoints.checkpoint import StateFile
+    from compress.cli.groups import TrainingOptions
+    from compress.config import BenchConfig
+    from compress.importers import Hints
+    from compress.training.run import Run
+    from compress.variant import Variant
 
 GRACE_S = 1.0  # after SIGTERM, for a process that ends by itself
 
@@ -30,9 +35,36 @@ GRACE_S = 1.0  # after SIGTERM, for a process that ends by itself
 class Team:
     """The processes of this training, and what is known of it when it cannot go on."""
 
-    def __init__(self, world: "World", device: "torch.device"):
-        self.world, self.device = world, device
-        self.kept: Callable[[], str] = lambda: "run the same command again"
+    def __init__(self, world: "World", device: "torch.device", options: "TrainingOptions", say: Callable[[str], Any]):
+        self.world, self.device, self.options, self.say = world, device, options, say
+        self.state: StateFile | None = None  # of the training that runs
+
+    def open_run(self, settings: "BenchConfig", wanted: "Variant", hints: "Hints | None" = None) -> "Run":
+        """What is needed to train `wanted`, as the options say; raises InputError where it cannot be."""
+        from compress.training.run import open_run
+
+        return open_run(
+            settings,
+            self.options.out,
+            self.device,
+            self.say,
+            hints=hints,
+            tensorboard=self.options.tensorboard,
+            restart=None if self.options.resume else wanted,
+            world=self.world,
+            began=self.follow,
+        )
+
+    def follow(self, state: "StateFile") -> None:
+        """Notes where the state of the training is kept that begins now."""
+        self.state = state
+
+    def kept(self) -> str:
+        """What there is of the training that runs, for the person who has to start it again."""
+        step = self.state.step() if self.state else None
+        if self.state is None or step is None:
+            return "run the same command again: it goes on from what was kept"
+        return f"its state after step {step:,} is kept in {self.state.path}: run the same command to go on"
 
     def end(self, why: str) -> NoReturn:
         """Ends this process at once: whoever waits for the others would wait forever."""
@@ -70,15 +102,13 @@ def check_alone(command: str) -> None:
 
 
 @contextmanager
-def training(device: str, out: Path, threads: int | None) -> Iterator[Team]:
+def training(options: "TrainingOptions", say: Callable[[str], Any]) -> Iterator[Team]:
     """Readies this process for a training, and meets the others.
 
     Leaves with exit code 1, saying why, when another process is gone.
 
     Args:
-        device: as `--device` takes it.
-        out: run directory.
-        threads: None: the processors of this machine, shared among its processes.
+        say: takes lines for the person at the terminal.
 
     Raises:
         InputError: they cannot work here.
@@ -88,12 +118,12 @@ def training(device: str, out: Path, threads: int | None) -> Iterator[Team]:
     from baselines import device as devices
     from baselines import distributed
 
-    chosen = devices.resolve(device)
-    files.writable_folder(out)
-    torch.set_num_threads(threads or processors())
-    settle_allocator()
+    chosen = devices.resolve(options.device)
+    files.writable_folder(options.out)
+    torch.set_num_threads(options.processors)
+    configure_allocator()
     world, here = distributed.join(chosen)
-    team = Team(world, here)
+    team = Team(world, here, options, say)
     if world.size > 1:
         watch(team)
     try:

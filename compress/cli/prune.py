@@ -1,38 +1,31 @@
 """`compress prune`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from compress.cli import processes, terminal
-from compress.cli.options import (
-    CheckpointFile,
-    Config,
-    DataName,
-    Device,
-    Ema,
-    Heads,
-    ImageSize,
-    Normalise,
-    Resume,
-    Seed,
-    Threads,
-    hints,
-)
+from compress.cli.groups import DataOptions, MachineOptions, ViTOptions, with_groups
+from compress.cli.options import CheckpointFile, Resume
 
-Epochs = Annotated[int, typer.Option(min=0, help="Of fine-tuning, with the checkpoint as teacher; 0: none.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Of the latency shown.")]
-Folder = Annotated[
-    Path | None, typer.Option("--out", help="Folder of what is written; default: beside the checkpoint.")
-]
 TargetMacs = Annotated[
     str | None, typer.Option(help="Share of the dense model's MACs; several with commas give a curve.")
 ]
+Epochs = Annotated[int, typer.Option(min=0, help="Of fine-tuning, with the checkpoint as teacher; 0: none.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Batch size that is timed.")]
+Seconds = Annotated[float, typer.Option(min=0.1, help="Longest latency measurement.")]
+Folder = Annotated[
+    Path | None, typer.Option("--out", help="Folder of what is written; default: beside the checkpoint.")
+]
 
 
+@with_groups
 def prune(
     checkpoint: CheckpointFile,
+    data: DataOptions,
+    machine: MachineOptions,
+    source: ViTOptions,
     method: Annotated[str, typer.Option(help="topk, tome or dynamicvit.")] = "topk",
     keep: Annotated[
         str | None,
@@ -43,39 +36,41 @@ def prune(
     ] = None,
     target_macs: TargetMacs = None,
     epochs: Epochs = 0,
-    config: Config = None,
-    data: DataName = None,
-    device: Device = "auto",
     batch_size: BatchSize = 1,
-    threads: Threads = None,
-    seed: Seed = None,
+    seconds: Seconds = 5,
     out: Folder = None,
     resume: Resume = True,
-    heads: Heads = None,
-    image_size: ImageSize = None,
-    normalise: Normalise = None,
-    ema: Ema = True,
 ) -> None:
-    """Take tokens out of a trained model, with or without training, and show what it costs and saves."""
-    processes.check_alone("compress prune")
-    from compress.measure.environment import available_cpus
-    from compress.verbs.prune import Request
-    from compress.verbs.prune import prune as prune_
+    """Remove or merge tokens of a trained model, with or without training, and show what it costs and saves."""
+    amounts = {"keep": keep, "r": r, "target_macs": target_macs}
+    reduce_tokens("prune", checkpoint, method, amounts, data, machine, source, epochs, batch_size, seconds, out, resume)
 
+
+def reduce_tokens(
+    verb: str,
+    checkpoint: Path,
+    method: str,
+    amounts: dict[str, str | None],
+    data: DataOptions,
+    machine: MachineOptions,
+    source: ViTOptions,
+    *rest: object,
+) -> None:
+    """What `prune` and `halt` do; `rest`: epochs, batch size, seconds, out and resume."""
+    processes.check_alone(f"compress {verb}")
+    from compress.verbs.prune import Request, prune
+
+    names = ("epochs", "batch_size", "seconds", "out", "resume")
+    further: dict[str, Any] = dict(zip(names, rest, strict=True))
     request = Request(
         path=checkpoint,
-        verb="prune",
+        verb=verb,
         method=method,
-        amounts={"keep": keep, "r": r, "target_macs": target_macs},
-        epochs=epochs,
-        config=config,
-        data=data,
-        device=device,
-        batch_size=batch_size,
-        threads=threads or available_cpus(),
-        seed=seed,
-        out=out,
-        resume=resume,
-        hints=hints(heads, image_size, normalise, ema),
+        amounts=amounts,
+        **vars(data),
+        device=machine.device,
+        threads=machine.processors,
+        hints=source.hints,
+        **further,
     )
-    prune_(request, terminal.make_console())
+    prune(request, terminal.make_console())

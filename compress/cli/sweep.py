@@ -28,13 +28,13 @@ def sweep(
 
     from baselines import device as devices
     from compress import sweep as sweep_
-    from compress.measure.environment import available_cpus, settle_allocator
+    from compress.measure.environment import available_cpus, configure_allocator
     from reports.sweep import describe
 
     console = terminal.make_console()
     asked, chosen = sweep_.read(file), devices.resolve(device)
     torch.set_num_threads(threads or available_cpus())
-    settle_allocator()
+    configure_allocator()
     folder = out or Path("runs/sweeps") / asked.name
     report = sweep_.sweep(asked, folder, storage, chosen, console)
     for trial in report.front:

@@ -31,7 +31,7 @@ def guarded(call: Callable[[], Any]) -> int:
             command = getattr(getattr(error, "ctx", None), "command_path", "compress")
             return refuse(f"{usage().rstrip('.')}; see {command} --help")
         from compress.export.onnx import ParityError
-        from compress.runtimes.worker import out_of_memory
+        from compress.runtimes.server import out_of_memory
 
         if isinstance(error, ParityError):
             return refuse(str(error), 1)
@@ -77,6 +77,11 @@ def names(text: str, option: str) -> list[str]:
     return found
 
 
+def split_names(text: str | None) -> tuple[str, ...]:
+    """`a,b` -> (a, b); nothing where no text was given."""
+    return tuple(filter(None, (part.strip() for part in text.split(",")))) if text else ()
+
+
 def numbers(text: str, option: str) -> tuple[int, ...]:
     """`1,32` -> (1, 32), each once; raises InputError for anything but whole numbers above 0."""
     parts = names(text, option)
@@ -94,6 +99,17 @@ def share(text: str, option: str) -> float:
     if not 0 < value < 1:
         raise InputError(f"{option} {text!r} is not a share such as 5% or 0.05")
     return value
+
+
+def choose_device(text: str) -> str:
+    """`cpu`, `cuda`, or for `auto` the CPU, which is what integers run on by default.
+
+    Raises:
+        InputError: unknown, or not here.
+    """
+    from baselines import device
+
+    return "cpu" if text == "auto" else device.resolve(text).type
 
 
 def devices(text: str) -> tuple[str, ...]:

@@ -1,64 +1,42 @@
 """`compress train`."""
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from compress.cli import processes, terminal
-from compress.cli.options import (
-    Config,
-    DataName,
-    Device,
-    Ema,
-    Heads,
-    ImageSize,
-    Out,
-    Resume,
-    Seed,
-    TensorBoard,
-    Threads,
-    hints,
-)
+from compress.cli.groups import FileOptions, TrainingOptions, with_groups
+from compress.cli.options import Model
 
 
+@with_groups
 def train(
-    config: Config = None,
-    data: DataName = None,
-    device: Device = "auto",
+    training: TrainingOptions,
+    source: FileOptions,
     variant: Annotated[str, typer.Option(help="What to train; its baseline is trained first.")] = "vit",
     init: Annotated[
         Path | None, typer.Option(help="Checkpoint that the baseline's training begins with: a baseline or pretrained.")
     ] = None,
-    threads: Threads = None,
-    seed: Seed = None,
-    out: Out = Path("runs"),
-    resume: Resume = True,
-    tensorboard: TensorBoard = False,
-    heads: Heads = None,
-    image_size: ImageSize = None,
-    ema: Ema = True,
+    code: Model = None,
 ) -> None:
     """Train the baseline, or a variant of it; goes on where it was interrupted."""
     processes.quieten()
+    from baselines.errors import InputError
     from compress import config as config_
     from compress import variant as variants
-    from compress.training.workshop import Workshop
+    from compress.checkpoints import user_models
+    from compress.training.build import make_variant
 
-    console, known = terminal.make_console(), hints(heads, image_size, ema=ema)
-    settings = config_.read(config, data, seed, init, known)
-    wanted = variants.parse(variant, settings.methods)
-    anew = None if resume else wanted
-    with processes.training(device, out, threads) as team:
-        workshop = Workshop(
-            settings,
-            out,
-            team.device,
-            console.print,
-            tensorboard=tensorboard,
-            anew=anew,
-            world=team.world,
-            hints=known,
-        )
-        team.kept = workshop.kept
-        console.print(f"{wanted.name}: {workshop.make(wanted).path}")
+    console, hints, base = terminal.make_console(), source.hints, variants.BASELINE
+    if code is not None:
+        if init is not None:
+            raise InputError(f"--init {init} and --model {code} both name what the training begins with; give only one")
+        hints = dataclasses.replace(hints, model=user_models.resolve_spec(code), normalize="data")
+        base = user_models.get_base_name(code)
+    settings = config_.read(training.config, training.data, training.seed, init, hints)
+    wanted = variants.parse(base if variant == variants.BASELINE else variant, settings.methods, base)
+    with processes.training(training, console.print) as team:
+        run = dataclasses.replace(team.open_run(settings, wanted, hints), start_learns=code is not None)
+        console.print(f"{wanted.name}: {make_variant(run, wanted).path}")

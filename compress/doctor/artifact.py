@@ -8,23 +8,26 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from baselines.errors import InputError
-from compress import files, runtimes
-from compress.checkpoints.onnx_files import check_onnx
-from compress.doctor import compare, reasons
+from compress import runtimes
+from compress.checkpoints.graph_files import check_onnx
+from compress.doctor import comparison, reasons
 from compress.doctor.machine import flags
 from compress.runtimes import Inspection, Runtime
-from compress.runtimes.workers import Worker, WorkerError
+from compress.runtimes.client import Worker, WorkerError
 from compress.tables import show, tell
 from reports.text import clean
 
 if TYPE_CHECKING:
-    from compress.checkpoints.modules import ModuleConfig
+    from compress.checkpoints.user_models import ModuleConfig
 
 
-def examine(path: Path, threads: int, batch_size: int, usable: Sequence[str], console: Console) -> None:
+def examine(
+    path: Path, threads: int, batch_size: int, usable: Sequence[str], console: Console, out: Path | None = None
+) -> None:
     """Prints what a file is and does.
 
     Args:
+        out: run directory for the rows of its comparison with the float file.
         usable: names of runtimes whose packages work here.
 
     Raises:
@@ -32,7 +35,7 @@ def examine(path: Path, threads: int, batch_size: int, usable: Sequence[str], co
     """
     check(path)
     if path.suffix == ".onnx":
-        _examine_onnx(path, threads, batch_size, usable, console)
+        _examine_onnx(path, threads, batch_size, usable, console, out)
     else:
         _examine_checkpoint(path, usable, console)
 
@@ -55,7 +58,7 @@ def _examine_checkpoint(path: Path, usable: Sequence[str], console: Console) -> 
     from baselines.macs import dense_macs
     from compress import loading
     from compress.checkpoints import checkpoint
-    from compress.checkpoints.modules import ModuleConfig
+    from compress.checkpoints.user_models import ModuleConfig
 
     code = checkpoint.load(path).config
     if isinstance(code, ModuleConfig):
@@ -77,8 +80,8 @@ def _examine_checkpoint(path: Path, usable: Sequence[str], console: Console) -> 
         ],
     )
     inspected = _inspect(path, usable, console)
-    if which.numbers in ("int8", "int4"):
-        only = "other engines" if all(each.executed == which.numbers for _, each in inspected) else "integer kernels"
+    if which.dtype in ("int8", "int4"):
+        only = "other engines" if all(each.executed == which.dtype for _, each in inspected) else "integer kernels"
         tell(console, "next", [f"{only} need the ONNX file; run: compress export {path}"])
 
 
@@ -90,13 +93,15 @@ def _examine_code(path: Path, config: "ModuleConfig", console: Console) -> None:
     tell(console, "next", [f"engines need the ONNX file; run: compress export {path} --model {config.factory}"])
 
 
-def _examine_onnx(path: Path, threads: int, batch_size: int, usable: Sequence[str], console: Console) -> None:
-    from compress.runtimes import ort
+def _examine_onnx(
+    path: Path, threads: int, batch_size: int, usable: Sequence[str], console: Console, out: Path | None
+) -> None:
+    from compress.runtimes import ort_graph
 
     metadata = open_onnx(path)
     try:
-        images = ort.example(path, batch_size)
-        kernels = ort.profile(path, images, threads=threads, calls=compare.PROFILED_CALLS)
+        images = ort_graph.make_example(path, batch_size)
+        kernels = ort_graph.profile(path, images, threads=threads, calls=comparison.PROFILED_CALLS)
     except ValueError as error:
         raise InputError(f"{path} cannot be run here: {error}; give a model that takes one batch of images") from error
     except Exception as error:  # ONNX Runtime's kinds share no base of their own
@@ -116,13 +121,14 @@ def _examine_onnx(path: Path, threads: int, batch_size: int, usable: Sequence[st
     show(console, title, reasons.time_by_op(kernels), ("kernel", "share", "time", "count"))
     if all(inspection.integer_share is None for _, inspection in inspected):
         return
-    before, compared, float_path = [], [], compare.counterpart(path, images, kernels, threads)
+    before, rows, float_path = [], [], comparison.find_source(path, images, kernels, threads)
     if float_path is not None:
-        compared = compare.run(float_path, path, images, threads, [runtime for runtime, _ in inspected], console)
-        before = ort.profile(float_path, images, threads=threads, calls=compare.PROFILED_CALLS)
-    bf16 = [name for name in usable if "bf16" in runtimes.get(name).numbers] if "amx_bf16" in flags() else []
-    found = reasons.of(kernels, ort.quantised_products(path)[1], before, len(images), bf16)
-    tell(console, compare.verdict(compared, float_path), found)
+        rows = comparison.compare_files(float_path, path, images, threads, inspected, out, console)
+        before = ort_graph.profile(float_path, images, threads=threads, calls=comparison.PROFILED_CALLS)
+    bf16 = [name for name in usable if "bf16" in runtimes.get(name).dtypes] if "amx_bf16" in flags() else []
+    left = ort_graph.list_quantized_products(ort_graph.optimise_graph(path))[1]
+    found = reasons.find_reasons(kernels, left, before, len(images), bf16)
+    tell(console, comparison.judge(rows, float_path), found)
 
 
 def open_onnx(path: Path) -> dict[str, str]:
@@ -131,10 +137,10 @@ def open_onnx(path: Path) -> dict[str, str]:
     Raises:
         InputError: it takes it not.
     """
-    from compress.runtimes import ort
+    from compress.runtimes.ort_session import OrtSession
 
     try:
-        session = ort.OrtSession(path, "cpu", 1).session
+        session = OrtSession(path, "cpu", 1).session
     except Exception as error:  # ONNX Runtime's kinds share no base of their own
         fault = clean(error).split(" : ")[-1].strip() or type(error).__name__
         raise InputError(f"{path} is no ONNX file that ONNX Runtime takes ({fault}); export it anew") from error
@@ -157,15 +163,15 @@ def _inspect(path: Path, usable: Sequence[str], console: Console) -> list[tuple[
     """What every runtime that takes such a file does with it, shown and returned."""
     found, rows = [], []
     for runtime in map(runtimes.get, usable):
-        if runtime.suffix != path.suffix or "cpu" not in runtime.devices():
+        if not runtime.opens_file(path) or "cpu" not in runtime.devices():
             continue
         try:
-            with Worker.of(runtime.name, path, "cpu", 1) as worker:
+            with Worker.start(runtime.name, path, "cpu", 1) as worker:
                 each = worker.inspect()
         except WorkerError as error:
             rows.append((runtime.name, "", "", f"does not take it: {str(error).strip().splitlines()[0]}"))
             continue
-        if each.executed.removesuffix("-simulated") in runtime.numbers | runtime.simulates:
+        if each.executed.removesuffix("-simulated") in runtime.dtypes | runtime.simulated_dtypes:
             found.append((runtime, each))
             share = "" if each.integer_share is None else f"{each.integer_share:.1%}"
             rows.append((runtime.name, each.executed, share, "; ".join(each.notes)))
@@ -175,4 +181,4 @@ def _inspect(path: Path, usable: Sequence[str], console: Console) -> list[tuple[
 
 def _size(path: Path) -> str:
     """Megabytes."""
-    return f"{files.size(path) / 1e6:.2f} MB"
+    return f"{runtimes.count_bytes(path) / 1e6:.2f} MB"

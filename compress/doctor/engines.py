@@ -10,8 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-REQUIRED = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript")
-OPTIONAL = ("openvino", "nncf")
+from compress import runtimes
+
+ALWAYS = ("torchvision", "onnx", "onnxscript")  # what compress needs beside the engines
 PATIENCE_S = 180.0  # for all imports together
 SOURCE = Path(__file__).resolve().parents[2]
 SETTINGS = {
@@ -46,11 +47,18 @@ class Found:
     @property
     def broken(self) -> bool:
         """Whether the product needs it and has to do without."""
-        return not self.works and self.name in REQUIRED
+        return not self.works and self.name in list_required()
 
 
-def probe(names: Iterable[str] = (*REQUIRED, *OPTIONAL)) -> dict[str, Found]:
-    """Imports every package, side by side."""
+def list_required() -> list[str]:
+    """Packages without which compress does not work."""
+    return list(dict.fromkeys((*runtimes.list_packages(optional=False), *ALWAYS)))
+
+
+def probe(names: Iterable[str] | None = None) -> dict[str, Found]:
+    """Imports packages side by side; all that compress and its engines need by default."""
+    required = list_required()
+    names = (*required, *runtimes.list_packages(optional=True)) if names is None else names
     folders = [*(entry or os.getcwd() for entry in sys.path), str(SOURCE)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
     started = {
@@ -59,12 +67,18 @@ def probe(names: Iterable[str] = (*REQUIRED, *OPTIONAL)) -> dict[str, Found]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment,
+            env=environment | _variables_of(name),
         )
         for name in names
-        if name in REQUIRED or version(name)
+        if name in required or version(name)
     }
     return {name: _found(name, process) for name, process in started.items()}
+
+
+def _variables_of(package: str) -> dict[str, str]:
+    """Of a process that imports a package."""
+    of_runtimes = [runtime.environment for runtime in runtimes.describe_all() if package in runtime.packages]
+    return {name: value for each in of_runtimes for name, value in each.items()}
 
 
 def _found(name: str, process: subprocess.Popen[str]) -> Found:
@@ -99,9 +113,10 @@ def rows(found: Mapping[str, Found]) -> list[tuple[str, str, str, str]]:
             compiler = each.facts.get("compiler")
             what = f"C++ compiler: {compiler}" if compiler else "no C++ compiler found; install g++ to use it on a CPU"
             lines.append(("torch.compile", each.version or "", "yes" if compiler else "no", what))
-    for name in OPTIONAL:
-        if name not in found:
-            lines.append((name, "", "no", f"not installed; it is optional: pip install 'compress[{name}]'"))
+    for runtime in runtimes.describe_all():
+        if runtime.extra and (missing := set(runtime.packages) - found.keys()):
+            hint = f"not installed; it is optional: pip install 'compress[{runtime.extra}]'"
+            lines += [(name, "", "no", hint) for name in sorted(missing) if name not in {line[0] for line in lines}]
     return lines
 
 
@@ -112,7 +127,7 @@ def repairs(found: Mapping[str, Found]) -> list[str]:
         if each.works:
             continue
         missing = each.error.partition("No module named ")[2].strip("'")
-        if each.version is not None and missing in (*REQUIRED, *OPTIONAL):
+        if each.version is not None and missing in (*list_required(), *runtimes.list_packages()):
             sentences.append(f"{each.name} needs {missing}; run: pip install '{_wanted(missing)}'")
         elif each.version is None:
             sentences.append(f"{each.name} is not installed; run: pip install '{_wanted(each.name)}'")
@@ -166,12 +181,12 @@ def _requirements() -> list[Any]:
         declared = [Requirement(line) for line in metadata.requires("compress") or []]
     except metadata.PackageNotFoundError:
         return []
-    extras = ("", *OPTIONAL)
+    extras = {"", *(runtime.extra for runtime in runtimes.describe_all() if runtime.extra)}
     return [each for each in declared if not each.marker or any(each.marker.evaluate({"extra": x}) for x in extras)]
 
 
 def settings(environment: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """(variable, value, what it does) of the variables that change timings."""
-    own = ("GOMP_SPINCOUNT", "10000")  # of `share_processors`, which every command of this package calls
+    own = ("GOMP_SPINCOUNT", "10000")  # of `limit_spinning`, which every command of this package calls
     found = [(name, environment[name], meaning) for name, meaning in SETTINGS.items() if name in environment]
     return [row for row in found if row[:2] != own]

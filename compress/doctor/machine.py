@@ -1,13 +1,15 @@
 """The processor, its limits, memory and load, as the system tells them. What it does not tell is left out."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
-from baselines.cpu import cpu_flags
-from compress.measure.environment import available_cpus, cpu_name
+import psutil
 
-ROOT = Path("/")
+from baselines.cpu import cpu_flags
+from compress.measure import limits
+from compress.measure.environment import available_cpus, cpu_name
+from compress.measure.limits import ROOT
+
 FASTER_INT8 = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
 X86 = (
     ("avx2", "AVX2", "8 float32 at a time; an int8 product takes three instructions and gains little without VNNI"),
@@ -31,7 +33,7 @@ ARM = (
 
 def flags(root: Path = ROOT) -> frozenset[str]:
     """Instruction sets of this processor, as Linux names them on x86 and ARM; empty where it does not."""
-    lines = _lines(root / "proc/cpuinfo")
+    lines = limits.read_text(root / "proc/cpuinfo").splitlines()
     named = (frozenset(line.split(":", 1)[1].split()) for line in lines if line.startswith("Features"))
     return cpu_flags() if root == ROOT and cpu_flags() else next(named, frozenset())
 
@@ -47,22 +49,19 @@ def instructions(known: frozenset[str]) -> list[tuple[str, str, str]]:
 
 def processor(root: Path = ROOT) -> list[tuple[str, str]]:
     """What the process may use of it, and what slows it down."""
-    usable, all_ = available_cpus(), os.cpu_count() or 1
+    usable, all_ = available_cpus(root), os.cpu_count() or 1
     rows = [("processor", cpu_name()), ("processors", f"{usable} of {all_} may be used by this process")]
-    if (quota := cpu_quota(root)) is not None:
-        meaning = f"; use --threads {max(int(quota), 1)}, more are stopped in between" if quota < usable else ""
-        rows.append(("quota of the container", f"{quota:g} processors{meaning}"))
-    if stops := _largest(_cgroup_files("cpu", "cpu.stat", root), "nr_throttled"):
+    if (quota := limits.cpu_quota(root)) is not None:
+        rows.append(("quota of the container", f"{quota:g} processors; more threads are stopped in between"))
+    if stops := limits.count_throttled(root):
         rows.append(("stopped by the quota", f"{stops} times so far: timings of that time are too long"))
-    if governors := sorted({_text(path) for path in _cpus(root, "cpufreq/scaling_governor")} - {""}):
+    paths = limits.find_cpu_files("cpufreq/scaling_governor", root)
+    if governors := sorted({limits.read_text(path) for path in paths} - {""}):
         meaning = "" if governors == ["performance"] else ": the clock follows the load, so short timings vary"
         rows.append(("frequency governor", ", ".join(governors) + meaning))
-    counts = [_text(path) for path in _cpus(root, "thermal_throttle/core_throttle_count")]
-    if hot := sum(int(count) for count in counts if count.isdecimal()):
+    if hot := limits.count_thermal_events(root):
         rows.append(("slowed by heat", f"{hot} times since the machine started"))
-    if hasattr(os, "getloadavg"):
-        rows.append(("load", load(os.getloadavg()[0], all_)))
-    return rows
+    return [*rows, ("load", load(psutil.getloadavg()[0], all_))]
 
 
 def load(average: float, processors: int) -> str:
@@ -73,61 +72,9 @@ def load(average: float, processors: int) -> str:
 
 
 def memory(root: Path = ROOT) -> list[tuple[str, str]]:
-    facts = dict(line.split(":", 1) for line in _lines(root / "proc/meminfo") if ":" in line)
-    sizes = {name: int(value.split()[0]) * 1024 for name, value in facts.items() if value.split()[:1]}
-    if not {"MemTotal", "MemAvailable"} <= sizes.keys():
-        return []
-    rows = [("memory", f"{sizes['MemTotal'] / 1e9:.1f} GB, {sizes['MemAvailable'] / 1e9:.1f} GB free")]
-    limit = memory_limit(root)
-    if limit is not None and limit < sizes["MemTotal"]:
+    here = psutil.virtual_memory()
+    rows = [("memory", f"{here.total / 1e9:.1f} GB, {here.available / 1e9:.1f} GB free")]
+    limit = limits.memory_limit(root)
+    if limit is not None and limit < here.total:
         rows.append(("memory of the container", f"at most {limit / 1e9:.1f} GB"))
     return rows
-
-
-def cpu_quota(root: Path = ROOT) -> float | None:
-    """Processors' worth of time that the control groups of this process grant; None without a limit."""
-    quotas = [_text(path).split() for path in _cgroup_files("cpu", "cpu.max", root)]  # version 2
-    for path in _cgroup_files("cpu", "cpu.cfs_quota_us", root):  # version 1
-        quotas.append([_text(path), _text(path.with_name("cpu.cfs_period_us"))])
-    pairs = [pair for pair in quotas if len(pair) == 2 and all(part.isdecimal() for part in pair)]
-    return min((int(quota) / int(period) for quota, period in pairs if int(period)), default=None)
-
-
-def memory_limit(root: Path = ROOT) -> int | None:
-    """Bytes that the control groups of this process grant; None without a limit."""
-    paths = [*_cgroup_files("memory", "memory.max", root), *_cgroup_files("memory", "memory.limit_in_bytes", root)]
-    return min((int(text) for text in map(_text, paths) if text.isdecimal()), default=None)
-
-
-def _cgroup_files(controller: str, name: str, root: Path) -> Iterator[Path]:
-    """The files of that name in the control groups of this process and all above it, versions 1 and 2."""
-    mount = root / "sys/fs/cgroup"
-    for line in _lines(root / "proc/self/cgroup"):
-        _, controllers, place = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
-            continue
-        for base in (mount / controllers, mount / controller) if controllers else (mount, mount / "unified"):
-            inside = Path(place.lstrip("/"))
-            for folder in dict.fromkeys((inside, *inside.parents)):
-                if ".." not in folder.parts and (path := base / folder / name).is_file():
-                    yield path
-
-
-def _largest(paths: Iterator[Path], key: str) -> int:
-    values = [line.split() for path in paths for line in _lines(path)]
-    return max((int(pair[1]) for pair in values if pair[0] == key and pair[1].isdecimal()), default=0)
-
-
-def _cpus(root: Path, name: str) -> list[Path]:
-    return sorted((root / "sys/devices/system/cpu").glob(f"cpu[0-9]*/{name}"))
-
-
-def _lines(path: Path) -> list[str]:
-    return _text(path).splitlines()
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return ""

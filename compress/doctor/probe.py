@@ -60,8 +60,8 @@ def openvino() -> dict[str, Any]:
 
 
 def nncf() -> dict[str, Any]:
-    importlib.import_module("openvino")  # what it quantises for; it can be imported without
-    return {"detail": "quantises for OpenVINO"}
+    importlib.import_module("openvino")  # what it quantizes for; it can be imported without
+    return {"detail": "quantizes for OpenVINO"}
 
 
 SPECIAL: dict[str, Callable[[], dict[str, Any]]] = {

@@ -1,4 +1,4 @@
-"""Why integers are not faster: each reason read from the processor, the optimised graph, or a measured run of it."""
+"""Why integers are not faster: each reason read from the processor, the optimized graph, or a measured run of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from compress.doctor.machine import FASTER_INT8, flags
 from reports.text import figure
 
 if TYPE_CHECKING:
-    from compress.runtimes.ort import Kernel
+    from compress.runtimes.ort_graph import Kernel
 
 SMALL_MACS = 1_000_000  # tens of microseconds in float32; calling a kernel and moving its data takes some, too
 STEP = 16  # integers that an instruction takes at a time; other sizes are padded
@@ -17,14 +17,14 @@ NAMED = 4  # examples in a sentence
 ROWS = 5  # kinds of kernels in the table
 
 
-def of(
+def find_reasons(
     kernels: Sequence[Kernel], left: Sequence[str], before: Sequence[Kernel], batch: int, bf16: Sequence[str]
 ) -> list[str]:
     """Sentences that hold for this file on this machine, the processor's first.
 
     Args:
-        kernels: of the quantised file, profiled.
-        left: names of its quantised products that run in float.
+        kernels: of the quantized file, profiled.
+        left: names of its quantized products that run in float.
         before: of its float counterpart, profiled; empty without one.
         batch: images in the profiled calls.
         bf16: runtimes here that compute bf16.
@@ -49,11 +49,11 @@ def _processor(known: frozenset[str]) -> list[str]:
 def _left_in_float(kernels: Sequence[Kernel], left: Sequence[str]) -> list[str]:
     found, total = [], sum(kernel.macs for kernel in kernels)
     if left:
-        found.append(f"ONNX Runtime left {len(left)} quantised products in float: {_names(left)}")
+        found.append(f"ONNX Runtime left {len(left)} quantized products in float: {_names(left)}")
     rest = sorted((k for k in kernels if k.macs and not k.integer and k.name not in left), key=lambda k: -k.macs)
     if rest and total:
         share = sum(kernel.macs for kernel in rest) / total
-        found.append(f"{share:.1%} of the MACs are not quantised, most of them in {_names(k.name for k in rest)}")
+        found.append(f"{share:.1%} of the MACs are not quantized, most of them in {_names(k.name for k in rest)}")
     return found
 
 

@@ -15,11 +15,11 @@ from baselines.vit import Encoder, VisionTransformer
 from compress import files, importers
 from compress.checkpoints import checkpoint
 from compress.checkpoints.checkpoint import Checkpoint
-from compress.checkpoints.serial import safetensors_bytes, torch_bytes
+from compress.checkpoints.serialization import serialize_safetensors, serialize_torch
 from compress.export.onnx import ParityError
-from compress.importers import FAMILIES, Family, Foreign, Hints
-from compress.importers.base import Outgoing
-from compress.loading import widened
+from compress.importers import LAYOUTS, Hints, ImportedModel, Layout
+from compress.importers.base import ExportedModel
+from compress.loading import cast_to_float32
 from compress.variant import Variant
 
 FILES = (".safetensors", ".pth")  # as which weights without settings are written
@@ -31,7 +31,7 @@ MODULES = re.compile(r"\b(functools|safetensors\.torch|timm|torch|torchvision|tr
 
 
 @dataclass(frozen=True)
-class Returned:
+class LibraryFile:
     """What was written."""
 
     path: Path
@@ -40,14 +40,14 @@ class Returned:
     difference: float  # of logits from those of the model that was read back, relative to the largest
 
 
-def families() -> dict[str, Family]:
+def list_families() -> dict[str, Layout]:
     """The libraries that models can return to, by name."""
-    return {family.name: family for family in FAMILIES if family.write is not None}
+    return {family.name: family for family in LAYOUTS if family.write is not None}
 
 
-def give_back(
+def write_for_library(
     path: Path, model: VisionTransformer, which: Variant, content: Checkpoint, name: str, out: Path | None
-) -> Returned:
+) -> LibraryFile:
     """Writes a model as the library of that name takes it.
 
     Args:
@@ -59,32 +59,34 @@ def give_back(
         ParityError: what was written is not read back as the same model.
     """
     check_plain(path, model, which, name)
-    foreign = Foreign(content.geometry, widened(content.state), content.classes, content.mean, content.std)
-    write = families()[name].write
+    foreign = ImportedModel(
+        content.geometry, cast_to_float32(content.state), content.classes, content.mean, content.std
+    )
+    write = list_families()[name].write
     assert write is not None
     try:
         outgoing = write(foreign)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     if outgoing.settings:
-        target = place(path, name, out, f".{name}")
+        target = choose_target(path, name, out, f".{name}")
     else:
-        target = place(path, name, out, f".{name}.safetensors", FILES)
-    parts = serialised(outgoing, target, foreign)
+        target = choose_target(path, name, out, f".{name}.safetensors", FILES)
+    parts = serialise(outgoing, target, foreign)
     with tempfile.TemporaryDirectory() as folder:
         copies = {Path(folder) / inner: part for inner, part in parts.items()}
         files.write_together(copies)
-        difference = read_back(Path(folder) if outgoing.settings else next(iter(copies)), foreign)
+        difference = verify_file(Path(folder) if outgoing.settings else next(iter(copies)), foreign)
     root = target if outgoing.settings else target.parent
     files.write_together({root / inner: part for inner, part in parts.items()})
-    return Returned(target, sum(map(len, parts.values())), loading(outgoing, target, foreign), difference)
+    return LibraryFile(target, sum(map(len, parts.values())), format_usage(outgoing, target, foreign), difference)
 
 
 def check_plain(path: Path, model: VisionTransformer, which: Variant, name: str) -> None:
     """Raises InputError where a method has made of the model what no library has."""
-    if which.numbers not in FLOAT:
+    if which.dtype not in FLOAT:
         raise InputError(
-            f"{path} is {which.name!r}: weights in {which.numbers} are no weights of a model of {name}; give the float "
+            f"{path} is {which.name!r}: weights in {which.dtype} are no weights of a model of {name}; give the float "
             "checkpoint it was made of, or write it with --to safetensors, onnx or openvino"
         )
     with torch.device("meta"):
@@ -96,7 +98,7 @@ def check_plain(path: Path, model: VisionTransformer, which: Variant, name: str)
         )
 
 
-def place(path: Path, name: str, out: Path | None, ending: str, suffixes: Sequence[str] = ()) -> Path:
+def choose_target(path: Path, name: str, out: Path | None, ending: str, suffixes: Sequence[str] = ()) -> Path:
     """Where a checkpoint goes to.
 
     Args:
@@ -129,25 +131,25 @@ def write_safetensors(path: Path, content: Checkpoint) -> None:
         copy = Path(folder) / path.name
         checkpoint.save(copy, content)
         was, read = (dict(sorted(each.state.items())) for each in (content, checkpoint.load(copy)))
-        if checkpoint.digest(was) != checkpoint.digest(read):
+        if checkpoint.hash_state(was) != checkpoint.hash_state(read):
             raise ParityError("the weights that are read back are others; not written")
         files.write(path, copy.read_bytes())
 
 
-def serialised(outgoing: Outgoing, target: Path, foreign: Foreign) -> dict[str, bytes | str]:
+def serialise(outgoing: ExportedModel, target: Path, foreign: ImportedModel) -> dict[str, bytes | str]:
     """The files, by their names inside the folder they go to; the weights first."""
     facts = {"classes": foreign.classes, "mean": foreign.mean, "std": foreign.std}
     metadata = {"format": "pt", **{name: json.dumps(value) for name, value in facts.items() if value}}
     if outgoing.settings:
-        weights = {"model.safetensors": safetensors_bytes(outgoing.tensors, metadata)}
+        weights = {"model.safetensors": serialize_safetensors(outgoing.tensors, metadata)}
         settings = {"config.json": outgoing.settings, "preprocessor_config.json": outgoing.preprocessing}
         return weights | {name: json.dumps(each, indent=2) + "\n" for name, each in settings.items() if each}
     if target.suffix == ".safetensors":
-        return {target.name: safetensors_bytes(outgoing.tensors, metadata)}
-    return {target.name: torch_bytes({name: value.clone() for name, value in outgoing.tensors.items()})}
+        return {target.name: serialize_safetensors(outgoing.tensors, metadata)}
+    return {target.name: serialize_torch({name: value.clone() for name, value in outgoing.tensors.items()})}
 
 
-def loading(outgoing: Outgoing, target: Path, foreign: Foreign) -> str:
+def format_usage(outgoing: ExportedModel, target: Path, foreign: ImportedModel) -> str:
     """Python that makes the library's model with the weights that were written, and what it wants to be fed with."""
     lines = [f"model = {outgoing.usage}"]
     if not outgoing.settings:
@@ -161,7 +163,7 @@ def loading(outgoing: Outgoing, target: Path, foreign: Foreign) -> str:
     return "\n".join([f"import {', '.join(named)}", *lines]).replace("PATH", repr(str(target)))
 
 
-def read_back(path: Path, ours: Foreign) -> float:
+def verify_file(path: Path, ours: ImportedModel) -> float:
     """How far logits of what was written are from those of the model it was made of, relative to the largest.
 
     Raises:
@@ -169,7 +171,7 @@ def read_back(path: Path, ours: Foreign) -> float:
     """
     try:
         known = Hints(heads=ours.config.heads, image_size=ours.config.image_size)
-        theirs = importers.convert(importers.read(path), known)
+        theirs = importers.convert(importers.read_checkpoint(path), known)
         if path.is_file():
             unsaid = {name: getattr(ours.config, name) for name in UNSAID}
             theirs = replace(theirs, config=theirs.config.model_copy(update=unsaid))
@@ -177,7 +179,7 @@ def read_back(path: Path, ours: Foreign) -> float:
         raise ParityError(f"what was made of the model cannot be read back ({error}); not written") from error
     shape = (IMAGES, ours.config.channels, *ours.config.image_size)
     images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    expected, got = (logits(each, images) for each in (ours, theirs))
+    expected, got = (compute_logits(each, images) for each in (ours, theirs))
     if expected.shape != got.shape:
         raise ParityError(f"what was made of the model gives {got.shape[1]} classes; not written")
     difference = ((got - expected).abs().max() / expected.abs().max().clamp(min=torch.finfo().tiny)).item()
@@ -187,7 +189,7 @@ def read_back(path: Path, ours: Foreign) -> float:
 
 
 @torch.inference_mode()
-def logits(foreign: Foreign, images: Tensor) -> Tensor:
+def compute_logits(foreign: ImportedModel, images: Tensor) -> Tensor:
     """Logits (B, classes) of a plain model in float32, of images (B, C, height, width)."""
     with torch.device("meta"):
         model = VisionTransformer(foreign.config)

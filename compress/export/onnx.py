@@ -17,9 +17,9 @@ from baselines.classifier import Classifier
 from baselines.errors import InputError
 from baselines.vit import Attention, Encoder, VisionTransformer
 from compress import files, variant
-from compress.checkpoints import modules
+from compress.checkpoints import user_models
 from compress.checkpoints.checkpoint import Checkpoint
-from compress.export import operators as graph
+from compress.export.operators import halve_constants, list_translations
 
 OPSET = 20
 PARITY_BATCHES = (1, 2, 7)
@@ -35,7 +35,7 @@ class ParityError(RuntimeError):
 
 @dataclass(frozen=True)
 class Parity:
-    """How an exported graph compares with its source, over batches of 1, 2 and 7 real images."""
+    """How an exported graph compares with its source on real images."""
 
     n_images: int
     max_difference: float  # of logits, relative to the largest logit
@@ -43,47 +43,52 @@ class Parity:
     close: float  # share of images whose logits differ by no more than float rounding
 
 
-def export_onnx(model: Classifier, path: Path, images: Tensor, content: Checkpoint) -> Parity:
-    """Writes `model` as ONNX with a free batch size and its weights inside the file.
+def export_onnx(
+    model: Classifier, path: Path, images: Tensor, content: Checkpoint, batch_size: int | None = None
+) -> Parity:
+    """Writes `model` as ONNX with its weights inside the file.
 
     Args:
-        images: normalised real images (n, C, height, width), n >= 10, for tracing and for the parity check.
-        content: where the model comes from; class names and normalisation travel in the file's metadata.
+        images: normalized real images (n, C, height, width), n >= 10, for tracing and for the parity check.
+        content: where the model comes from; class names and normalization travel in the file's metadata.
+        batch_size: of all batches that the file takes; None: any.
 
     Raises:
         ParityError: the graph disagrees with the model.
         InputError: the file cannot be written.
     """
     model = copy.deepcopy(model).cpu().eval()
-    proto = trace(model, images[:2].cpu())
-    describe(proto, content)
+    proto = trace_model(model, images[:2].cpu())
+    describe_file(proto, content)
+    if batch_size is not None:
+        set_batch_size(proto, batch_size)
     if has_integers(proto):
-        graph.halve(proto)
+        halve_constants(proto)
     onnx.checker.check_model(proto)
     serialised = proto.SerializeToString()
-    parity = check_parity(model, serialised, images.cpu(), integer=has_integers(proto))
+    parity = check_parity(model, serialised, images.cpu(), integer=has_integers(proto), batch_size=batch_size)
     files.write(path, serialised)
     return parity
 
 
-def shipped(model: Classifier, which: variant.Variant, content: Checkpoint) -> Classifier:
+def convert_for_onnx(model: Classifier, which: variant.Variant, content: Checkpoint) -> Classifier:
     """The converted model that becomes ONNX: in float32 where it was bf16, since engines do that rounding themselves.
 
     Raises:
         InputError: it is fp8, which no ONNX engine multiplies here.
     """
-    if which.numbers == "fp8":
+    if which.dtype == "fp8":
         raise InputError(f"{which.name!r} runs in torch alone, on GPUs; export the same model in another precision")
-    methods = [method for method in which.methods if method.numbers != "bf16"]
+    methods = [method for method in which.methods if method.dtype != "bf16"]
     if len(methods) < len(which.methods):
         added = [method for method in methods if not method.from_scratch]  # `config` is what they made already
-        model = variant.prepare(modules.blank(content.config), added)
+        model = variant.prepare(user_models.build_model(content.config), added)
         model = variant.convert(model, methods) if content.converted else model
         model.load_state_dict({name: value.float() for name, value in content.state.items()})
     return model.eval() if content.converted else variant.convert(model, methods)
 
 
-def trace(model: Classifier, images: Tensor) -> onnx.ModelProto:
+def trace_model(model: Classifier, images: Tensor) -> onnx.ModelProto:
     """The graph of `model`; attention spelled out, since the fused kernel refuses shapes that depend on data.
 
     Raises:
@@ -105,11 +110,11 @@ def trace(model: Classifier, images: Tensor) -> onnx.ModelProto:
                 output_names=["logits"],
                 opset_version=OPSET,
                 external_data=False,
-                custom_translation_table=graph.translations(),
+                custom_translation_table=list_translations(),
                 verbose=False,
             )
         except Exception as error:  # torch raises many kinds, and the user's code may raise others
-            if not isinstance(model.config, modules.ModuleConfig):
+            if not isinstance(model.config, user_models.ModuleConfig):
                 raise
             fault = str(error.__cause__ or error).strip().splitlines()[0]
             raise ParityError(f"torch cannot export {model.config.factory} with a free batch size ({fault})") from error
@@ -117,7 +122,7 @@ def trace(model: Classifier, images: Tensor) -> onnx.ModelProto:
     return program.model_proto
 
 
-def describe(proto: onnx.ModelProto, content: Checkpoint) -> None:
+def describe_file(proto: onnx.ModelProto, content: Checkpoint) -> None:
     """Adds what a user of the file needs; removes the exporter's notes, which hold paths of this machine.
 
     Metadata, each as JSON; those of an OpenVINO file stand in its `rt_info`, under `compress`:
@@ -128,8 +133,8 @@ def describe(proto: onnx.ModelProto, content: Checkpoint) -> None:
         image_size  height, width in pixels
         dataset     on which it was trained
         methods     what was done to it, in order, with all settings
-        rest        numbers in which an engine may compute whatever is not in integers: fp32 or bf16
         calibration how many training images set its ranges, and a hash of them; null where none did
+        fallback_dtype  in which an engine may compute whatever is not in integers: fp32 or bf16; once called `rest`
     """
     del proto.graph.value_info[:]  # stale shapes; ONNX Runtime's own tools stumble over them
     for node in proto.graph.node:
@@ -138,7 +143,7 @@ def describe(proto: onnx.ModelProto, content: Checkpoint) -> None:
     for value in (*proto.graph.input, *proto.graph.output, *proto.graph.initializer):
         del value.metadata_props[:]
     del proto.graph.metadata_props[:], proto.metadata_props[:], proto.functions[:]
-    name = variant.base_of(content.config)
+    name = variant.baseline_name(content.config)
     facts = {
         "model": name,
         "classes": content.classes,
@@ -146,7 +151,7 @@ def describe(proto: onnx.ModelProto, content: Checkpoint) -> None:
         "std": content.std,
         "dataset": content.dataset,
         "methods": content.methods,
-        "rest": rest(content),
+        "fallback_dtype": find_fallback_dtype(content),
         "calibration": content.calibration,
         "image_size": content.config.image_size,
     }
@@ -154,14 +159,22 @@ def describe(proto: onnx.ModelProto, content: Checkpoint) -> None:
     proto.producer_name, proto.graph.name = "compress", name
 
 
-def rest(content: Checkpoint) -> str:
-    """In which numbers an engine may compute whatever is not in integers: fp32 or bf16."""
+def find_fallback_dtype(content: Checkpoint) -> str:
+    """In which dtype an engine may compute whatever is not in integers: fp32 or bf16."""
     settings = dict(content.methods[-1]) if content.methods else {}
-    return variant.make_method(str(settings.pop("name")), settings).numbers_around() if settings else "fp32"
+    return variant.make_method(str(settings.pop("name")), settings).fallback if settings else "fp32"
 
 
-def check_parity(model: Classifier, serialised: bytes, images: Tensor, *, integer: bool) -> Parity:
-    """Runs graph, in ONNX Runtime, and model on the same images.
+def set_batch_size(proto: onnx.ModelProto, batch_size: int) -> None:
+    """Fixes the batch size of a graph, the first dimension of what it takes and gives, which was free."""
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = batch_size
+
+
+def check_parity(
+    model: Classifier, serialised: bytes, images: Tensor, *, integer: bool, batch_size: int | None = None
+) -> Parity:
+    """Runs graph, in ONNX Runtime, and model on the same images; see `compare_logits`.
 
     Raises:
         ParityError: they disagree.
@@ -169,33 +182,43 @@ def check_parity(model: Classifier, serialised: bytes, images: Tensor, *, intege
     import onnxruntime  # only now: the rest of the product works without it
 
     session = onnxruntime.InferenceSession(serialised, providers=["CPUExecutionProvider"])
-    return compare(model, lambda batch: np.asarray(session.run(None, {"images": batch})[0]), images, integer=integer)
+
+    def run(batch: np.ndarray) -> np.ndarray:
+        return np.asarray(session.run(None, {"images": batch})[0])
+
+    return compare_logits(model, run, images, integer=integer, batch_size=batch_size)
 
 
-def compare(model: Classifier, run: Callable[[np.ndarray], np.ndarray], images: Tensor, *, integer: bool) -> Parity:
+def compare_logits(
+    model: Classifier,
+    run: Callable[[np.ndarray], np.ndarray],
+    images: Tensor,
+    *,
+    integer: bool,
+    batch_size: int | None = None,
+) -> Parity:
     """Gives a model, and what was made of it, the same images.
 
     Args:
         run: images (B, C, height, width) -> logits (B, classes), in an engine.
         integer: whether integers are multiplied there.
+        batch_size: of all batches, for whose sake images come again; None: batches of 1, 2 and 7.
 
     Raises:
         ParityError: they disagree.
     """
-    got, expected, start = [], [], 0
-    sizes = [*PARITY_BATCHES]
-    while sum(sizes) + PARITY_BATCHES[-1] <= len(images):
-        sizes.append(PARITY_BATCHES[-1])
+    if batch_size is None:
+        sizes = [*PARITY_BATCHES]
+        sizes += [PARITY_BATCHES[-1]] * ((len(images) - sum(sizes)) // PARITY_BATCHES[-1])
+        batches = images[: sum(sizes)].split(sizes)
+    else:
+        batches = images.repeat(batch_size, 1, 1, 1)[: -(-len(images) // batch_size) * batch_size].split(batch_size)
     with torch.inference_mode():
-        for size in sizes:
-            batch = images[start : start + size]
-            got.append(run(batch.numpy()))
-            expected.append(model(batch).numpy())
-            start += size
-    a, b = np.concatenate(got), np.concatenate(expected)
+        b = np.concatenate([model(batch).numpy() for batch in batches])
+    a = np.concatenate([run(batch.numpy()) for batch in batches])
     differences = np.abs(a - b).max(1) / np.abs(b).max()
     parity = Parity(
-        n_images=len(a),
+        n_images=min(len(a), len(images)),
         max_difference=float(differences.max()),
         agreement=float((a.argmax(1) == b.argmax(1)).mean()),
         close=float((differences <= FLOAT_TOLERANCE).mean()),

@@ -11,13 +11,13 @@ from onnxscript.values import Op, Opset
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from compress.quantization.linear import skipped
+from compress.quantization.linear import match_layers
 
 LEAST = 256  # values of a constant that is worth it
 PRODUCTS = ("Conv", "MatMul", "Gemm")
 
 
-def translations() -> dict[Any, Any]:
+def list_translations() -> dict[Any, Any]:
     """Torch operator -> function that writes it as ONNX."""
     operators = torch.ops.compress
     return {
@@ -29,7 +29,7 @@ def translations() -> dict[Any, Any]:
     }
 
 
-def halve(proto: onnx.ModelProto) -> None:
+def halve_constants(proto: onnx.ModelProto) -> None:
     """Stores float constants in 16 bits where nothing is lost by it; engines widen them when they load the file."""
     added = []
     for constant in proto.graph.initializer:
@@ -47,7 +47,12 @@ def halve(proto: onnx.ModelProto) -> None:
     proto.graph.node.extend(nodes)
 
 
-def products_left(proto: onnx.ModelProto, module: nn.Module, skip: Sequence[str]) -> list[str]:
+def list_layers(module: nn.Module) -> dict[str, Any]:
+    """The layers whose products can be in integers, by name."""
+    return {name: each for name, each in module.named_modules() if isinstance(each, nn.Linear | _ConvNd)}
+
+
+def find_products(proto: onnx.ModelProto, module: nn.Module, skip: Sequence[str]) -> list[str]:
     """Names of the nodes that multiply with the weights of those layers which `skip` names, as torch calls them.
 
     Weights are known by their name or, since the exporter transposes those of a Linear and calls the result something
@@ -56,8 +61,8 @@ def products_left(proto: onnx.ModelProto, module: nn.Module, skip: Sequence[str]
     Raises:
         InputError: a pattern fits no layer, or no layer is left in integers.
     """
-    layers = {name: each for name, each in module.named_modules() if isinstance(each, nn.Linear | _ConvNd)}
-    wanted = {name: layers[name].weight.detach().cpu().numpy() for name in skipped([*layers], skip)}
+    layers = list_layers(module)
+    wanted = {name: layers[name].weight.detach().cpu().numpy() for name in match_layers([*layers], skip)}
     constants = {each.name: each for each in proto.graph.initializer}
 
     def holds(constant: onnx.TensorProto, name: str, weight: np.ndarray) -> bool:

@@ -1,6 +1,6 @@
 """Checkpoints of other libraries -> models of ours. A layout is one file here, and one line below.
 
-Nothing in a file is ever run; see `reading.py`.
+Nothing in a file is ever run; see `readers.py`.
 """
 
 from collections.abc import Collection
@@ -8,59 +8,60 @@ from dataclasses import replace
 
 from baselines.errors import InputError
 from compress.importers import google, huggingface, jeonsworld, lucidrains, timm, torchvision
-from compress.importers.base import UNKNOWN, Family, Foreign, Hints, Source
-from compress.importers.normalising import normalisations
-from compress.importers.reading import Content, read, torch_file
-from compress.importers.shapes import check
-from compress.importers.unwrapping import unwrap
-from compress.importers.weights import Weights, precision
+from compress.importers.base import UNKNOWN, Content, Hints, ImportedModel, Layout
+from compress.importers.geometry import check_shapes
+from compress.importers.normalization import list_normalizations
+from compress.importers.readers import read_checkpoint
+from compress.importers.state_dict import extract_state_dict
+from compress.importers.torch_files import load_torch_file
+from compress.importers.weights import Weights, find_dtype
 
-FAMILIES: tuple[Family, ...] = (
-    google.FAMILY,
-    huggingface.FAMILY,
-    timm.FAMILY,
-    torchvision.FAMILY,
-    lucidrains.FAMILY,
-    jeonsworld.FAMILY,
+LAYOUTS: tuple[Layout, ...] = (
+    google.LAYOUT,
+    huggingface.LAYOUT,
+    timm.LAYOUT,
+    torchvision.LAYOUT,
+    lucidrains.LAYOUT,
+    jeonsworld.LAYOUT,
 )
 
 __all__ = [
-    "FAMILIES",
+    "LAYOUTS",
     "Content",
-    "Foreign",
     "Hints",
-    "Source",
+    "ImportedModel",
+    "Layout",
     "convert",
-    "normalisations",
-    "precision",
-    "read",
-    "torch_file",
+    "find_dtype",
+    "list_normalizations",
+    "load_torch_file",
+    "read_checkpoint",
 ]
 
 
-def convert(content: Content, hints: Hints) -> Foreign:
+def convert(content: Content, hints: Hints) -> ImportedModel:
     """The model that a file of another library holds.
 
     Raises:
         InputError: of no known layout, incomplete, with more in it than such a model has, with weights that are no
             numbers, or in need of something that `hints` do not say.
     """
-    source = unwrap(content, ema=hints.ema)
-    for family in FAMILIES:
-        prefix = found(source.tensors, family.marker)
+    content = extract_state_dict(content, ema=hints.ema)
+    for layout in LAYOUTS:
+        prefix = find_prefix(content.tree, layout.marker)
         if prefix is not None:
-            weights = Weights(source, prefix)
-            foreign = family.read(weights, hints)
-            weights.finish()
-            check(foreign, source.path)
-            notes = (*weights.notes, *foreign.notes)
-            return replace(foreign, family=family.name, numbers=precision(source.tensors), notes=notes)
-    names, kind = ", ".join(list(source.tensors)[:3]), source.settings.get("model_type")
+            weights = Weights(content, prefix)
+            model = layout.read(weights, hints)
+            weights.check_none_left()
+            check_shapes(model, content.path)
+            notes, dtype = (*weights.notes, *model.notes), find_dtype(content.tree)
+            return replace(model, layout=layout.name, dtype=dtype, notes=notes)
+    names, kind = ", ".join(list(content.tree)[:3]), content.settings.get("model_type")
     told = f"model_type {kind!s:.40}, " if kind else ""
-    raise InputError(f"{source.path} is of no layout that compress knows ({told}it holds {names}, ...); {UNKNOWN}")
+    raise InputError(f"{content.path} is of no layout that compress knows ({told}it holds {names}, ...); {UNKNOWN}")
 
 
-def found(names: Collection[str], markers: str | tuple[str, ...]) -> str | None:
+def find_prefix(names: Collection[str], markers: str | tuple[str, ...]) -> str | None:
     """What stands in front of the first marker that ends one of the names; None where none does."""
     for marker in (markers,) if isinstance(markers, str) else markers:
         for name in names:

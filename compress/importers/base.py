@@ -1,4 +1,4 @@
-"""What the readers of foreign checkpoints share: a model of somebody else's, and what a person says of it."""
+"""What the importers share: the content of a file, a model of another library, and what the user says of it."""
 
 from __future__ import annotations
 
@@ -19,29 +19,30 @@ UNKNOWN = "an architecture that compress does not know comes in as code: --model
 
 @dataclass(frozen=True)
 class Hints:
-    """What a person says of a file that does not say it itself."""
+    """What the user says of a file that does not say it itself."""
 
     heads: int | None = None
     image_size: tuple[int, int] | None = None  # height, width
-    normalise: str | None = None  # a name, or means and deviations
-    ema: bool = True  # whether averaged weights go before the last ones, where a file holds both
+    normalize: str | None = None  # a name, or means and deviations
+    ema: bool = True  # whether averaged weights take precedence over the last ones, where a file holds both
     model: str | None = None  # code that makes the model: path/to/file.py:factory or package.module:factory
 
 
 @dataclass(frozen=True)
-class Source:
-    """What was read from a file or folder, before anybody knows whose it is."""
+class Content:
+    """What a file holds."""
 
-    path: Path
-    tensors: dict[str, Tensor]
+    path: Path  # as it was given
+    tree: Any  # names -> tensors, perhaps inside of further dictionaries
     settings: dict[str, Any] = field(default_factory=dict)  # config.json beside the weights
     preprocessing: dict[str, Any] = field(default_factory=dict)  # preprocessor_config.json
-    notes: tuple[str, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)  # of a safetensors file
+    notes: tuple[str, ...] = ()  # assumptions about where in the tree the weights are
 
 
 @dataclass(frozen=True)
-class Foreign:
-    """A model of somebody else's, as one of ours."""
+class ImportedModel:
+    """A model of another library, as one of ours."""
 
     config: ViTConfig
     state: dict[str, Tensor]  # by our names, float32
@@ -49,31 +50,31 @@ class Foreign:
     mean: tuple[float, ...] = ()  # per channel, of pixels in [0, 1]; empty where the file does not say
     std: tuple[float, ...] = ()
     head: bool = True  # whether it knows classes
-    notes: tuple[str, ...] = ()  # what was taken for granted
-    family: str = ""  # whose layout it is
-    numbers: str = "fp32"  # in which its weights came
+    notes: tuple[str, ...] = ()  # assumptions
+    layout: str = ""
+    dtype: str = "fp32"  # of the weights in the file
 
 
 @dataclass(frozen=True)
-class Outgoing:
-    """A model of ours as another library takes it."""
+class ExportedModel:
+    """A model of ours in the layout of another library."""
 
     tensors: dict[str, Tensor]  # by its names
-    usage: str  # Python that makes the model which takes them, for the person at the terminal
+    usage: str  # Python that makes the model which takes them, for the user
     settings: dict[str, Any] = field(default_factory=dict)  # its config.json; where there is one, a folder is written
     preprocessing: dict[str, Any] = field(default_factory=dict)  # its preprocessor_config.json
 
 
 @dataclass(frozen=True)
-class Family:
+class Layout:
     """One layout of checkpoints.
 
-    `read` turns what was found into a model of ours; `marker` ends a name that no other layout has. Where there are
-    several, the first that is found counts. `write` is the way back; it raises InputError where the model has something
-    that the library does not.
+    `read` makes a model of ours; `marker` ends a name that no other layout has. Where there are several, the first
+    that is found counts. `write` is the way back; it raises InputError where the model has something that the library
+    does not have.
     """
 
     name: str
     marker: str | tuple[str, ...]
-    read: Callable[[Weights, Hints], Foreign]
-    write: Callable[[Foreign], Outgoing] | None = None
+    read: Callable[[Weights, Hints], ImportedModel]
+    write: Callable[[ImportedModel], ExportedModel] | None = None

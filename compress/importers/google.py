@@ -13,15 +13,12 @@ has a position, unless positions are big_vision's `pos_embedding`; without one t
 Legend: C channels, D width, H heads, K width of a head, N tokens, P patch size.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from baselines.errors import InputError
-from compress.importers.base import UNKNOWN, Family, Foreign, Hints
-from compress.importers.shapes import configure, image_size
-from compress.importers.timm import no_head
+from compress.importers.base import UNKNOWN, Hints, ImportedModel, Layout
+from compress.importers.geometry import infer_config, infer_image_size, make_empty_head
 from compress.importers.weights import Weights
 
 EPS = 1e-6
@@ -38,8 +35,8 @@ PARTS = (  # attention, second norm and MLP of a block
 )
 
 
-def read(weights: Weights, hints: Hints) -> Foreign:
-    """See `Family`."""
+def read(weights: Weights, hints: Hints) -> ImportedModel:
+    """See `Layout`."""
     for name, kind in OTHERS.items():
         if name in weights:
             raise InputError(f"{weights.path} is {kind}; {UNKNOWN}")
@@ -49,61 +46,44 @@ def read(weights: Weights, hints: Hints) -> Foreign:
     parts = next((each for each in PARTS if f"{first}{each[0]}query/kernel" in weights), PARTS[0])
     _, heads, width = weights.shape(f"{first}{parts[0]}query/kernel", 3)
     _, mlp_dim = weights.shape(f"{first}{parts[2]}Dense_0/kernel", 2)
-    state, sizes = tokens(weights, hints, dim, patch_size)
+    state = take_tokens(weights, dim)
+    size = infer_image_size(weights, hints, state["pos_embed"].shape[1] - ("cls_token" in state), patch_size)
     kernel = weights.take("embedding/kernel", patch_size, patch_size, channels, dim)
     state["patch_embed.weight"] = kernel.permute(3, 2, 0, 1).contiguous()  # (P, P, C, D) -> (D, C, P, P)
     state["patch_embed.bias"] = weights.take("embedding/bias", dim)
     for i in range(depth):
         names = f"{ENCODER}encoderblock_{i}/", f"encoder.blocks.{i}."
-        state |= block(weights, *names, parts, (dim, heads, width, mlp_dim))
-    state |= norm(weights, "norm", f"{ENCODER}encoder_norm", dim)
-    represented = weights.shape("pre_logits/kernel", 2)[1] if "pre_logits/kernel" in weights else 0
-    if represented:
-        state |= dense(weights, "representation", "pre_logits", dim, represented)
-    known = "head/kernel" in weights
-    if known:
-        state |= dense(weights, "head", "head", represented or dim, weights.shape("head/kernel", 2)[1])
-    else:
-        state |= no_head(represented or dim)
+        state |= take_block(weights, *names, parts, (dim, heads, width, mlp_dim))
+    state |= take_norm(weights, "norm", f"{ENCODER}encoder_norm", dim)
+    for ours, theirs in (("representation", "pre_logits"), ("head", "head")):
+        if f"{theirs}/kernel" in weights:
+            inputs = len(state.get("representation.bias", ())) or dim
+            state |= take_dense(weights, ours, theirs, inputs, weights.shape(f"{theirs}/kernel", 2)[1])
+    known = "head.weight" in state
+    state |= {} if known else make_empty_head(len(state.get("representation.bias", ())) or dim)
     weights.notes.append(
-        "images in [-1, 1], as all models of google-research/vision_transformer take them (--normalise)"
+        "images in [-1, 1], as all models of google-research/vision_transformer take them (--normalize)"
     )
-    config = configure(
-        weights,
-        channels=channels,
-        patch_size=patch_size,
-        dim=dim,
-        depth=depth,
-        heads=heads,
-        head_dim=0 if heads * width == dim else width,
-        mlp_dim=mlp_dim,
-        classes=len(state["head.weight"]),
-        norm_eps=EPS,
-        activation="gelu_tanh",
-        representation=represented,
-        **sizes,
-    )
+    kinds = {"norm_eps": EPS, "activation": "gelu_tanh"}
     half = (0.5,) * channels
-    return Foreign(config, state, mean=half, std=half, head=known)
+    config = infer_config(weights, state, heads=heads, image_size=size, **kinds)
+    return ImportedModel(config, state, mean=half, std=half, head=known)
 
 
-def tokens(weights: Weights, hints: Hints, dim: int, patch_size: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Class token and position embeddings (1, N, D), and the settings they entail."""
+def take_tokens(weights: Weights, dim: int) -> dict[str, Tensor]:
+    """Class token, where there is one, and position embeddings (1, N, D)."""
     cls = weights.get("cls", 1, 1, dim)
     name = f"{ENCODER}posembed_input/pos_embedding"
-    free = cls is not None and name not in weights and "pos_embedding" in weights
-    if name not in weights and "pos_embedding" in weights:
-        name = "pos_embedding"
-    _, count, _ = weights.shape(name, 3)
-    places = weights.take(name, 1, count, dim)
-    if free:
-        places = torch.cat([torch.zeros(1, 1, dim), places], 1)
-    size = image_size(weights, hints, places.shape[1] - (cls is not None), patch_size)
-    state = {"pos_embed": places} if cls is None else {"pos_embed": places, "cls_token": cls}
-    return state, {"image_size": size, "pool": "mean" if cls is None else "cls"}
+    of_patches = name not in weights and "pos_embedding" in weights
+    name = "pos_embedding" if of_patches else name
+    positions = weights.take(name, 1, weights.shape(name, 3)[1], dim)
+    if cls is None:
+        return {"pos_embed": positions}
+    positions = torch.cat([torch.zeros(1, 1, dim), positions], 1) if of_patches else positions
+    return {"pos_embed": positions, "cls_token": cls}
 
 
-def block(
+def take_block(
     weights: Weights, theirs: str, ours: str, parts: tuple[str, str, str], sizes: tuple[int, int, int, int]
 ) -> dict[str, Tensor]:
     """The weights of one block under our names.
@@ -117,30 +97,29 @@ def block(
     qkv = [f"{attention}{name}" for name in ("query", "key", "value")]
     kernels = [weights.take(f"{name}/kernel", dim, heads, width).flatten(1).T for name in qkv]  # (D, H, K) -> (HK, D)
     biases = [weights.take(f"{name}/bias", heads, width).flatten() for name in qkv]
+    out = weights.take(f"{attention}out/kernel", heads, width, dim)
     return {
-        **norm(weights, f"{ours}norm1", f"{theirs}LayerNorm_0", dim),
+        **take_norm(weights, f"{ours}norm1", f"{theirs}LayerNorm_0", dim),
         f"{ours}attn.qkv.weight": torch.cat(kernels),
         f"{ours}attn.qkv.bias": torch.cat(biases),
-        f"{ours}attn.proj.weight": weights.take(f"{attention}out/kernel", heads, width, dim)
-        .flatten(0, 1)
-        .T.contiguous(),
+        f"{ours}attn.proj.weight": out.flatten(0, 1).T.contiguous(),  # (H, K, D) -> (D, HK)
         f"{ours}attn.proj.bias": weights.take(f"{attention}out/bias", dim),
-        **norm(weights, f"{ours}norm2", second, dim),
-        **dense(weights, f"{ours}mlp.fc1", f"{mlp}Dense_0", dim, mlp_dim),
-        **dense(weights, f"{ours}mlp.fc2", f"{mlp}Dense_1", mlp_dim, dim),
+        **take_norm(weights, f"{ours}norm2", second, dim),
+        **take_dense(weights, f"{ours}mlp.fc1", f"{mlp}Dense_0", dim, mlp_dim),
+        **take_dense(weights, f"{ours}mlp.fc2", f"{mlp}Dense_1", mlp_dim, dim),
     }
 
 
-def dense(weights: Weights, ours: str, theirs: str, inputs: int, outputs: int) -> dict[str, Tensor]:
+def take_dense(weights: Weights, ours: str, theirs: str, inputs: int, outputs: int) -> dict[str, Tensor]:
     """Weight and bias of a layer under our name; theirs is (inputs, outputs)."""
     kernel = weights.take(f"{theirs}/kernel", inputs, outputs)
     return {f"{ours}.weight": kernel.T.contiguous(), f"{ours}.bias": weights.take(f"{theirs}/bias", outputs)}
 
 
-def norm(weights: Weights, ours: str, theirs: str, dim: int) -> dict[str, Tensor]:
+def take_norm(weights: Weights, ours: str, theirs: str, dim: int) -> dict[str, Tensor]:
     """Gain and bias of a norm under our name."""
     gain, bias = (weights.take(f"{theirs}/{name}", dim) for name in ("scale", "bias"))
     return {f"{ours}.weight": gain, f"{ours}.bias": bias}
 
 
-FAMILY = Family("google-research", ("embedding/kernel", "stem/kernel"), read)
+LAYOUT = Layout("google-research", ("embedding/kernel", "stem/kernel"), read)

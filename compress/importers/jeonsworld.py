@@ -9,61 +9,41 @@ Read from the names and shapes that its code writes. Norms have an epsilon of 1e
 Legend: D width, N tokens.
 """
 
-import torch
-from torch import Tensor
-
-from compress.importers.base import Family, Foreign, Hints
-from compress.importers.shapes import configure, heads, image_size
+from compress.importers.base import Hints, ImportedModel, Layout
+from compress.importers.geometry import infer_config, infer_heads, infer_image_size
 from compress.importers.weights import Weights
 
 EPS = 1e-6
 EMBEDDINGS, ENCODER = "transformer.embeddings.", "transformer.encoder."
 LAYERS = {"attn.proj": "attn.out", "mlp.fc1": "ffn.fc1", "mlp.fc2": "ffn.fc2"}  # ours: theirs
 NORMS = {"norm1": "attention_norm", "norm2": "ffn_norm"}
+QKV = ("query", "key", "value")
 
 
-def read(weights: Weights, hints: Hints) -> Foreign:
-    """See `Family`."""
+def read(weights: Weights, hints: Hints) -> ImportedModel:
+    """See `Layout`."""
     dim, channels, patch_size, _ = weights.shape(f"{EMBEDDINGS}patch_embeddings.weight", 4)
     depth = weights.count(f"{ENCODER}layer.{{}}.attention_norm.weight")
-    mlp_dim, _ = weights.shape(f"{ENCODER}layer.0.ffn.fc1.weight", 2)
+    weights.shape(f"{ENCODER}layer.0.ffn.fc1.weight", 2)
     _, count, _ = weights.shape(f"{EMBEDDINGS}position_embeddings", 3)
-    size = image_size(weights, hints, count - 1, patch_size)
+    size, patches = infer_image_size(weights, hints, count - 1, patch_size), (channels, patch_size, patch_size)
     state = {
         "cls_token": weights.take(f"{EMBEDDINGS}cls_token", 1, 1, dim),
         "pos_embed": weights.take(f"{EMBEDDINGS}position_embeddings", 1, count, dim),
-        **weights.linear("patch_embed", f"{EMBEDDINGS}patch_embeddings", dim, channels, patch_size, patch_size),
+        **weights.take_layer("patch_embed", f"{EMBEDDINGS}patch_embeddings", dim, *patches, bias=None),
+        **weights.take_layer("norm", f"{ENCODER}encoder_norm", dim, bias=None),
+        **weights.take_layer("head", "head", weights.shape("head.weight", 2)[0], dim, bias=None),
     }
     for i in range(depth):
-        state |= block(weights, f"{ENCODER}layer.{i}.", f"encoder.blocks.{i}.", dim)
-    state |= weights.norm("norm", f"{ENCODER}encoder_norm", dim)
-    classes, _ = weights.shape("head.weight", 2)
-    state |= weights.linear("head", "head", classes, dim)
-    config = configure(
-        weights,
-        image_size=size,
-        channels=channels,
-        patch_size=patch_size,
-        dim=dim,
-        depth=depth,
-        heads=heads(weights, hints, dim, depth),
-        mlp_dim=mlp_dim,
-        classes=classes,
-        norm_eps=EPS,
-    )
-    return Foreign(config, state)
+        ours, theirs = f"encoder.blocks.{i}.", f"{ENCODER}layer.{i}."
+        state |= weights.take_qkv(f"{ours}attn.qkv", [f"{theirs}attn.{name}" for name in QKV], dim, dim, bias=None)
+        for name, other in NORMS.items():
+            state |= weights.take_layer(ours + name, theirs + other, dim, bias=None)
+        for name, other in LAYERS.items():
+            shape = weights.shape(f"{theirs}{other}.weight", 2)
+            state |= weights.take_layer(ours + name, theirs + other, *shape, bias=None)
+    heads = infer_heads(weights, hints, dim, depth)
+    return ImportedModel(infer_config(weights, state, heads=heads, image_size=size, norm_eps=EPS), state)
 
 
-def block(weights: Weights, theirs: str, ours: str, dim: int) -> dict[str, Tensor]:
-    """The weights of one block under our names."""
-    state: dict[str, Tensor] = {}
-    for name, foreign in NORMS.items():
-        state |= weights.norm(ours + name, theirs + foreign, dim)
-    parts = [weights.linear("qkv", f"{theirs}attn.{name}", dim, dim) for name in ("query", "key", "value")]
-    state |= {f"{ours}attn.{name}": torch.cat([part[name] for part in parts]) for name in parts[0]}
-    for name, foreign in LAYERS.items():
-        state |= weights.linear(ours + name, theirs + foreign, *weights.shape(f"{theirs}{foreign}.weight", 2))
-    return state
-
-
-FAMILY = Family("ViT-pytorch", f"{ENCODER}encoder_norm.weight", read)
+LAYOUT = Layout("ViT-pytorch", f"{ENCODER}encoder_norm.weight", read)

@@ -15,6 +15,7 @@ mix them, so each is looked up on its own. From the oldest to the newest:
 Legend: D width, N tokens.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -22,57 +23,46 @@ import torch
 from torch import Tensor
 
 from baselines.errors import InputError
-from compress.importers.base import UNKNOWN, Family, Foreign, Hints
-from compress.importers.shapes import configure, image_size, square
-from compress.importers.timm import no_head
+from compress.importers.base import UNKNOWN, Hints, ImportedModel, Layout
+from compress.importers.geometry import infer_config, infer_image_size, is_square, make_empty_head
 from compress.importers.weights import Weights
 
 WRAPS = ("", "fn.", "fn.fn.")  # what may lie around attention and MLP
 MARKER = "transformer.layers.0.0.{}to_qkv.weight"
 EPS = 1e-5  # torch's own, in every norm
 CHANNELS = (3, 1)
+take_layer = functools.partial(Weights.take_layer, bias=None)  # copies leave out biases here and there
 
 
-def read(weights: Weights, hints: Hints) -> Foreign:
-    """See `Family`."""
+def read(weights: Weights, hints: Hints) -> ImportedModel:
+    """See `Layout`."""
     wrap = next(wrap for wrap in WRAPS if MARKER.format(wrap) in weights)
     rows, dim = weights.shape(MARKER.format(wrap), 2)
     inner, depth = rows // 3, weights.count(f"transformer.layers.{{}}.0.{wrap}to_qkv.weight")
     mlp_dim, _ = weights.shape(f"transformer.layers.0.1.{wrap}net.{0 if wrap else 1}.weight", 2)
-    number = heads(weights, hints, wrap, inner, dim)
+    heads = read_heads(weights, hints, wrap, inner, dim)
     factor = 1.0
-    if "patch_to_embedding.weight" in weights and inner != number * dim:
-        factor = math.sqrt(inner / number / dim)
+    if "patch_to_embedding.weight" in weights and inner != heads * dim:
+        factor = math.sqrt(inner / heads / dim)
         weights.notes.append(
             "attention scores are divided by the root of the width of the model, as in vit-pytorch up to 0.6.6; with "
             "the same names its 0.6.7 and 0.6.8 took the width of a head: look at the accuracy"
         )
-    state, sizes = patches(weights, dim)
+    state, kinds = take_patches(weights, dim)
     for i in range(depth):
         names = f"transformer.layers.{i}.", f"encoder.blocks.{i}."
-        state |= block(weights, *names, wrap, (inner, dim, mlp_dim), factor)
+        state |= take_block(weights, *names, wrap, (inner, dim, mlp_dim), factor)
     simple = "linear_head.weight" in weights or "linear_head.1.weight" in weights
-    find = computed_positions if simple else tokens
-    placed, more = find(weights, hints, dim, sizes["patch_size"])
-    answered, known, joined = head(weights, "linear_head" if simple else "mlp_head", dim)
-    state |= placed | answered
-    config = configure(
-        weights,
-        dim=dim,
-        depth=depth,
-        heads=number,
-        head_dim=0 if inner == dim else inner // number,
-        mlp_dim=mlp_dim,
-        classes=len(state["head.weight"]),
-        norm_eps=EPS,
-        norm_at="pooled" if joined and more["pool"] == "mean" else "tokens",
-        **sizes,
-        **more,
-    )
-    return Foreign(config, state, head=known)
+    take = compute_positions if simple else take_tokens
+    tokens, size = take(weights, hints, dim, kinds["patch_size"])
+    last, known, joined = take_head(weights, "linear_head" if simple else "mlp_head", dim)
+    state |= tokens | last
+    norm_at = "pooled" if joined and "cls_token" not in state else "tokens"
+    config = infer_config(weights, state, heads=heads, image_size=size, norm_eps=EPS, norm_at=norm_at, **kinds)
+    return ImportedModel(config, state, head=known)
 
 
-def heads(weights: Weights, hints: Hints, wrap: str, inner: int, dim: int) -> int:
+def read_heads(weights: Weights, hints: Hints, wrap: str, inner: int, dim: int) -> int:
     """Number of heads; a single one as wide as the model has no `to_out`, otherwise shapes do not tell.
 
     Args:
@@ -81,7 +71,7 @@ def heads(weights: Weights, hints: Hints, wrap: str, inner: int, dim: int) -> in
     Raises:
         InputError: it is not given, or does not fit.
     """
-    if inner == dim and output(weights, f"transformer.layers.0.0.{wrap}") is None:
+    if inner == dim and find_output(weights, f"transformer.layers.0.0.{wrap}") is None:
         if hints.heads not in (None, 1):
             raise InputError(
                 f"{weights.path} has one head in each block, since its attention has no to_out; leave out "
@@ -102,7 +92,7 @@ def heads(weights: Weights, hints: Hints, wrap: str, inner: int, dim: int) -> in
     return hints.heads
 
 
-def patches(weights: Weights, dim: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def take_patches(weights: Weights, dim: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What makes tokens of patches, and the settings it entails.
 
     Raises:
@@ -111,7 +101,7 @@ def patches(weights: Weights, dim: int) -> tuple[dict[str, Tensor], dict[str, An
     name = "patch_to_embedding" if "patch_to_embedding.weight" in weights else "to_patch_embedding.1"
     normed = len(weights.shape(f"{name}.weight")) == 1
     _, values = weights.shape("to_patch_embedding.2.weight" if normed else f"{name}.weight", 2)
-    channels = next((each for each in CHANNELS if values % each == 0 and square(values // each)), None)
+    channels = next((each for each in CHANNELS if values % each == 0 and is_square(values // each)), None)
     if channels is None:
         raise InputError(
             f"{weights.path} cuts patches of {values} values, which make no square of 3 channels or of 1; {UNKNOWN}"
@@ -121,15 +111,15 @@ def patches(weights: Weights, dim: int) -> tuple[dict[str, Tensor], dict[str, An
         weights.notes.append(f"images of one channel, since {values} values of a patch make no square of three")
     settings = {"tokenizer": "normed" if normed else "linear", "channels": channels, "patch_size": size}
     if normed:
-        state = weights.norm("patch_embed.before", name, values)
-        state |= weights.linear("patch_embed.project", "to_patch_embedding.2", dim, values)
-        return state | weights.norm("patch_embed.after", "to_patch_embedding.3", dim), settings
-    state = weights.linear("patch_embed", name, dim, values)
+        state = take_layer(weights, "patch_embed.before", name, values)
+        state |= take_layer(weights, "patch_embed.project", "to_patch_embedding.2", dim, values)
+        return state | take_layer(weights, "patch_embed.after", "to_patch_embedding.3", dim), settings
+    state = take_layer(weights, "patch_embed", name, dim, values)
     last = state["patch_embed.weight"].view(dim, size, size, channels)
     return {**state, "patch_embed.weight": last.permute(0, 3, 1, 2).contiguous()}, settings
 
 
-def block(
+def take_block(
     weights: Weights, theirs: str, ours: str, wrap: str, widths: tuple[int, int, int], factor: float
 ) -> dict[str, Tensor]:
     """The weights of one block under our names.
@@ -141,57 +131,57 @@ def block(
     inner, dim, mlp_dim = widths
     around = wrap.removesuffix("fn.")
     attention, net = f"{theirs}0.{wrap}", f"{theirs}1.{wrap}net."
-    state = weights.norm(f"{ours}norm1", f"{theirs}0.{around}norm", dim)
-    state |= weights.norm(f"{ours}norm2", f"{theirs}1.{around}norm" if wrap else f"{net}0", dim)
-    state |= weights.linear(f"{ours}attn.qkv", f"{attention}to_qkv", 3 * inner, dim)
+    state = take_layer(weights, f"{ours}norm1", f"{theirs}0.{around}norm", dim)
+    state |= take_layer(weights, f"{ours}norm2", f"{theirs}1.{around}norm" if wrap else f"{net}0", dim)
+    state |= take_layer(weights, f"{ours}attn.qkv", f"{attention}to_qkv", 3 * inner, dim)
     for name in ("weight", "bias") if factor != 1 else ():
         q, kv = state[f"{ours}attn.qkv.{name}"].split([inner, 2 * inner])
         state[f"{ours}attn.qkv.{name}"] = torch.cat([factor * q, kv])
-    out = output(weights, attention)
+    out = find_output(weights, attention)
     if out is None:
         state |= {f"{ours}attn.proj.weight": torch.eye(dim, inner), f"{ours}attn.proj.bias": torch.zeros(dim)}
     else:
-        state |= weights.linear(f"{ours}attn.proj", out, dim, inner)
+        state |= take_layer(weights, f"{ours}attn.proj", out, dim, inner)
     last = next((i for i in (4, 3, 2) if f"{net}{i}.weight" in weights), 3)  # with and without dropout before it
-    state |= weights.linear(f"{ours}mlp.fc1", f"{net}{0 if wrap else 1}", mlp_dim, dim)
-    return state | weights.linear(f"{ours}mlp.fc2", f"{net}{last}", dim, mlp_dim)
+    state |= take_layer(weights, f"{ours}mlp.fc1", f"{net}{0 if wrap else 1}", mlp_dim, dim)
+    return state | take_layer(weights, f"{ours}mlp.fc2", f"{net}{last}", dim, mlp_dim)
 
 
-def output(weights: Weights, attention: str) -> str | None:
+def find_output(weights: Weights, attention: str) -> str | None:
     """The name of the layer behind attention; None where there is none."""
     names = (f"{attention}to_out.0", f"{attention}to_out")
     return next((name for name in names if f"{name}.weight" in weights), None)
 
 
-def tokens(weights: Weights, hints: Hints, dim: int, patch_size: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Class token and position embeddings (1, N, D), and the settings they entail."""
+def take_tokens(weights: Weights, hints: Hints, dim: int, patch_size: int) -> tuple[dict[str, Tensor], tuple[int, int]]:
+    """Class token, where there is one, and position embeddings (1, N, D); the size of images."""
     unsure = len(weights.shape("pos_embedding")) == 3  # as long as it was, a mean over tokens had a class token too
-    cls = table(weights, "cls_token", dim) if "cls_token" in weights else torch.zeros(1, 0, dim)
-    places, number = table(weights, "pos_embedding", dim), cls.shape[1]
-    size = image_size(weights, hints, places.shape[1] - number, patch_size)
-    if not number:
-        return {"pos_embed": places}, {"image_size": size, "pool": "mean"}
-    if unsure:
+    names = {"pos_embed": "pos_embedding", "cls_token": "cls_token"}
+    state = {ours: take_rows(weights, theirs, dim) for ours, theirs in names.items() if theirs in weights}
+    prefix = state["cls_token"].shape[1] if "cls_token" in state else 0
+    if not prefix:
+        state.pop("cls_token", None)  # which newer versions keep, without rows
+    elif unsure:
         weights.notes.append(
             "its head looks at the class token: pool='mean', a mean over class token and patches, looks the same in a "
             "file of this layout, and is not known here"
         )
-    return {"pos_embed": places, "cls_token": cls}, {"image_size": size, "pool": "cls"}
+    return state, infer_image_size(weights, hints, state["pos_embed"].shape[1] - prefix, patch_size)
 
 
-def table(weights: Weights, name: str, dim: int) -> Tensor:
+def take_rows(weights: Weights, name: str, dim: int) -> Tensor:
     """Tokens, (N, D) or (1, N, D) -> (1, N, D)."""
     value = weights.take(name)
     found = value[None] if value.ndim == 2 else value
     if found.ndim != 3 or found.shape[0] != 1 or found.shape[2] != dim:
-        raise weights.fault(f"{name} holds {tuple(value.shape)} values, which are no tokens of width {dim}")
+        raise weights.error(f"{name} holds {tuple(value.shape)} values, which are no tokens of width {dim}")
     return found
 
 
-def computed_positions(
+def compute_positions(
     weights: Weights, hints: Hints, dim: int, patch_size: int
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Sines and cosines of column and row, (1, N, D), and the settings they entail.
+) -> tuple[dict[str, Tensor], tuple[int, int]]:
+    """Sines and cosines of column and row, (1, N, D), and the size of images.
 
     Raises:
         InputError: the size of images is not given, patches do not divide it, or the width cannot be cut in four.
@@ -208,15 +198,14 @@ def computed_positions(
             f"{patch_size} pixels; give another size"
         )
     if dim % 4 or dim < 8:
-        raise weights.fault(f"tokens of width {dim} cannot hold sine-cosine positions, which need multiples of 4")
+        raise weights.error(f"tokens of width {dim} cannot hold sine-cosine positions, which need multiples of 4")
     rate = 1 / 10000 ** (torch.arange(dim // 4) / (dim // 4 - 1))  # in float32, as there: to the same bits
     grid = torch.meshgrid(torch.arange(height // patch_size), torch.arange(width // patch_size), indexing="ij")
     y, x = (each.flatten()[:, None] * rate for each in grid)
-    places = torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], 1)
-    return {"pos_embed": places[None]}, {"image_size": hints.image_size, "pool": "mean"}
+    return {"pos_embed": torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], 1)[None]}, hints.image_size
 
 
-def head(weights: Weights, name: str, dim: int) -> tuple[dict[str, Tensor], bool, bool]:
+def take_head(weights: Weights, name: str, dim: int) -> tuple[dict[str, Tensor], bool, bool]:
     """The last norm and the head; whether there is a head, and whether the norm belongs to it.
 
     Raises:
@@ -225,9 +214,10 @@ def head(weights: Weights, name: str, dim: int) -> tuple[dict[str, Tensor], bool
     if any(f"{name}.{i}.weight" in weights for i in (2, 3, 4)):
         raise InputError(f"{weights.path} has a hidden layer in its {name}; {UNKNOWN}")
     joined = f"{name}.1.weight" in weights
-    state = weights.norm("norm", f"{name}.0" if joined else "transformer.norm", dim)
+    state = take_layer(weights, "norm", f"{name}.0" if joined else "transformer.norm", dim)
     known = joined or f"{name}.weight" in weights
-    return state | (weights.linear("head", f"{name}.1" if joined else name) if known else no_head(dim)), known, joined
+    head = take_layer(weights, "head", f"{name}.1" if joined else name) if known else make_empty_head(dim)
+    return state | head, known, joined
 
 
-FAMILY = Family("vit-pytorch", tuple(MARKER.format(wrap) for wrap in WRAPS), read)
+LAYOUT = Layout("vit-pytorch", tuple(MARKER.format(wrap) for wrap in WRAPS), read)

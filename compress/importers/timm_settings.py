@@ -39,7 +39,7 @@ REGISTERED = {
     "gigantic": (1664, 16),
 }
 TANH = r"vit_(base_patch32|so400m_patch16|giantopt_patch16)_siglip|vit_large_patch16_siglip_(gap_)?512"
-STRANGE = {  # part of an architecture's name: what weights do not show of it
+UNSUPPORTED = {  # part of an architecture's name: what weights do not show of it
     "quickgelu": "QuickGELU as its activation",
     "_rpn_": "norms behind attention and MLP",
     "rope": "rotary positions",
@@ -118,12 +118,12 @@ class Settings(_Lax):
         ours = dim == width or self.model_args.embed_dim is not None  # what it says is all that differs
         return self.model_args.num_heads or (registered if ours else None)
 
-    def normalisation(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def normalization(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation of each channel; empty where the file has none of so many channels."""
         mean, std = self.pretrained_cfg.mean, self.pretrained_cfg.std
         return (mean, std) if len(mean) == len(std) == channels and min(std) > 0 else ((), ())
 
-    def strange(self) -> str | None:
+    def find_unknown(self) -> str | None:
         """What such a model has that compress has not, and weights do not show."""
         given = self.model_args
         if self.pool not in ("", "token", "avg"):
@@ -132,15 +132,15 @@ class Settings(_Lax):
             return f"act_layer {given.act_layer!r}"
         if given.norm_layer not in NORMS:
             return f"norm_layer {given.norm_layer!r}"
-        named = {part: what for part, what in STRANGE.items() if part in self.architecture}
+        named = {part: what for part, what in UNSUPPORTED.items() if part in self.architecture}
         if given.act_layer:
             named.pop("quickgelu", None)
         return next(iter(named.values()), None)
 
 
-def read(weights: Weights) -> Settings:
+def read_settings(weights: Weights) -> Settings:
     """Raises InputError where the file says what cannot be."""
-    raw = weights.source.settings
+    raw = weights.content.settings
     if raw and not isinstance(raw.get("pretrained_cfg"), dict):
         raw = {**raw, "pretrained_cfg": {**raw, "label_names": raw.get("labels")}}  # as it was: all in one table
     try:
@@ -149,7 +149,7 @@ def read(weights: Weights) -> Settings:
         raise files.explain(error, f"config.json of {weights.path}") from error
 
 
-def class_names(weights: Weights, settings: Settings, number: int) -> tuple[str, ...]:
+def read_class_names(weights: Weights, settings: Settings, number: int) -> tuple[str, ...]:
     """Names of the classes, in the order of the head; empty where the file has none.
 
     Raises:
@@ -159,10 +159,10 @@ def class_names(weights: Weights, settings: Settings, number: int) -> tuple[str,
     if isinstance(names, dict):
         return tuple(str(names.get(str(i), i)) for i in range(number))
     if names and len(names) != number:
-        raise weights.fault(f"config.json names {len(names)} classes, and its head tells {number} apart")
+        raise weights.error(f"config.json names {len(names)} classes, and its head tells {number} apart")
     return tuple(map(str, names))
 
 
-def strange(weights: Weights, what: str) -> InputError:
+def unknown_part(weights: Weights, what: str) -> InputError:
     """The sentence for a model of which compress has not all parts."""
     return InputError(f"{weights.path} has {what}; {UNKNOWN}")

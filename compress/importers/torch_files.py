@@ -1,7 +1,7 @@
 """Files that torch wrote: the zip archives of version 1.6 and later, and the row of pickles before.
 
-Every file is looked through first (`intact.py`, `pickles.py`): nothing is loaded unless its pickles make plain trees of
-plain tensors, and these lie in bytes that are there. Then torch reads it, with `weights_only=True`.
+Every file is looked through first (`integrity.py`, `pickle_scan.py`): nothing is loaded unless its pickles make plain
+trees of plain tensors, and these lie in bytes that are there. Then torch reads it, with `weights_only=True`.
 """
 
 import argparse
@@ -16,33 +16,33 @@ from typing import Any
 import torch
 
 from baselines.errors import InputError
-from compress.importers.claims import Storage
-from compress.importers.intact import AGAIN, ZIP, Entry, check_archive, damaged, first_bytes
-from compress.importers.pickles import LONGEST, Bounded, Walk
+from compress.importers.integrity import REMEDY, ZIP, ArchiveEntry, check_archive, read_first_bytes, refuse_damaged
+from compress.importers.pickle_allowlist import Storage
+from compress.importers.pickle_scan import LONGEST, BoundedFile, PickleScan
 
 PICKLE = b"\x80"
 LEGACY = torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION
 
 
-def torch_file(path: Path) -> Any:
+def load_torch_file(path: Path) -> Any:
     """What torch saved: a dictionary of tensors and plain values.
 
     Raises:
         InputError: missing, damaged, or holding more than weights.
     """
-    start = first_bytes(path)
+    start = read_first_bytes(path)
     if start.startswith(ZIP):
         _check_zip(path)
     elif start.startswith(PICKLE):
         _check_pickles(path)
     else:
-        raise InputError(f"{path} is not a checkpoint, or is damaged; {AGAIN}")
+        raise InputError(f"{path} is not a checkpoint, or is damaged; {REMEDY}")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of how old a file is: it is read all the same
             return torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(ZIP))
     except Exception as error:  # torch raises many kinds for damaged files
-        raise damaged(path) from error
+        raise refuse_damaged(path) from error
 
 
 def _check_zip(path: Path) -> None:
@@ -51,19 +51,19 @@ def _check_zip(path: Path) -> None:
     folder = next(iter(entries), "").partition("/")[0]
     pickle = entries.get(f"{folder}/data.pkl")
     if pickle is None or not all(name.startswith(f"{folder}/") for name in entries):
-        raise InputError(f"{path} is not a checkpoint, or is damaged; {AGAIN}")
+        raise InputError(f"{path} is not a checkpoint, or is damaged; {REMEDY}")
     if pickle.size > LONGEST:
         raise InputError(f"{path} holds more than weights: a pickle of {pickle.size:,} bytes; save its weights alone")
     with path.open("rb") as file:
         file.seek(pickle.offset)
         content = io.BytesIO(file.read(pickle.size))
-    Walk(path, Stored(entries, folder)).result(content)
+    PickleScan(path, ZipStorages(entries, folder)).scan(content)
 
 
-class Stored:
+class ZipStorages:
     """The storages of an archive: one entry each."""
 
-    def __init__(self, entries: Mapping[str, Entry], folder: str):
+    def __init__(self, entries: Mapping[str, ArchiveEntry], folder: str):
         self.entries, self.folder = entries, folder
         self.known: dict[str, Storage] = {}
 
@@ -82,25 +82,25 @@ def _check_pickles(path: Path) -> None:
 
     Torch sets memory aside for all of it before it reads the first number.
     """
-    size, claimed = path.stat().st_size, Claimed()
-    walk = Walk(path, claimed)
+    size, storages = path.stat().st_size, LegacyStorages()
+    walk = PickleScan(path, storages)
     with path.open("rb") as file:
-        pickles = Bounded(file)
-        if walk.result(pickles) != LEGACY[0] or walk.result(pickles) != LEGACY[1]:
-            raise InputError(f"{path} is not a checkpoint, or is damaged; {AGAIN}")
-        walk.result(pickles)  # of the machine that wrote it
-        walk.result(pickles)
-        keys = walk.result(pickles)
-        if type(keys) is not list or sorted(keys) != sorted(claimed.known):
-            raise damaged(path)
+        pickles = BoundedFile(file)
+        if walk.scan(pickles) != LEGACY[0] or walk.scan(pickles) != LEGACY[1]:
+            raise InputError(f"{path} is not a checkpoint, or is damaged; {REMEDY}")
+        walk.scan(pickles)  # of the machine that wrote it
+        walk.scan(pickles)
+        keys = walk.scan(pickles)
+        if type(keys) is not list or sorted(keys) != sorted(storages.known):
+            raise refuse_damaged(path)
         for key in keys:
-            storage, count = claimed.known[key], file.read(8)
+            storage, count = storages.known[key], file.read(8)
             if count != struct.pack("<q", storage.elements) or file.tell() + storage.size > size:
-                raise damaged(path)
+                raise refuse_damaged(path)
             file.seek(storage.size, os.SEEK_CUR)
 
 
-class Claimed:
+class LegacyStorages:
     """The storages that pickles speak of before they come."""
 
     def __init__(self) -> None:

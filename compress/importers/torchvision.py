@@ -15,13 +15,10 @@ Legend: D width, N tokens.
 
 from typing import Any
 
-from torch import Tensor
-
 from baselines.errors import InputError
-from compress.importers.base import UNKNOWN, Family, Foreign, Hints, Outgoing
-from compress.importers.leaving import expression, layer_norm, must_fit
-from compress.importers.shapes import configure, heads, image_size
-from compress.importers.timm import holds, no_head, whole
+from compress.importers.base import UNKNOWN, ExportedModel, Hints, ImportedModel, Layout
+from compress.importers.exporting import check_support, format_call, format_layer_norm
+from compress.importers.geometry import infer_config, infer_heads, infer_image_size, make_empty_head
 from compress.importers.weights import Weights
 
 EPS = 1e-6
@@ -31,69 +28,49 @@ PARTS = {"norm1": "ln_1", "attn.proj": "self_attention.out_proj", "norm2": "ln_2
 HEADS = ("heads.head", "heads", "heads.0")
 
 
-def read(weights: Weights, hints: Hints) -> Foreign:
-    """See `Family`."""
+def read(weights: Weights, hints: Hints) -> ImportedModel:
+    """See `Layout`."""
     if "conv_proj.conv_last.weight" in weights:
         raise InputError(
             f"{weights.path} has patches made by convolutions and batch norms (conv_stem_configs); {UNKNOWN}"
         )
-    dim, channels, patch_size, width = weights.shape("conv_proj.weight", 4)
+    dim, _, patch_size, width = weights.shape("conv_proj.weight", 4)
     if patch_size != width:
         raise InputError(
             f"{weights.path} has patches of {patch_size} x {width} pixels, which are no squares; {UNKNOWN}"
         )
     mlp = MLPS[f"{LAYER.format(0)}mlp.linear_1.weight" in weights]
-    mlp_dim, _ = weights.shape(f"{LAYER.format(0)}{mlp['mlp.fc1']}.weight", 2)
+    weights.shape(f"{LAYER.format(0)}{mlp['mlp.fc1']}.weight", 2)
     depth = max(weights.count(f"{LAYER}{norm}.weight") for norm in ("ln_1", "ln_2"))  # one that is lost is named below
-    number = heads(weights, hints, dim, depth)
+    heads = infer_heads(weights, hints, dim, depth)
     _, count, _ = weights.shape("encoder.pos_embedding", 3)
     state = {
         "cls_token": weights.take("class_token", 1, 1, dim),
         "pos_embed": weights.take("encoder.pos_embedding", 1, count, dim),
-        **whole(weights, "patch_embed", "conv_proj"),
+        **weights.take_layer("patch_embed", "conv_proj"),
+        **weights.take_layer("norm", "encoder.ln", dim),
     }
     for i in range(depth):
-        state |= block(weights, LAYER.format(i), f"encoder.blocks.{i}.", {**PARTS, **mlp}, dim)
-    state |= whole(weights, "norm", "encoder.ln", dim)
-    represented = 0
-    if holds(weights, "heads.pre_logits"):
-        represented, _ = weights.shape("heads.pre_logits.weight", 2)
-        state |= whole(weights, "representation", "heads.pre_logits")
-    name = next((name for name in HEADS if holds(weights, name)), None)
+        ours, theirs = f"encoder.blocks.{i}.", LAYER.format(i)
+        for kind, shape in {"weight": (3 * dim, dim), "bias": (3 * dim,)}.items():
+            state[f"{ours}attn.qkv.{kind}"] = weights.take(f"{theirs}self_attention.in_proj_{kind}", *shape)
+        for name, other in {**PARTS, **mlp}.items():
+            state |= weights.take_layer(ours + name, theirs + other)
+    if weights.has_layer("heads.pre_logits"):
+        shape = weights.shape("heads.pre_logits.weight", 2)
+        state |= weights.take_layer("representation", "heads.pre_logits", *shape)
+    name = next(filter(weights.has_layer, HEADS), None)
     if name is None:
-        state |= no_head(represented or dim)
+        state |= make_empty_head(len(state.get("representation.bias", ())) or dim)
     else:
-        state |= whole(weights, "head", name, *weights.shape(f"{name}.weight", 2))
-    config = configure(
-        weights,
-        image_size=image_size(weights, hints, count - 1, patch_size),
-        channels=channels,
-        patch_size=patch_size,
-        dim=dim,
-        depth=depth,
-        heads=number,
-        mlp_dim=mlp_dim,
-        classes=len(state["head.weight"]),
-        norm_eps=EPS,
-        representation=represented,
-    )
-    return Foreign(config, state, head=name is not None)
+        state |= weights.take_layer("head", name, *weights.shape(f"{name}.weight", 2))
+    size = infer_image_size(weights, hints, count - 1, patch_size)
+    config = infer_config(weights, state, heads=heads, image_size=size, norm_eps=EPS)
+    return ImportedModel(config, state, head=name is not None)
 
 
-def block(weights: Weights, theirs: str, ours: str, parts: dict[str, str], dim: int) -> dict[str, Tensor]:
-    """The weights of one block under our names."""
-    attention = f"{theirs}self_attention.in_proj_"
-    state = {
-        f"{ours}attn.qkv.weight": weights.take(f"{attention}weight", 3 * dim, dim),
-        f"{ours}attn.qkv.bias": weights.take(f"{attention}bias", 3 * dim),
-    }
-    for name, foreign in parts.items():
-        state |= whole(weights, ours + name, theirs + foreign)
-    return state
-
-
-def write(foreign: Foreign) -> Outgoing:
-    """See `Family`."""
+def write(foreign: ImportedModel) -> ExportedModel:
+    """See `Layout`."""
     config, state = foreign.config, dict(foreign.state)
     height, width = config.image_size
     faults = {
@@ -107,7 +84,7 @@ def write(foreign: Foreign) -> Outgoing:
         f"images of {config.channels} channels": config.channels != 3,
         "a head that knows no classes": not foreign.head,
     }
-    must_fit("torchvision", config, faults)
+    check_support("torchvision", config, faults)
     tensors = {"class_token": state["cls_token"], "encoder.pos_embedding": state["pos_embed"]}
     names = {"patch_embed": "conv_proj", "norm": "encoder.ln", "head": "heads.head"}
     if config.representation:
@@ -136,8 +113,8 @@ def write(foreign: Foreign) -> Outgoing:
     if config.representation:
         settings["representation_size"] = config.representation
     if config.norm_eps != EPS:
-        settings["norm_layer"] = layer_norm(config.norm_eps)
-    return Outgoing(tensors, expression("torchvision.models.VisionTransformer", **settings))
+        settings["norm_layer"] = format_layer_norm(config.norm_eps)
+    return ExportedModel(tensors, format_call("torchvision.models.VisionTransformer", **settings))
 
 
-FAMILY = Family("torchvision", "encoder.pos_embedding", read, write)
+LAYOUT = Layout("torchvision", "encoder.pos_embedding", read, write)

@@ -1,47 +1,52 @@
 """The tensors of a file by name, taken one after another until none is left."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from baselines.errors import InputError
-from compress.importers.base import UNKNOWN, Source
+from compress.importers.base import UNKNOWN, Content
 
-NAMES = {
-    torch.float32: "fp32",
-    torch.float16: "fp16",
-    torch.bfloat16: "bf16",
-    torch.float64: "fp64",
-}  # of numbers in which weights may come
+DTYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64"}  # of weights
 
 
 class Weights:
     """Tensors by name, taken one after another; what is missing, or left in the end, is an error.
 
     Args:
+        content: whose tree is the tensors by name.
         prefix: in front of every name, as wrappers leave it.
     """
 
-    def __init__(self, source: Source, prefix: str = ""):
-        self.source, self.prefix, self.notes = source, prefix, list(source.notes)
-        self._left = dict(source.tensors)
+    def __init__(self, content: Content, prefix: str = ""):
+        self.content, self.prefix, self.notes = content, prefix, list(content.notes)
+        self._left: dict[str, Tensor] = dict(content.tree)
 
     @property
     def path(self) -> Path:
-        return self.source.path
+        return self.content.path
+
+    @property
+    def names(self) -> list[str]:
+        """Of the tensors that are left, without the prefix."""
+        return [name.removeprefix(self.prefix) for name in self._left if name.startswith(self.prefix)]
 
     def __contains__(self, name: str) -> bool:
         return self.prefix + name in self._left
 
+    def has_layer(self, name: str) -> bool:
+        """Whether there is a layer, or at least a part of it."""
+        return f"{name}.weight" in self or f"{name}.bias" in self
+
     def shape(self, name: str, dimensions: int | None = None) -> tuple[int, ...]:
         """Raises InputError where there is no such tensor, it is empty, or it has another number of dimensions."""
         self._check(name)
-        found = tuple(self._left[self.prefix + name].shape)
-        if 0 in found or dimensions not in (None, len(found)):
-            raise self.fault(f"{name} is {sizes(found)}, which no such weight can be")
-        return found
+        shape = tuple(self._left[self.prefix + name].shape)
+        if 0 in shape or dimensions not in (None, len(shape)):
+            raise self.error(f"{name} is {format_shape(shape)}, which no such weight can be")
+        return shape
 
     def take(self, name: str, *shape: int) -> Tensor:
         """The tensor of that name, float32; it is not there any more afterwards.
@@ -55,14 +60,15 @@ class Weights:
         self._check(name)
         value = self._left.pop(self.prefix + name)
         if shape and tuple(value.shape) != shape:
-            raise self.fault(f"{name} is {sizes(value.shape)}, where its other weights ask for {sizes(shape)}")
-        if value.dtype not in NAMES:
-            raise self.fault(
+            got, wanted = format_shape(value.shape), format_shape(shape)
+            raise self.error(f"{name} is {got}, where its other weights ask for {wanted}")
+        if value.dtype not in DTYPES:
+            raise self.error(
                 f"{name} holds {str(value.dtype).removeprefix('torch.')}, where float weights are expected"
             )
         value = value.float()
-        if not finite(value):
-            raise self.fault(f"{name} holds values that are not finite")
+        if not value.sum().isfinite() and not value.isfinite().all():  # the sum is one pass, unless it overflows
+            raise self.error(f"{name} holds values that are not finite")
         return value
 
     def get(self, name: str, *shape: int) -> Tensor | None:
@@ -74,19 +80,22 @@ class Weights:
         for name in names:
             self._left.pop(self.prefix + name, None)
 
-    def linear(self, ours: str, theirs: str, *shape: int) -> dict[str, Tensor]:
-        """Weight and bias of a layer under our name; a bias that the file does not have is 0.
+    def take_layer(self, ours: str, theirs: str, *shape: int, bias: bool | None = True) -> dict[str, Tensor]:
+        """Weight and bias of a layer, or gain and bias of a norm, under our name.
 
         Args:
             shape: of the weight.
+            bias: whether it has one, otherwise 0 stands in for it; None: where the file has one.
         """
         weight = self.take(f"{theirs}.weight", *shape)
-        bias = self.get(f"{theirs}.bias", *weight.shape[:1])
-        return {f"{ours}.weight": weight, f"{ours}.bias": torch.zeros(weight.shape[:1]) if bias is None else bias}
+        if bias or (bias is None and f"{theirs}.bias" in self):
+            return {f"{ours}.weight": weight, f"{ours}.bias": self.take(f"{theirs}.bias", *weight.shape[:1])}
+        return {f"{ours}.weight": weight, f"{ours}.bias": torch.zeros(weight.shape[:1])}
 
-    def norm(self, ours: str, theirs: str, width: int) -> dict[str, Tensor]:
-        """Gain and bias of a norm under our name."""
-        return self.linear(ours, theirs, width)
+    def take_qkv(self, ours: str, theirs: Sequence[str], *shape: int, bias: bool | None = True) -> dict[str, Tensor]:
+        """The layers of queries, keys and values as one layer; see `take_layer`."""
+        parts = [self.take_layer(ours, name, *shape, bias=bias) for name in theirs]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def count(self, pattern: str) -> int:
         """How many of `pattern`, with {} for 0, 1, 2 and so on, there are."""
@@ -95,37 +104,33 @@ class Weights:
             number += 1
         return number
 
-    def finish(self) -> None:
+    def check_none_left(self) -> None:
         """Raises InputError where tensors are left that nobody asked for: the model may be another than it seemed."""
-        left = list(self._left)
-        if left:
-            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-            raise self.fault(
-                f"it also holds {left[0]}{more}, which such a model does not have; {UNKNOWN}", remedy=False
-            )
+        if left := list(self._left):
+            what = f"it also holds {format_names(left)}, which such a model does not have; {UNKNOWN}"
+            raise InputError(f"{self.path}: {what}")
 
-    def fault(self, what: str, *, remedy: bool = True) -> InputError:
-        """What is wrong with the file, in a sentence."""
-        return InputError(f"{self.path}: {what}{'; fetch it again, or save it anew' if remedy else ''}")
+    def error(self, what: str) -> InputError:
+        """A fault of the file, in a sentence."""
+        return InputError(f"{self.path}: {what}; fetch it again, or save it anew")
 
     def _check(self, name: str) -> None:
         if name not in self:
-            raise self.fault(f"it lacks {self.prefix}{name}")
+            raise self.error(f"it lacks {self.prefix}{name}")
 
 
-def finite(value: Tensor) -> bool:
-    """Whether all numbers are; their sum says so in one pass over them, unless it overflows."""
-    return bool(value.sum().isfinite()) or bool(value.isfinite().all())
-
-
-def sizes(shape: Iterable[int]) -> str:
+def format_shape(shape: Iterable[int]) -> str:
     return " x ".join(map(str, shape)) or "a single number"
 
 
-def precision(tensors: Mapping[str, Tensor]) -> str:
-    """In which numbers most of the weights are."""
+def format_names(names: Sequence[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def find_dtype(tensors: Mapping[str, Tensor]) -> str:
+    """The dtype that most of the weights have."""
     held: dict[str, int] = {}
     for value in tensors.values():
-        name = NAMES.get(value.dtype, str(value.dtype).removeprefix("torch."))
+        name = DTYPES.get(value.dtype, str(value.dtype).removeprefix("torch."))
         held[name] = held.get(name, 0) + value.numel()
     return max(held, key=held.__getitem__) if held else "fp32"

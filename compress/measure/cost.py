@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from baselines.classifier import Classifier
-from baselines.data import Data
 from baselines.macs import dense_macs, ragged_macs
+from baselines.output import ViTOutput
 from baselines.ragged import padded_widths
 from baselines.reduction import Products
 from baselines.tokenizer import SequencePool, TokenBatchNorm
@@ -72,41 +72,46 @@ class Cost:
         return blocks + encoder.own_macs + encoder.token_macs * self.tokens_nL[:, :-1].sum(1)
 
 
-def measure(model: Classifier, data: Data) -> Cost:
-    """Runs all test images through `model` (on the CPU, not converted) and notes which tokens ran."""
+def measure_cost(model: Classifier, batches: Iterable[Tensor]) -> Cost:
+    """Runs normalized images through `model` (on the CPU, not converted) and notes which tokens ran.
+
+    Args:
+        batches: each (B, C, height, width).
+    """
     if not isinstance(model, VisionTransformer):
         return Cost(sum(each.numel() for each in model.parameters()), round(_torch(model, _image(model))), model, None)
-    return of_images(model, (images for images, _ in data.batches(data.test, 250, torch.device("cpu"))))
+    return measure_batches(model, batches)
 
 
 @torch.inference_mode()
-def of_images(model: VisionTransformer, batches: Iterable[Tensor]) -> Cost:
-    """The same for batches of normalised images, each (B, C, height, width)."""
+def measure_batches(model: VisionTransformer, batches: Iterable[Tensor]) -> Cost:
+    """The same for batches of normalized images, each (B, C, height, width)."""
     counts, mlp_counts, outputs = [], [], model.config.tokens
     for images in batches:
-        aux = model.forward_aux(images)[1]
-        if "tokens" not in aux:
+        output = model.compute_output(images)
+        ran = output.encoder
+        if ran.counts is None:
             break
-        counts.append(aux["tokens"])
-        mlp_counts.append(aux.get("mlp_tokens", aux["tokens"]))
-        outputs = aux["tokens_out"].shape[1]
+        counts.append(ran.counts)
+        mlp_counts.append(ran.counts if ran.mlp_counts is None else ran.mlp_counts)
+        outputs = output.tokens.shape[1]
     params = sum(parameter.numel() for parameter in model.parameters())
     if not counts:
         return Cost(params, dense_macs(model.config), model, None)
     return Cost(params, dense_macs(model.config), model, torch.cat(counts), torch.cat(mlp_counts), outputs)
 
 
-def of_batch(model: VisionTransformer, aux: Mapping[str, Tensor]) -> Tensor:
-    """MACs of each image of a batch when it is alone, (B,) float64, from the by-products of the forward pass."""
-    tokens, outputs = aux.get("tokens"), aux["tokens_out"].shape[1]
-    spent = Cost(0, dense_macs(model.config), model, tokens, aux.get("mlp_tokens", tokens), outputs)
-    return spent.per_image.expand(aux["tokens_out"].shape[0])
+def count_batch_macs(model: VisionTransformer, output: ViTOutput) -> Tensor:
+    """MACs of each image of a batch when it is alone, (B,) float64, from what its forward pass gave."""
+    batch, outputs, _ = output.tokens.shape
+    spent = Cost(0, dense_macs(model.config), model, output.encoder.counts, output.encoder.mlp_counts, outputs)
+    return spent.per_image.expand(batch)
 
 
-def count_otherwise(spent: Cost) -> dict[str, float]:
+def count_with_libraries(spent: Cost) -> dict[str, float]:
     """MACs of one image as closed form, fvcore, thop and torch's own counter see them, fused attention handled.
 
-    Each of them as it comes misses attention on a CPU, or counts normalisation as matrix products
+    Each of them as it comes misses attention on a CPU, or counts normalization as matrix products
     (docs/architecture.md); with the handlers given here all four agree to the last digit on a model of `fixed` shapes.
     """
     model = copy.deepcopy(spent.model).cpu().eval()

@@ -19,7 +19,7 @@ from compress.measure.rollout import trace
 LONGEST_SIDE = 96  # pixels of a picture that travels in a row
 
 
-def choose(labels: np.ndarray, baseline_predicted: np.ndarray, count: int = 16) -> list[int]:
+def choose_images(labels: np.ndarray, baseline_predicted: np.ndarray, count: int = 16) -> list[int]:
     """Which test images to show: half of them right in the baseline, half wrong, each half spread over the classes.
 
     Where one kind has too few, the other fills up. The choice depends on nothing else, so all variants show the same.
@@ -52,7 +52,7 @@ def _spread(labels: np.ndarray, candidates: np.ndarray, count: int, shift: float
     return order[:count].tolist()
 
 
-def describe(model: VisionTransformer, data: Data, indices: list[int]) -> list[dict[str, Any]]:
+def describe_images(model: VisionTransformer, data: Data, indices: list[int]) -> list[dict[str, Any]]:
     """Runs test images through a model, one at a time, and notes what it did with them.
 
     Args:
@@ -66,13 +66,13 @@ def describe(model: VisionTransformer, data: Data, indices: list[int]) -> list[d
     """
     batches = data.batches(data.test, 1, torch.device("cpu"), indices=torch.tensor(indices, dtype=torch.long))
     return [
-        {"png": png(image[0], data), "index": index, "label": int(label), **_behaviour(model, image)}
+        {"png": encode_png(image[0], data), "index": index, "label": int(label), **_behaviour(model, image)}
         for index, (image, label) in zip(indices, batches, strict=True)
     ]
 
 
 def _behaviour(model: VisionTransformer, image: Tensor) -> dict[str, Any]:
-    """What a model does with one normalised image (1, C, height, width)."""
+    """What a model does with one normalized image (1, C, height, width)."""
     seen, patches = trace(model, image), slice(model.config.prefix_tokens, None)
     predicted = int(seen.logits.argmax())
     rollout_P = seen.rollout_N[patches]
@@ -86,8 +86,8 @@ def _behaviour(model: VisionTransformer, image: Tensor) -> dict[str, Any]:
     }
 
 
-def png(image: Tensor, data: Data) -> str:
-    """A normalised image (C, height, width), its normalisation undone, as PNG in base64."""
+def encode_png(image: Tensor, data: Data) -> str:
+    """A normalized image (C, height, width), its normalization undone, as PNG in base64."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
     pixels = ((image * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0)
     picture = Image.fromarray((pixels if len(image) == 3 else pixels[..., 0]).numpy())

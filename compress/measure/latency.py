@@ -19,9 +19,10 @@ MAX_CALLS = 25  # in one turn
 MIN_ROUNDS = 15  # before an interval is believed
 MIN_SPAN_S = 5.0  # ... and so long, that what comes and goes in a second or two has been seen several times
 CHECK_EVERY = 5  # rounds
+LEAVE_EVERY = 2  # rounds
 PROCESS_SPREAD = 0.01  # 95 % of the ratios of two processes that run the same file lie this close to 1 (docs/log.md)
 
-Contestant = Callable[[int, int, int], list[float]]
+Timer = Callable[[int, int, int], list[float]]
 """(first, calls, uncounted) -> seconds of each of `calls` forward passes, of batches number `first` and on."""
 
 
@@ -38,7 +39,11 @@ class Timing:
         return [sample for turn in self.turns.values() for sample in turn]
 
 
-def here(run: Callable[[int], object], clock: Callable[[], float] = time.perf_counter) -> Contestant:
+Leave = Callable[[Mapping[str, Timing]], Collection[str]]
+"""timings so far, by name -> names of those that need not be timed any longer."""
+
+
+def time_in_process(run: Callable[[int], object], clock: Callable[[], float] = time.perf_counter) -> Timer:
     """A contestant in this process.
 
     Args:
@@ -59,7 +64,7 @@ def here(run: Callable[[int], object], clock: Callable[[], float] = time.perf_co
 
 
 def interleave(
-    contestants: Mapping[str, Contestant],
+    contestants: Mapping[str, Timer],
     *,
     budget_s: float,
     comparisons: Collection[tuple[str, str]] = (),
@@ -67,6 +72,8 @@ def interleave(
     min_rounds: int = MIN_ROUNDS,
     seed: int = 0,
     clock: Callable[[], float] = time.perf_counter,
+    timings: Mapping[str, Timing] | None = None,
+    leave: Leave | None = None,
 ) -> dict[str, Timing]:
     """Times all contestants; one that raises RuntimeError leaves with the reason, the others go on.
 
@@ -76,14 +83,17 @@ def interleave(
         comparisons: (baseline, other) by name, to which `precision` applies.
         precision: half the width of its interval, as a share of the ratio, at which a comparison ends. Without it, or
             without comparisons, the budget is used up.
+        timings: of an earlier call, which go on; contestants that are not among them begin now.
+        leave: is asked after every few rounds who need not be timed any longer.
     """
     chance = random.Random(seed)
-    timings = {name: Timing() for name in contestants}
+    timings = {name: (timings or {}).get(name, Timing()) for name in contestants}
     for name, run in contestants.items():
         _attempt(timings[name], partial(_calls_per_turn, run, timings[name]))
     active = {name for name, timing in timings.items() if not timing.failed}
-    started, round_ = clock(), 0
-    while active and (round_ < min_rounds or clock() - started < budget_s):
+    first = 1 + max((round_ for timing in timings.values() for round_ in timing.turns), default=-1)
+    started, round_ = clock(), first
+    while active and (round_ - first < min_rounds or clock() - started < budget_s):
         order = sorted(active)
         chance.shuffle(order)
         for name in order:
@@ -92,9 +102,12 @@ def interleave(
             _attempt(timing, partial(_keep, turn, timing, round_))
         round_ += 1
         active = {name for name in active if not timings[name].failed}
-        due = round_ >= min_rounds and (round_ - min_rounds) % CHECK_EVERY == 0 and clock() - started >= MIN_SPAN_S
+        done = round_ - first
+        if leave is not None and done % LEAVE_EVERY == 0:
+            active -= set(leave(timings))
+        due = done >= min_rounds and (done - min_rounds) % CHECK_EVERY == 0 and clock() - started >= MIN_SPAN_S
         if precision is not None and comparisons and due:
-            active &= _unsettled(timings, comparisons, precision)
+            active &= _imprecise(timings, [pair for pair in comparisons if pair[1] in active], precision)
     return timings
 
 
@@ -133,7 +146,7 @@ def warnings(timing: Timing) -> list[str]:
     return found
 
 
-def _unsettled(timings: Mapping[str, Timing], comparisons: Collection[tuple[str, str]], precision: float) -> set[str]:
+def _imprecise(timings: Mapping[str, Timing], comparisons: Collection[tuple[str, str]], precision: float) -> set[str]:
     """Contestants with a comparison that is not precise enough yet."""
     found: set[str] = set()
     for reference, name in comparisons:
@@ -157,7 +170,7 @@ def _keep(turn: Callable[[], list[float]], timing: Timing, round_: int) -> None:
     timing.turns[round_] = turn()
 
 
-def _calls_per_turn(run: Contestant, timing: Timing) -> None:
+def _calls_per_turn(run: Timer, timing: Timing) -> None:
     """Warms up, and finds how many calls fill a turn.
 
     An odd number: half of all medians of an odd number of samples lie below the true median, however skewed the noise

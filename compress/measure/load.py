@@ -1,12 +1,16 @@
 """What else the machine did while something was measured: other programs, throttling, other users of a GPU."""
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Collection
 from pathlib import Path
 
+import psutil
+
+from compress.measure.limits import count_thermal_events, count_throttled
+
 FOREIGN_SHARE = 0.1  # of all processors; below it is the noise of any system
-CGROUP = Path("/sys/fs/cgroup/cpu.stat")
 
 
 class Watch:
@@ -18,29 +22,50 @@ class Watch:
 
     def __init__(self, own: Collection[int], device: str):
         self.own, self.device = {os.getpid(), *own}, device
-        self.total, self.idle = _processor_ticks()
-        self.ours = sum(map(_ticks_of, self.own))
-        self.stopped, self.hot = _quota_stops(), _thermal_events()
+        self.first = self.last = Usage(self.own)
+        self.stopped, self.hot = count_throttled(), count_thermal_events()
 
     def warnings(self) -> list[str]:
-        """What happened since, in words; nothing where the system does not tell."""
+        """What happened since it began, in words; nothing where the system does not tell."""
         found = []
-        if (foreign := self.foreign_share()) > FOREIGN_SHARE:
+        if (foreign := Usage(self.own).foreign_share(self.first)) > FOREIGN_SHARE:
             found.append(f"other load: other programs took {foreign:.0%} of the processors meanwhile")
-        if (stops := _quota_stops() - self.stopped) > 0:
+        if (stops := count_throttled() - self.stopped) > 0:
             found.append(f"throttled: the processor quota of this container was used up {stops} times meanwhile")
-        if (events := _thermal_events() - self.hot) > 0:
+        if (events := count_thermal_events() - self.hot) > 0:
             found.append(f"throttled: a processor became too hot {events} times meanwhile")
         if self.device == "cuda" and (others := gpu_processes(self.own)):
             found.append(f"other load: the GPU is also used by {', '.join(others)}")
         return found
 
+    def was_quiet(self) -> bool:
+        """Whether nothing disturbed since it began, so that what was measured may be remembered."""
+        return not self.warnings()
+
     def foreign_share(self) -> float:
-        """Share of all processors that other programs took since; 0 where the system does not tell."""
-        total, idle = _processor_ticks()
-        ours = sum(map(_ticks_of, self.own)) - self.ours
-        elapsed = total - self.total
-        return (elapsed - (idle - self.idle) - ours) / elapsed if elapsed > 0 else 0.0
+        """Share of all processors, 0 to 1, that other programs took since the last call, or since it began."""
+        before, self.last = self.last, Usage(self.own)
+        return self.last.foreign_share(before)
+
+
+class Usage:
+    """Seconds of processor time since the machine started: of all processors, those idle, and each of our processes."""
+
+    def __init__(self, own: Collection[int]):
+        times = psutil.cpu_times()
+        guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # counted as user time, too
+        self.total, self.idle = sum(times) - guests, times.idle + getattr(times, "iowait", 0.0)
+        self.own: dict[int, float] = {}
+        for process in own:
+            with contextlib.suppress(psutil.Error):  # it is gone
+                spent = psutil.Process(process).cpu_times()
+                self.own[process] = spent.user + spent.system
+
+    def foreign_share(self, before: "Usage") -> float:
+        """Share of all processors that others took in between; 0 where no time went by."""
+        elapsed = self.total - before.total
+        ours = sum(spent - before.own.get(process, 0.0) for process, spent in self.own.items())
+        return max(elapsed - (self.idle - before.idle) - ours, 0.0) / elapsed if elapsed > 0 else 0.0
 
 
 def gpu_processes(own: Collection[int] = ()) -> list[str]:
@@ -63,39 +88,3 @@ def ask_gpu(query: str) -> list[str]:
     except (OSError, subprocess.SubprocessError):
         return []
     return [line.strip() for line in listed.splitlines() if line.strip()]
-
-
-def _processor_ticks() -> tuple[int, int]:
-    """(all, idle) ticks of all processors since start; zeros where /proc does not say."""
-    try:
-        values = [int(part) for part in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-    except (OSError, ValueError):
-        return 0, 0
-    return sum(values), values[3] + values[4]  # idle, waiting for a disk
-
-
-def _ticks_of(process: int) -> int:
-    """Ticks that a process has used; 0 where it is gone."""
-    try:
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-        return int(fields[11]) + int(fields[12])
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def _quota_stops() -> int:
-    try:
-        lines = dict(line.split() for line in CGROUP.read_text().splitlines())
-        return int(lines.get("nr_throttled", 0))
-    except (OSError, ValueError):
-        return 0
-
-
-def _thermal_events() -> int:
-    found = 0
-    for path in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/core_throttle_count"):
-        try:
-            found += int(path.read_text())
-        except (OSError, ValueError):
-            continue
-    return found

@@ -5,7 +5,7 @@ import torch
 from baselines.data import Data
 from baselines.distributed import ALONE, World
 from baselines.vit import VisionTransformer
-from compress.measure.cost import of_batch
+from compress.measure.cost import count_batch_macs
 
 BATCH = 512  # as for the images held out
 
@@ -25,8 +25,8 @@ def score(model: VisionTransformer, data: Data, device: torch.device, world: Wor
     mine = torch.arange(total)[world.part(total)]
     summed = torch.zeros(2, dtype=torch.float64)  # right answers, MACs
     for images, labels in data.batches(data.test, BATCH, device, indices=mine) if len(mine) else ():
-        logits, aux = model.forward_aux(images)
-        right = (logits.argmax(1) == labels).sum().item()
-        summed += torch.tensor([right, of_batch(model, aux).sum().item()], dtype=summed.dtype)
+        output = model.compute_output(images)
+        right = (output.logits.argmax(1) == labels).sum().item()
+        summed += torch.tensor([right, count_batch_macs(model, output).sum().item()], dtype=summed.dtype)
     top1, macs = (world.sum(summed) / total).tolist()
     return {"top1": top1, "macs": macs}

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from baselines.tokenizer import normalised
+from baselines.output import EncoderOutput
+from baselines.tokenizer import normalize_weights
 from baselines.vit import VisionTransformer
 
 
@@ -38,7 +39,7 @@ class Mixing:
 
 @torch.inference_mode()
 def trace(model: VisionTransformer, image: Tensor) -> Trace:
-    """Runs one normalised image (1, C, height, width) through a model in evaluation mode, and watches.
+    """Runs one normalized image (1, C, height, width) through a model in evaluation mode, and watches.
 
     An encoder that drops tokens has to say so by `Encoder.watch`.
     """
@@ -110,7 +111,7 @@ class Observer:
         size = torch.ones(1, looked_at) if self.sizes is None else self.sizes[:, self.config.registers :]
         if pool is not None:
             return pool.weights(self.model.norm(self.out_BND)[:, self.config.registers :], size)[0].double()
-        return normalised(size.double())[0]
+        return normalize_weights(size.double())[0]
 
     def _left(self, token_T: Tensor) -> None:
         self.token_T = token_T.flatten()
@@ -121,5 +122,5 @@ class Observer:
         assert q.shape[2] == len(self.token_T), f"{type(self.encoder).__name__} dropped tokens without a word"
         self.mixings.append(Mixing(self.token_T, attention_weights(q[0], k[0], None if mask is None else mask[0])))
 
-    def _finished(self, _encoder: nn.Module, _inputs: Any, out: tuple[Tensor, dict[str, Tensor]]) -> None:
-        self.out_BND, self.sizes = out[0], out[1].get("sizes")
+    def _finished(self, _encoder: nn.Module, _inputs: Any, out: EncoderOutput) -> None:
+        self.out_BND, self.sizes = out.tokens, out.sizes

@@ -1,7 +1,7 @@
 """The compression methods, in the order the documentation lists them. A new one is one line here."""
 
 from compress.methods.avit import AViT
-from compress.methods.base import Floor, Method
+from compress.methods.base import Method, Stage
 from compress.methods.bf16 import Bf16
 from compress.methods.distill import Distill
 from compress.methods.dynamicvit import DynamicViT
@@ -23,13 +23,13 @@ __all__ = [
     "Bf16",
     "Distill",
     "DynamicViT",
-    "Floor",
     "Fp8",
     "Int4",
     "Int8",
     "Method",
     "Narrow",
     "Qat",
+    "Stage",
     "ToMe",
     "TopK",
 ]

@@ -17,8 +17,8 @@ Written from the paper; where the published code departs from it or cannot work,
   is trained at the cost it will ship with. A shift that has to be learned moves too little in a few epochs, and what
   calibration takes away in the end is then missed (docs/log.md).
 - The ponder loss (eq. 10-11) pulls towards `target_macs` from both sides instead of down without end, and the prior
-  is a truncated, normalised Gaussian whose mean depth meets the target; its divergence is a true KL of the
-  mean token distribution, which the paper's code approximates with clamped, unnormalised values.
+  is a truncated, normalized Gaussian whose mean depth meets the target; its divergence is a true KL of the
+  mean token distribution, which the paper's code approximates with clamped, unnormalized values.
 - The class token's loss cannot tell which patch matters, since stopping is a hard mask. A straight-through factor
   on the attention that a running token gets, 1 in the forward pass, gives the gate that gradient.
 - After training the shift of the gate is set by bisection so that training images meet the target.
@@ -35,6 +35,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from baselines.macs import dense_macs, ragged_macs, stem_macs
+from baselines.output import EncoderOutput, Halting
 from baselines.ragged import Ragged
 from baselines.train import Step
 from baselines.vit import Encoder, VisionTransformer, ViTConfig
@@ -48,9 +49,7 @@ class AViT(TokenMethod):
     name: ClassVar[str] = "avit"
     identity: ClassVar[Mapping[str, Any]] = {"gate_scale": 0.0, "gate_shift": -1e4, "target_macs": 1.0}
 
-    target_macs: float = Field(
-        default=0.7, gt=0, le=1
-    )  # share of the dense model's MACs that an image may cost on average
+    target_macs: float = Field(default=0.7, gt=0, le=1)  # mean share of the dense model's MACs that an image may cost
     ponder: float = Field(default=1.0, ge=0)  # weight of the ponder loss
     prior: float = Field(default=0.1, ge=0)  # weight of the divergence from the prior
     prior_std: float = Field(default=1.0, gt=0)  # blocks
@@ -70,19 +69,18 @@ class AViT(TokenMethod):
         return {"encoder.gates": self.gate_lr}
 
     def loss_terms(self, step: Step) -> Mapping[str, Tensor]:
-        weights_BNL, ran_BN = step.aux["halting_weights"], step.aux["blocks_run"]
-        depth = weights_BNL.shape[-1]
-        remainder_BN = step.aux["remainder"]
-        encoder = step.model.encoder
+        encoder, halting = step.model.encoder, step.output.encoder.halting
         assert isinstance(encoder, HaltingEncoder)
+        assert halting is not None
+        depth = halting.weights.shape[-1]
         target = encoder.target
         # The count of blocks has no gradient; as in the paper the remainder stands in for it. Its sign follows
         # the distance of the real count from the target.
-        gap = (ran_BN.float().mean() / depth - target).detach()
-        prior_L = gaussian_prior(depth, target * depth, self.prior_std).clamp(min=1e-6).to(weights_BNL)
-        mean_L = weights_BNL.mean((0, 1)).clamp(min=1e-8)
+        gap = (halting.blocks_run.float().mean() / depth - target).detach()
+        prior_L = gaussian_prior(depth, target * depth, self.prior_std).clamp(min=1e-6).to(halting.weights)
+        mean_L = halting.weights.mean((0, 1)).clamp(min=1e-8)
         return {
-            "ponder": self.ponder * gap * remainder_BN.mean(),
+            "ponder": self.ponder * gap * halting.remainder.mean(),
             "prior": self.prior * (mean_L * (mean_L / prior_L).log()).sum(),
         }
 
@@ -129,7 +127,7 @@ class HaltingEncoder(Encoder):
         self.target = target_depth(method.target_macs, config, self.exempt) / config.depth  # share of the blocks
         self.pooled = model.config.head_tokens or model.config.tokens  # leading tokens that the head looks at
 
-    def forward(self, x_BND: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, x_BND: Tensor) -> EncoderOutput:
         return self.masked(x_BND) if self.training else self.gathered(x_BND)
 
     def halting(self, x: Tensor, exempt: Tensor, index: int) -> Tensor:
@@ -139,10 +137,9 @@ class HaltingEncoder(Encoder):
         scores = torch.sigmoid(self.gates[index](x)[..., 0].float() + self.gate_shift)
         return scores.masked_fill(exempt, 0.0)
 
-    def masked(self, x_BND: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def masked(self, x_BND: Tensor) -> EncoderOutput:
         """Every token computed, stopped ones hidden: what training differentiates through."""
         batch, tokens, _ = x_BND.shape
-        depth = len(self.blocks)
         exempt_N = torch.arange(tokens, device=x_BND.device) < self.exempt
         total_BN = x_BND.new_zeros(batch, tokens, dtype=torch.float32)
         running_BN = torch.ones_like(total_BN, dtype=torch.bool)
@@ -162,14 +159,11 @@ class HaltingEncoder(Encoder):
             weights.append(weight_BN)
         gated = slice(self.exempt, None)
         if self.training:  # a step later: the graph of this one holds the sigmoid's result, not the shift
-            self.gate_shift += self.steering * (ran_BN[:, gated].mean() / depth - self.target)
-        return out_BND, {
-            "halting_weights": torch.stack(weights, -1)[:, gated],
-            "blocks_run": ran_BN[:, gated],
-            "remainder": remainder_BN[:, gated],
-        }
+            self.gate_shift += self.steering * (ran_BN[:, gated].mean() / len(self.blocks) - self.target)
+        halting = Halting(torch.stack(weights, -1)[:, gated], ran_BN[:, gated], remainder_BN[:, gated])
+        return EncoderOutput(out_BND, halting=halting)
 
-    def gathered(self, x_BND: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def gathered(self, x_BND: Tensor) -> EncoderOutput:
         """Stopped tokens leave the packed batch: what ships."""
         batch, tokens, dim = x_BND.shape
         layout = Ragged.full(batch, tokens, x_BND.device)
@@ -200,16 +194,14 @@ class HaltingEncoder(Encoder):
         if field is None:  # the leading tokens of every image are still there
             out_BND = torch.stack([x_TD[layout.starts_B + place] for place in range(self.pooled)], 1)
         else:
-            out_BND = field.sums
+            out_BND = field.sums_RD.view(batch, self.pooled, -1)
         counts += [torch.zeros_like(layout.counts_B)] * (len(self.blocks) - len(counts))
-        return out_BND, {"tokens": torch.stack(counts, 1)}
+        return EncoderOutput(out_BND, torch.stack(counts, 1))
 
 
 def opening(model: VisionTransformer) -> Tensor:
-    """The direction (1, D) in which a linear gate looks at first, of length 1: away from what a learned pooling wants.
-
-    Without such a pooling nothing is known, and the first channel is as good as any.
-    """
+    """The direction (1, D) that a linear gate starts with, of length 1: away from what a learned pooling wants, else
+    that of the first channel, which is as good as any."""
     if model.sequence_pool is None:
         return torch.eye(1, model.config.dim)
     return -F.normalize(model.sequence_pool.score.weight.detach() * model.norm.get_parameter("weight").detach())
@@ -219,8 +211,8 @@ class MeanField:
     """The weighted sums of token states that the head looks at (eq. 9), in the order of the full batch."""
 
     def __init__(self, x_BND: Tensor, pooled: int, all_tokens: bool):
-        self.batch, self.pooled, self.all_tokens = x_BND.shape[0], pooled, all_tokens
-        self.sums_RD = x_BND.new_zeros(self.batch * pooled, x_BND.shape[-1])  # R = B * pooled
+        self.pooled, self.all_tokens = pooled, all_tokens
+        self.sums_RD = x_BND.new_zeros(x_BND.shape[0] * pooled, x_BND.shape[-1])  # R = B * pooled
 
     def add(self, layout: Ragged, weight_T: Tensor, x_TD: Tensor) -> None:
         rows = layout.image_T * self.pooled + layout.token_T
@@ -229,10 +221,6 @@ class MeanField:
             rows, weight_T, x_TD = rows[leading], weight_T[leading], x_TD.index_select(0, leading)
         self.sums_RD = self.sums_RD.index_add(0, rows, weight_T[:, None].to(x_TD.dtype) * x_TD)
 
-    @property
-    def sums(self) -> Tensor:
-        return self.sums_RD.view(self.batch, self.pooled, -1)
-
 
 def halting_macs(config: ViTConfig, tokens_BL: Tensor) -> Tensor:
     """MACs of each image (B,), the gate included."""
@@ -240,11 +228,7 @@ def halting_macs(config: ViTConfig, tokens_BL: Tensor) -> Tensor:
 
 
 def target_depth(target_macs: float, config: ViTConfig, exempt: int) -> float:
-    """Mean number of blocks that a gated token may run so that the whole model meets `target_macs`.
-
-    Args:
-        exempt: tokens that are not gated.
-    """
+    """Blocks that a gated token may run, on average, so that a model with `exempt` others meets `target_macs`."""
     dense = dense_macs(config)
     in_blocks = (dense - stem_macs(config)) / dense  # share of the cost that halting can touch
     gated = (config.tokens - exempt) / config.tokens

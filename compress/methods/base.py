@@ -4,18 +4,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from baselines.errors import InputError
-from baselines.reduction import patches_left, places
+from baselines.reduction import choose_blocks, count_patches_left
 from baselines.train import Step, TrainConfig
 from baselines.vit import VisionTransformer, ViTConfig
-from compress.quantization.linear import layers_of
+from compress.quantization.linear import quantized_layers
 
 
-class Floor(IntEnum):
-    """Where in a variant a method stands; a variant lists its methods from low to high."""
+class Stage(IntEnum):
+    """Where in a variant a method stands; a variant lists its methods in this order."""
 
     GEOMETRY = 0  # how wide the model is
     TOKENS = 1  # which tokens run
@@ -23,11 +23,11 @@ class Floor(IntEnum):
     NUMERICS = 3  # in which numbers the weights and products are
 
 
-WORK = {  # of a method, by its floor: what nothing but a Vision Transformer lets be done to it
-    Floor.GEOMETRY: "makes a narrower copy of",
-    Floor.TOKENS: "takes tokens out of",
-    Floor.OBJECTIVE: "trains",
-    Floor.NUMERICS: "changes the blocks of",
+WORK = {  # of a method, by its stage: what nothing but a Vision Transformer lets be done to it
+    Stage.GEOMETRY: "makes a narrower copy of",
+    Stage.TOKENS: "takes tokens out of",
+    Stage.OBJECTIVE: "trains",
+    Stage.NUMERICS: "changes the blocks of",
 }
 
 
@@ -35,20 +35,20 @@ class Method(BaseModel):
     """A compression method: its hyper-parameters, and hooks of which it overrides the few it needs.
 
     Hooks change the model they are given and return it; `variant.py` hands them a copy.
-    Hooks run in this order: `prepare`, `begin`, then training with `loss_terms`, then `calibrate`; `convert` makes what
-    ships.
+    Hooks run in this order: `prepare`, `initialize`, then training with `loss_terms`, then `calibrate`; `convert`
+    makes what ships.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: ClassVar[str]  # in variant names and config keys
-    floor: ClassVar[Floor]
+    stage: ClassVar[Stage]
     anywhere: ClassVar[bool] = False  # whether it takes every `Classifier`, not only a `VisionTransformer`
-    exclusive: ClassVar[bool] = True  # at most one method of this floor in a variant
+    exclusive: ClassVar[bool] = True  # at most one method of this stage in a variant
     trains: ClassVar[bool] = False  # whether the model can be fine-tuned after `prepare`
     needs_teacher: ClassVar[bool] = False  # whether loss terms look at a teacher; it is the untouched baseline
     identity: ClassVar[Mapping[str, Any]] = {}  # settings at which it changes nothing (tests/test_methods.py)
-    numbers: ClassVar[str] = "fp32"  # in which the products of what ships are meant to run: fp32, bf16, int8, int4, fp8
+    dtype: ClassVar[str] = "fp32"  # in which the products of what ships are meant to run: fp32, bf16, int8, int4, fp8
     from_scratch: ClassVar[bool] = False  # whether `prepare` makes new weights, trained as the baseline was
 
     @property
@@ -63,14 +63,14 @@ class Method(BaseModel):
         """
         return model
 
-    def begin(self, model: VisionTransformer, batches: list[Tensor]) -> None:
+    def initialize(self, model: VisionTransformer, batches: list[Tensor]) -> None:
         """Sets where training starts, from training images.
 
         Args:
             batches: as those of `calibrate`.
         """
 
-    def training(self, settings: TrainConfig) -> TrainConfig:
+    def adapt_training(self, settings: TrainConfig) -> TrainConfig:
         """The settings of fine-tuning as this method needs them."""
         return settings
 
@@ -86,10 +86,10 @@ class Method(BaseModel):
         """Factor on the loss against the labels, where the terms of this method take a share of it."""
         return 1.0
 
-    def guide(self, model: VisionTransformer, teacher: VisionTransformer) -> nn.Module | None:
-        """What makes by-products of the model comparable with the teacher's: by-products -> further ones, by name.
+    def make_projector(self, model: VisionTransformer, teacher: VisionTransformer) -> nn.Module | None:
+        """A map of the model's tokens (B, R, D) to the width of the teacher, to compare them in.
 
-        It is learned with the model and does not ship.
+        It is learned with the model and does not ship; its result is `ViTOutput.projected_tokens`.
         """
         return None
 
@@ -101,11 +101,12 @@ class Method(BaseModel):
         """Sets what is measured rather than learned.
 
         Args:
-            batches: normalised training images, each (B, C, height, width), on the model's device.
+            batches: normalized training images, each (B, C, height, width), on the model's device.
         """
 
-    def numbers_around(self) -> str:
-        """In which numbers an engine that can choose may compute what is not in `numbers`: fp32 or bf16."""
+    @property
+    def fallback(self) -> str:
+        """dtype of what is not computed in `dtype`, where an engine can choose: fp32 or bf16."""
         return "fp32"
 
     def convert(self, model: VisionTransformer) -> VisionTransformer:
@@ -123,7 +124,7 @@ def check_architecture(methods: Iterable[Method], factory: str) -> None:
         if not method.anywhere:
             place, _, name = factory.rpartition(":")
             raise InputError(
-                f"{method.name} {WORK[method.floor]} a Vision Transformer; {name} of {place} is another architecture: "
+                f"{method.name} {WORK[method.stage]} a Vision Transformer; {name} of {place} is another architecture: "
                 "int8, bf16, bench and export work on it"
             )
 
@@ -131,7 +132,7 @@ def check_architecture(methods: Iterable[Method], factory: str) -> None:
 class TokenMethod(Method):
     """A method that decides which tokens run."""
 
-    floor: ClassVar[Floor] = Floor.TOKENS
+    stage: ClassVar[Stage] = Stage.TOKENS
     trains: ClassVar[bool] = True
 
     tune: bool = True  # False: the weights stay as they are
@@ -168,7 +169,7 @@ class Pruning(TokenMethod):
         Raises:
             InputError: the model has no such block, or too few for three shares.
         """
-        at = self.at or places(config.depth)
+        at = self.at or choose_blocks(config.depth)
         if at[-1] >= config.depth:
             raise InputError(f"[methods.{self.name}] at = {at[-1]}, but the model has {config.depth} blocks, from 0 on")
         if isinstance(self.keep, tuple) and len(self.keep) != len(at):
@@ -183,7 +184,7 @@ class Pruning(TokenMethod):
         """Block -> patches that stay from there on, where some leave."""
         shares, before = self.shares(config), config.tokens - config.prefix_tokens
         found = {}
-        for block, count in zip(shares, patches_left(config, list(shares.values()), self.multiple), strict=True):
+        for block, count in zip(shares, count_patches_left(config, list(shares.values()), self.multiple), strict=True):
             if count < before:
                 found[block] = before = count
         return found
@@ -192,18 +193,22 @@ class Pruning(TokenMethod):
 class Integers(Method):
     """A method after which the Linear layers of the blocks multiply integers."""
 
-    floor: ClassVar[Floor] = Floor.NUMERICS
-    numbers: ClassVar[str] = "int8"
+    stage: ClassVar[Stage] = Stage.NUMERICS
+    dtype: ClassVar[str] = "int8"
 
     signed: bool = False  # activations are int8 instead of uint8
     skip: tuple[str, ...] = ()  # layers that stay float: blocks.0.mlp.fc2, or fc2, with * for anything
-    rest: Literal["fp32", "bf16"] = "fp32"  # everything else, where the engine can choose
+    # Of everything else, where the engine can choose; `rest` is its older name
+    fallback_dtype: Literal["fp32", "bf16"] = Field(
+        default="fp32", validation_alias=AliasChoices("fallback_dtype", "rest")
+    )
 
-    def numbers_around(self) -> str:
-        return self.rest
+    @property
+    def fallback(self) -> str:
+        return self.fallback_dtype
 
     def convert(self, model: VisionTransformer) -> VisionTransformer:
-        for layer in layers_of(model).values():
+        for layer in quantized_layers(model).values():
             layer.pack_()
         return model
 
@@ -211,4 +216,6 @@ class Integers(Method):
 def tokens_per_block(model: VisionTransformer, batches: list[Tensor]) -> Iterator[Tensor]:
     """Runs the model; for each batch the tokens (B, L) of each image that ran in each block."""
     for images in batches:
-        yield model.forward_aux(images)[1]["tokens"]
+        counts_BL = model.compute_output(images).encoder.counts
+        assert counts_BL is not None
+        yield counts_BL

@@ -7,18 +7,19 @@ become float32 on their way out. Nothing is trained or calibrated. Half the file
 from typing import ClassVar
 
 from baselines.classifier import Classifier
-from compress.methods.base import Floor, Method
-from compress.quantization.bfloat16 import in_bf16
+from compress.methods.base import Method, Stage
+from compress.quantization.bfloat16 import convert_to_bf16
 
 
 class Bf16(Method):
     name: ClassVar[str] = "bf16"
-    floor: ClassVar[Floor] = Floor.NUMERICS
-    numbers: ClassVar[str] = "bf16"
+    stage: ClassVar[Stage] = Stage.NUMERICS
+    dtype: ClassVar[str] = "bf16"
     anywhere: ClassVar[bool] = True
 
-    def numbers_around(self) -> str:
+    @property
+    def fallback(self) -> str:
         return "bf16"
 
     def prepare(self, model: Classifier) -> Classifier:
-        return in_bf16(model)
+        return convert_to_bf16(model)

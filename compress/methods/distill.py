@@ -29,16 +29,17 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from baselines.classifier import Classifier
 from baselines.errors import InputError
 from baselines.losses import soft
 from baselines.train import Step
 from baselines.vit import VisionTransformer, ViTConfig
-from compress.methods.base import Floor, Method
+from compress.methods.base import Method, Stage
 
 
 class Distill(Method):
     name: ClassVar[str] = "distill"
-    floor: ClassVar[Floor] = Floor.OBJECTIVE
+    stage: ClassVar[Stage] = Stage.OBJECTIVE
     trains: ClassVar[bool] = True
     needs_teacher: ClassVar[bool] = True
     identity: ClassVar[Mapping[str, Any]] = {"weight": 0.0}
@@ -56,38 +57,45 @@ class Distill(Method):
     def label_weight(self) -> float:
         return 1 - self.weight
 
-    def guide(self, model: VisionTransformer, teacher: VisionTransformer) -> nn.Module | None:
+    def make_projector(self, model: VisionTransformer, teacher: Classifier) -> nn.Module | None:
+        if not self.hint and not self.relation:
+            return None
+        if not isinstance(teacher, VisionTransformer):
+            raise InputError(
+                "[methods.distill] hint and relation compare tokens, and the teacher has none: it is no Vision "
+                "Transformer; set both to 0"
+            )
         widths = model.config.dim, teacher.config.dim
         return Projection(*widths) if self.hint and widths[0] != widths[1] else None
 
     def loss_terms(self, step: Step) -> Mapping[str, Tensor]:
-        assert step.teacher_logits is not None
-        logits, taught = step.aux.get("distill_logits", step.logits).float(), step.teacher_logits.float()
+        assert step.teacher_output is not None
+        logits, taught = step.distilled_logits, step.teacher_output.logits.float()
         answers = soft(logits, taught, self.temperature) if self.kind == "soft" else hard(logits, taught)
         terms = {"distill": self.weight * answers}
         if self.hint:
-            terms["hint"] = self.hint * token_distance(*compared(step, step.aux.get("projected")))
+            terms["hint"] = self.hint * token_distance(*pair_tokens(step, step.output.projected_tokens))
         if self.relation:
-            terms["relation"] = self.relation * relation_distance(*compared(step))
+            terms["relation"] = self.relation * relation_distance(*pair_tokens(step))
         return terms
 
 
 class Projection(nn.Module):
-    """By-products of a student -> its tokens (B, N, D) in the width of the teacher, `projected`."""
+    """Tokens of a student (B, N, D) -> the same in the width of the teacher."""
 
     def __init__(self, dim: int, teacher_dim: int):
         super().__init__()
         self.linear = nn.Linear(dim, teacher_dim)
 
-    def forward(self, aux: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {"projected": self.linear(aux["tokens_out"])}
+    def forward(self, tokens_BND: Tensor) -> Tensor:
+        return self.linear(tokens_BND)
 
 
 def hard(logits: Tensor, taught: Tensor) -> Tensor:
     return F.cross_entropy(logits, taught.argmax(1))
 
 
-def compared(step: Step, projected: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def pair_tokens(step: Step, projected: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The tokens of student and teacher that stand for the same: the class token, where both have one, and patches.
 
     Args:
@@ -97,11 +105,12 @@ def compared(step: Step, projected: Tensor | None = None) -> tuple[Tensor, Tenso
         InputError: one of them does not hand out all its tokens.
     """
     assert step.teacher is not None
+    assert step.teacher_output is not None
     own, other = step.model.config, step.teacher.config
     first = own.pool == other.pool == "cls"
-    tokens = step.aux["tokens_out"] if projected is None else projected
+    tokens = step.output.tokens if projected is None else projected
     student = on_grid(tokens.float(), own, own.grid, first, "student")
-    return student, on_grid(step.teacher_aux["tokens_out"].float(), other, own.grid, first, "teacher")
+    return student, on_grid(step.teacher_output.tokens.float(), other, own.grid, first, "teacher")
 
 
 def on_grid(tokens_BND: Tensor, config: ViTConfig, grid: tuple[int, int], first: bool, who: str) -> Tensor:

@@ -32,8 +32,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from baselines.reduction import best, take, widths
-from baselines.tokenizer import normalised
+from baselines.output import EncoderOutput
+from baselines.reduction import gather_rows, repeat_counts, select_patches
+from baselines.tokenizer import normalize_weights
 from baselines.train import Step
 from baselines.vit import Encoder, VisionTransformer
 from compress.methods.base import Pruning
@@ -58,15 +59,15 @@ class DynamicViT(Pruning):
         return {"encoder.predictors": self.predictor_lr}
 
     def loss_terms(self, step: Step) -> Mapping[str, Tensor]:
-        assert step.teacher_logits is not None
-        logits = step.aux.get("distill_logits", step.logits)
-        terms = {"answers": self.answer_weight * divergence(logits.float(), step.teacher_logits.float())}
-        if "decisions" not in step.aux:  # no patch leaves
+        assert step.teacher_output is not None
+        taught = step.teacher_output.logits.float()
+        terms = {"answers": self.answer_weight * divergence(step.distilled_logits, taught)}
+        config, kept_BSP = step.model.config, step.output.encoder.decisions
+        if kept_BSP is None:  # no patch leaves
             return terms
-        config, kept_BSP = step.model.config, step.aux["decisions"]
         shares = [count / kept_BSP.shape[2] for count in self.counts(config).values()]
         terms["ratio"] = self.ratio_weight * ratio_loss(kept_BSP, shares)
-        own, aim = (aux["tokens_out"] for aux in (step.aux, step.teacher_aux))
+        own, aim = (each.tokens for each in (step.output, step.teacher_output))
         if own.shape == aim.shape:
             patches = slice(config.prefix_tokens, None)
             distance = token_distance(own[:, patches].float(), aim[:, patches].float(), kept_BSP[:, -1].detach())
@@ -101,7 +102,7 @@ class Predictor(nn.Module):
         if kept_BP is None:
             mean_B1C = all_BPC.mean(1, keepdim=True)
         else:
-            share_BP1 = normalised(kept_BP)[..., None].to(all_BPC.dtype)
+            share_BP1 = normalize_weights(kept_BP)[..., None].to(all_BPC.dtype)
             mean_B1C = (share_BP1 * all_BPC).sum(1, keepdim=True)
         return self.score(torch.cat([own_BPC, mean_B1C.expand_as(all_BPC)], -1)).log_softmax(-1)
 
@@ -119,14 +120,14 @@ class DynamicEncoder(Encoder):
             self.own_macs += patches * predictor.macs
             patches = count
 
-    def forward(self, x_BND: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, x_BND: Tensor) -> EncoderOutput:
         return self.masked(x_BND, self.draw) if self.training else self.gathered(x_BND)
 
     def draw(self, log_BP2: Tensor) -> Tensor:
         """Log-probabilities to stay and to leave -> 1 for patches that stay, 0 for others (B, P)."""
         return F.gumbel_softmax(log_BP2.float(), self.tau, hard=True)[..., 0]
 
-    def masked(self, x_BND: Tensor, decide: Callable[[Tensor], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def masked(self, x_BND: Tensor, decide: Callable[[Tensor], Tensor]) -> EncoderOutput:
         """Every token computed, those that left hidden: what training differentiates through.
 
         Args:
@@ -143,23 +144,23 @@ class DynamicEncoder(Encoder):
                 decisions.append(kept_BP)
             x_BND = block(x_BND, weight=size_BN)
         assert size_BN is not None
-        return x_BND, {"decisions": torch.stack(decisions, 1), "sizes": size_BN}
+        return EncoderOutput(x_BND, sizes=size_BN, decisions=torch.stack(decisions, 1))
 
-    def gathered(self, x_BND: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def gathered(self, x_BND: Tensor) -> EncoderOutput:
         """Patches that leave are gone: what ships."""
         run = []
         place_BN = torch.arange(x_BND.shape[1], device=x_BND.device).expand(x_BND.shape[:2])
         for index, block in enumerate(self.blocks):
             if index in self.stages:
                 score_BP = self.predictors[self.stages[index]](x_BND[:, self.prefix :])[..., 0]
-                index_BR = best(score_BP, self.counts[index], self.prefix)
-                x_BND = take(x_BND, index_BR)
+                index_BR = select_patches(score_BP, self.counts[index], self.prefix)
+                x_BND = gather_rows(x_BND, index_BR)
                 if self.watch is not None:
                     place_BN = place_BN.gather(1, index_BR)
                     self.watch(place_BN)
             run.append(x_BND.shape[1])
             x_BND = block(x_BND)
-        return x_BND, {"tokens": widths(run, x_BND.shape[0], x_BND.device)}
+        return EncoderOutput(x_BND, repeat_counts(run, x_BND.shape[0], x_BND.device))
 
 
 def ratio_loss(kept_BSP: Tensor, shares: list[float]) -> Tensor:
@@ -176,4 +177,4 @@ def divergence(logits_BC: Tensor, taught_BC: Tensor) -> Tensor:
 def token_distance(own_BPD: Tensor, aim_BPD: Tensor, kept_BP: Tensor) -> Tensor:
     """Mean squared distance of the patches kept, over all images; 0 where none is."""
     distance_BP = (own_BPD - aim_BPD).square().mean(2)
-    return (distance_BP * normalised(kept_BP.flatten()).view_as(kept_BP)).sum()
+    return (distance_BP * normalize_weights(kept_BP.flatten()).view_as(kept_BP)).sum()

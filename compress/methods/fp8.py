@@ -8,29 +8,30 @@ scale for each output channel, activations one for each token, found while it ru
 from typing import ClassVar
 
 from baselines.vit import VisionTransformer
-from compress.methods.base import Floor, Method
-from compress.quantization.bfloat16 import in_bf16
-from compress.quantization.float8 import Float8Linear, unfit
-from compress.quantization.linear import layers_of, replace_linears
+from compress.methods.base import Method, Stage
+from compress.quantization.bfloat16 import convert_to_bf16
+from compress.quantization.float8 import Float8Linear, find_unfit
+from compress.quantization.linear import quantized_layers, replace_linears
 
 
 class Fp8(Method):
     name: ClassVar[str] = "fp8"
-    floor: ClassVar[Floor] = Floor.NUMERICS
-    numbers: ClassVar[str] = "fp8"
+    stage: ClassVar[Stage] = Stage.NUMERICS
+    dtype: ClassVar[str] = "fp8"
 
     skip: tuple[str, ...] = ()  # layers that stay in bf16: blocks.0.mlp.fc2, or fc2, with * for anything
 
-    def numbers_around(self) -> str:
+    @property
+    def fallback(self) -> str:
         return "bf16"
 
     def prepare(self, model: VisionTransformer) -> VisionTransformer:
         blocks = model.encoder.blocks
-        left = {name: blocks.get_submodule(name) for name in unfit(blocks)}
+        left = {name: blocks.get_submodule(name) for name in find_unfit(blocks)}
         replace_linears(blocks, self.skip, "token", signed=True, prefix="blocks.")
-        for name, layer in layers_of(blocks).items():
+        for name, layer in quantized_layers(blocks).items():
             blocks.set_submodule(name, left.get(name) or Float8Linear(layer.weight, layer.bias))
-        return in_bf16(model)
+        return convert_to_bf16(model)
 
     def convert(self, model: VisionTransformer) -> VisionTransformer:
         for module in model.modules():

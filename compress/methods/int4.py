@@ -14,16 +14,16 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from baselines.vit import VisionTransformer
-from compress.methods.base import Floor, Method
+from compress.methods.base import Method, Stage
 from compress.quantization.int4 import Int4Linear
-from compress.quantization.linear import layers_of, replace_linears
-from compress.quantization.storage import round_rest
+from compress.quantization.linear import quantized_layers, replace_linears
+from compress.quantization.storage import round_unquantized
 
 
 class Int4(Method):
     name: ClassVar[str] = "int4"
-    floor: ClassVar[Floor] = Floor.NUMERICS
-    numbers: ClassVar[str] = "int4"
+    stage: ClassVar[Stage] = Stage.NUMERICS
+    dtype: ClassVar[str] = "int4"
 
     group: Literal[16, 32, 64, 128, 256] = 32  # inputs that share a scale, as many as engines can
     skip: tuple[str, ...] = ()  # layers that stay float: blocks.0.mlp.fc2, or fc2, with * for anything
@@ -31,12 +31,12 @@ class Int4(Method):
     def prepare(self, model: VisionTransformer) -> VisionTransformer:
         blocks = model.encoder.blocks
         replace_linears(blocks, self.skip, "token", signed=True, prefix="blocks.")
-        for name, layer in layers_of(blocks).items():
+        for name, layer in quantized_layers(blocks).items():
             blocks.set_submodule(name, Int4Linear(layer.weight, layer.bias, self.group))
         return model
 
     def calibrate(self, model: VisionTransformer, batches: list[Tensor]) -> None:
-        round_rest(model)
+        round_unquantized(model)
 
     def convert(self, model: VisionTransformer) -> VisionTransformer:
         for module in model.modules():

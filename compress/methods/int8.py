@@ -1,7 +1,7 @@
 """int8 after training: integer matrix products for the Linear layers.
 
 Modifications to the baseline: each Linear of the blocks (qkv, proj, fc1, fc2) becomes a `QuantLinear`. Tokenizer, head,
-LayerNorm, softmax, GELU and residual additions stay in float: quantising them too triples the error for no speed. The
+LayerNorm, softmax, GELU and residual additions stay in float: quantizing them too triples the error for no speed. The
 two products of attention do, unless `attention` asks for them.
 
 Weights are symmetric int8 with one scale per output channel, activations uint8 with one scale and integer zero point
@@ -9,7 +9,7 @@ per layer, set from training images (static). In torch this is simulated in floa
 QuantizeLinear / DequantizeLinear pairs describes it; engines turn those into integer kernels. How calibration goes is
 in `compress/integers/`.
 
-Of another architecture nothing is changed here: runtimes that quantise graphs on their own do it (`quantises`).
+Of another architecture nothing is changed here: runtimes that quantize graphs on their own do it (`quantizes`).
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ from compress.methods.base import Integers
 from compress.quantization.attention import round_attention
 from compress.quantization.calibration import ObserverName, Recipe, calibrate
 from compress.quantization.linear import Activations, replace_linears
-from compress.quantization.storage import round_rest
+from compress.quantization.storage import round_unquantized
 
 
 class Int8(Integers):
@@ -71,4 +71,4 @@ class Int8(Integers):
             return
         recipe = Recipe(self.observer, self.percentile, self.rescale, self.reconstruct, self.correct_bias)
         calibrate(model, batches, recipe)
-        round_rest(model)
+        round_unquantized(model)

@@ -1,4 +1,4 @@
-"""The plain alternative to leaving tokens out: a narrower ViT of about the same cost, trained the same way.
+"""The plain alternative to token reduction: a narrower ViT of about the same cost, trained the same way.
 
 Modifications to the baseline: all of it is replaced by a new model of smaller width and the same depth, heads,
 patches and pooling, which is trained from scratch with the settings of the baseline. A method that saves work and does
@@ -13,12 +13,12 @@ from pydantic import Field
 
 from baselines.macs import dense_macs
 from baselines.vit import VisionTransformer, ViTConfig
-from compress.methods.base import Floor, Method
+from compress.methods.base import Method, Stage
 
 
 class Narrow(Method):
     name: ClassVar[str] = "narrow"
-    floor: ClassVar[Floor] = Floor.GEOMETRY
+    stage: ClassVar[Stage] = Stage.GEOMETRY
     trains: ClassVar[bool] = True
     from_scratch: ClassVar[bool] = True
     identity: ClassVar[Mapping[str, Any]] = {"macs": 1.0}

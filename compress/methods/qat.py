@@ -1,8 +1,8 @@
 """int8 in training: the weights learn to live with their rounding.
 
 Modifications to the baseline: those of `int8`. In training each scale has a learned factor, which is taken into it at
-the end. Training starts from what calibration finds (`begin`), and what comes out is exactly the integer model that was
-trained: the same scales and zero points go into the graph.
+the end. Training starts from what calibration finds (`initialize`), and what comes out is exactly the integer
+model that was trained: the same scales and zero points go into the graph.
 
 - full: weights and activations are rounded in every step, all scales are learned (LSQ, Esser et al. 2020, arXiv
   1902.08153), through the logarithm, so that one learning rate suits all of them.
@@ -23,8 +23,8 @@ from baselines.train import Step, TrainConfig
 from baselines.vit import VisionTransformer
 from compress.methods.base import Integers
 from compress.quantization.calibration import Recipe, calibrate, calibrate_weights
-from compress.quantization.linear import layers_of, replace_linears
-from compress.quantization.storage import round_rest
+from compress.quantization.linear import quantized_layers, replace_linears
+from compress.quantization.storage import round_unquantized
 
 START = Recipe("mse", 99.99, rescale=True, reconstruct=False, correct_bias=True)
 ROUND = Recipe("mse", 99.99, rescale=False, reconstruct=True, correct_bias=True)
@@ -42,16 +42,16 @@ class Qat(Integers):
 
     def prepare(self, model: VisionTransformer) -> VisionTransformer:
         replace_linears(model.encoder.blocks, self.skip, "static", self.signed, prefix="blocks.")
-        for layer in layers_of(model).values():
+        for layer in quantized_layers(model).values():
             layer.whole_weights = self.recipe == "short"
         return model
 
-    def begin(self, model: VisionTransformer, batches: list[Tensor]) -> None:
+    def initialize(self, model: VisionTransformer, batches: list[Tensor]) -> None:
         calibrate(model, batches, START)
-        for layer in layers_of(model).values():
-            layer.learn()
+        for layer in quantized_layers(model).values():
+            layer.learn_scales()
 
-    def training(self, settings: TrainConfig) -> TrainConfig:
+    def adapt_training(self, settings: TrainConfig) -> TrainConfig:
         # bf16 would round levels a second time
         return settings.model_copy(update={"lr": settings.lr * self.lr, "precision": "fp32"})
 
@@ -59,12 +59,12 @@ class Qat(Integers):
         return 1 - self.weight
 
     def loss_terms(self, step: Step) -> Mapping[str, Tensor]:
-        assert step.teacher_logits is not None
-        return {"float": self.weight * soft(step.logits.float(), step.teacher_logits.float(), self.temperature)}
+        assert step.teacher_output is not None
+        return {"float": self.weight * soft(step.logits, step.teacher_output.logits.float(), self.temperature)}
 
     def calibrate(self, model: VisionTransformer, batches: list[Tensor]) -> None:
-        for layer in layers_of(model).values():
-            layer.settle()
+        for layer in quantized_layers(model).values():
+            layer.fold_log_step()
         if self.recipe == "short":
             calibrate_weights(model, batches, ROUND)
-        round_rest(model)
+        round_unquantized(model)

@@ -29,7 +29,8 @@ from torch import Tensor
 
 from baselines.errors import InputError
 from baselines.macs import dense_macs, ragged_macs
-from baselines.reduction import Products, take, widths
+from baselines.output import EncoderOutput
+from baselines.reduction import Products, gather_rows, repeat_counts
 from baselines.vit import Encoder, VisionTransformer, ViTConfig
 from compress.methods.base import TokenMethod
 
@@ -86,7 +87,7 @@ class ToMe(TokenMethod):
 def possible(config: ViTConfig, wanted: Sequence[int]) -> list[int]:
     """Patches merged away in each block when so many should be: no more than the set A has.
 
-    Two patches are always left, since batch normalisation cannot train on a single token.
+    Two patches are always left, since batch normalization cannot train on a single token.
     """
     patches, merged = config.tokens - config.prefix_tokens, []
     for r in wanted:
@@ -133,7 +134,7 @@ class ToMeEncoder(Encoder):
         self.merged, self.proportional = list(merged), proportional
         self.own_macs = selection_macs(model.config, merged)
 
-    def forward(self, x_BND: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, x_BND: Tensor) -> EncoderOutput:
         run, mlp_run = [], []  # tokens in the halves of each block
         place_BN = torch.arange(x_BND.shape[1], device=x_BND.device)[None]
         size_BN = mask = None  # before the first merge each token is one patch
@@ -151,8 +152,7 @@ class ToMeEncoder(Encoder):
                 x_BND = block(x_BND, mask=mask)
             mlp_run.append(x_BND.shape[1])
         batch, device = x_BND.shape[0], x_BND.device
-        aux = {"tokens": widths(run, batch, device), "mlp_tokens": widths(mlp_run, batch, device)}
-        return x_BND, aux if size_BN is None else {**aux, "sizes": size_BN}
+        return EncoderOutput(x_BND, repeat_counts(run, batch, device), repeat_counts(mlp_run, batch, device), size_BN)
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def pair(cosine_BAB: Tensor, r: int, prefix: int) -> Pairs:
     batch, evens, odds = cosine_BAB.shape
     order_BA = cosine_BAB.amax(-1).topk(evens, 1).indices  # one order, so that each patch either leaves or stays
     leave_BR, left_BS = order_BA[:, :r], order_BA[:, r:]
-    partner_BR = take(cosine_BAB, leave_BR).argmax(-1)  # only of those that leave
+    partner_BR = gather_rows(cosine_BAB, leave_BR).argmax(-1)  # only of those that leave
     rows = torch.arange(prefix + evens + odds, device=cosine_BAB.device).expand(batch, -1)
     stay_BN = torch.cat([rows[:, :prefix], prefix + 2 * left_BS, rows[:, prefix + 1 :: 2]], 1)
     return Pairs(stay_BN, prefix + 2 * leave_BR, prefix + evens - r + partner_BR)
@@ -200,9 +200,9 @@ def merge(x_BND: Tensor, size_BN: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]
     leaving_BR = size_BN.gather(1, pairs.from_BR)
     after_BN = size_BN.gather(1, pairs.stay_BN).scatter_add(1, pairs.into_BR, leaving_BR)
     share_BR1 = (leaving_BR / after_BN.gather(1, pairs.into_BR)).to(x_BND.dtype)[..., None]
-    stay_BND = take(x_BND, pairs.stay_BN)
+    stay_BND = gather_rows(x_BND, pairs.stay_BN)
     batch, tokens, _ = stay_BND.shape
-    way_BRD = share_BR1 * (take(x_BND, pairs.from_BR) - take(stay_BND, pairs.into_BR))
+    way_BRD = share_BR1 * (gather_rows(x_BND, pairs.from_BR) - gather_rows(stay_BND, pairs.into_BR))
     row_BR = pairs.into_BR + tokens * torch.arange(batch, device=x_BND.device)[:, None]
     moved = stay_BND.view(batch * tokens, dim).index_add_(0, row_BR.flatten(), way_BRD.view(-1, dim))
     return moved.view(batch, tokens, dim), after_BN

@@ -21,8 +21,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from baselines.reduction import Attentiveness, Distinctness, PooledWeight, Products, best, take, widths
-from baselines.tokenizer import normalised
+from baselines.output import EncoderOutput
+from baselines.reduction import (
+    Attentiveness,
+    Distinctness,
+    PooledWeight,
+    Products,
+    gather_rows,
+    repeat_counts,
+    select_patches,
+)
+from baselines.tokenizer import normalize_weights
 from baselines.vit import Encoder, VisionTransformer
 from compress.methods.base import Pruning
 
@@ -50,7 +59,7 @@ class TopKEncoder(Encoder):
             self.own_macs += self.importance.macs(seen, keys, keys)
             tokens = self.prefix + count + self.fuse
 
-    def forward(self, x_BND: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, x_BND: Tensor) -> EncoderOutput:
         run, mlp_run = [], []  # tokens in the halves of each block
         place_BN = torch.arange(x_BND.shape[1], device=x_BND.device)[None]
         size_BN = torch.ones(x_BND.shape[:2], device=x_BND.device) if self.fuse else None
@@ -67,8 +76,7 @@ class TopKEncoder(Encoder):
                 x_BND = block(x_BND)
             mlp_run.append(x_BND.shape[1])
         batch, device = x_BND.shape[0], x_BND.device
-        aux = {"tokens": widths(run, batch, device), "mlp_tokens": widths(mlp_run, batch, device)}
-        return x_BND, aux if size_BN is None else {**aux, "sizes": size_BN}
+        return EncoderOutput(x_BND, repeat_counts(run, batch, device), repeat_counts(mlp_run, batch, device), size_BN)
 
 
 def importance(model: VisionTransformer) -> Products:
@@ -86,12 +94,12 @@ class Leaving:
 
     def __call__(self, x_BND: Tensor, q_BHNK: Tensor, k_BHNK: Tensor) -> Tensor:
         self.score_BP = self.encoder.importance(x_BND, q_BHNK, k_BHNK)[:, self.prefix :]
-        self.index_BR = best(self.score_BP, self.count, self.prefix)
-        stay_BRD = take(x_BND, self.index_BR)
+        self.index_BR = select_patches(self.score_BP, self.count, self.prefix)
+        stay_BRD = gather_rows(x_BND, self.index_BR)
         if not self.encoder.fuse:
             return stay_BRD
         self.left_BP = self.score_BP.scatter(1, self.index_BR[:, self.prefix :] - self.prefix, 0.0)
-        share_BP = normalised(self.left_BP).to(x_BND.dtype)
+        share_BP = normalize_weights(self.left_BP).to(x_BND.dtype)
         return torch.cat([stay_BRD, (share_BP[..., None] * x_BND[:, self.prefix :]).sum(1, keepdim=True)], 1)
 
     def sizes(self, size_BN: Tensor | None) -> Tensor | None:

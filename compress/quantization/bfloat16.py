@@ -10,7 +10,7 @@ from baselines.classifier import Classifier
 Model = TypeVar("Model", bound=Classifier)
 
 
-def in_bf16(model: Model) -> Model:
+def convert_to_bf16(model: Model) -> Model:
     """Every parameter and buffer becomes bfloat16; images are rounded on their way in, logits widened at the end."""
     model.to(torch.bfloat16)
     first, last = model.ends

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from baselines.errors import InputError
 from baselines.vit import VisionTransformer
 from compress.quantization import observers, rescale, rounding
-from compress.quantization.linear import QuantLinear, Rounding, layers_of
+from compress.quantization.linear import QuantLinear, Rounding, quantized_layers
 from compress.quantization.operators import channel_scale
 
 ROWS = 512  # of its input that are kept of each layer
@@ -42,29 +42,29 @@ def calibrate(model: VisionTransformer, batches: list[Tensor], recipe: Recipe) -
     """Sets scales, zero points and weights of all `QuantLinear` and `Rounding`; leaves the model in evaluation mode.
 
     Args:
-        batches: normalised training images, each (B, C, height, width), on the model's device.
+        batches: normalized training images, each (B, C, height, width), on the model's device.
 
     Raises:
         InputError: no images, images of another size or all the same, or activations that are not finite.
     """
     check(batches, (model.config.channels, *model.config.image_size))
     model.eval()
-    layers = layers_of(model)
-    with in_float(model):
-        rows = kept_rows(model, layers, batches)
+    layers = quantized_layers(model)
+    with rounding_off(model):
+        rows = collect_rows(model, layers, batches)
         if recipe.rescale:
             rescale.rescale(model, rows, partial(observe_rows, recipe=recipe))
         watched = observe(model, batches, recipe)
     for name, (place, observer) in watched.items():
-        place.set_range(*found(name, observer))
+        place.set_range(*find_range(name, observer))
     set_weights(layers, rows, recipe)
 
 
 @torch.no_grad()
 def calibrate_weights(model: nn.Module, batches: list[Tensor], recipe: Recipe) -> None:
     """Sets scales and weights of a model whose activations have their scales already."""
-    layers = layers_of(model.eval())
-    set_weights(layers, kept_rows(model, layers, batches), recipe)
+    layers = quantized_layers(model.eval())
+    set_weights(layers, collect_rows(model, layers, batches), recipe)
 
 
 def set_weights(layers: dict[str, QuantLinear], rows: dict[str, Tensor], recipe: Recipe) -> None:
@@ -72,7 +72,7 @@ def set_weights(layers: dict[str, QuantLinear], rows: dict[str, Tensor], recipe:
     for name, layer in layers.items():
         layer.weight_scale.copy_(channel_scale(layer.weight))
         weight = layer.weight.clone()
-        x = rounded(layer, rows[name])
+        x = round_rows(layer, rows[name])
         if recipe.reconstruct and len(x):
             layer.weight.copy_(rounding.reconstruct(weight, layer.weight_scale, x))
         if recipe.correct_bias and layer.bias is not None and len(x):
@@ -88,14 +88,14 @@ def check(batches: list[Tensor], shape: tuple[int, int, int]) -> None:
             sizes = " and ".join("x".join(map(str, each)) for each in (got, shape))
             raise InputError(f"calibration images and the model differ in size ({sizes}); resize the images")
     if not all(batch.isfinite().all() for batch in batches):
-        raise InputError("a calibration image holds values that are not finite; check the data and its normalisation")
+        raise InputError("a calibration image holds values that are not finite; check the data and its normalization")
     first = batches[0][:1]
     if all(torch.equal(batch, first.expand_as(batch)) for batch in batches) and first.std() == 0:
         raise InputError("the calibration images are all one colour; give training images as --data")
 
 
 @contextmanager
-def in_float(model: nn.Module) -> Iterator[None]:
+def rounding_off(model: nn.Module) -> Iterator[None]:
     """The model computes in float meanwhile."""
     layers = [module for module in model.modules() if isinstance(module, QuantLinear)]
     places = [module for module in model.modules() if isinstance(module, Rounding)]
@@ -114,7 +114,7 @@ def in_float(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def watching(modules: dict[str, nn.Module], note: Callable[[str, Tensor], None]) -> Iterator[None]:
+def watch_inputs(modules: dict[str, nn.Module], note: Callable[[str, Tensor], None]) -> Iterator[None]:
     """Calls `note` with the name and the input of each of the modules, whenever it is run."""
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
@@ -128,7 +128,7 @@ def watching(modules: dict[str, nn.Module], note: Callable[[str, Tensor], None])
             each.remove()
 
 
-def kept_rows(model: nn.Module, layers: dict[str, QuantLinear], batches: list[Tensor]) -> dict[str, Tensor]:
+def collect_rows(model: nn.Module, layers: dict[str, QuantLinear], batches: list[Tensor]) -> dict[str, Tensor]:
     """Some rows of the input of each layer (R, I), from all batches alike.
 
     Raises:
@@ -144,7 +144,7 @@ def kept_rows(model: nn.Module, layers: dict[str, QuantLinear], batches: list[Te
         chosen = torch.linspace(0, max(len(x) - 1, 0), min(share, len(x)), device=x.device).long()
         kept[name].append(x[chosen])
 
-    with watching(dict(layers), note):
+    with watch_inputs(dict(layers), note):
         for images in batches:
             model(images)
     return {name: torch.cat(each) if each else layers[name].weight.new_empty(0, 0) for name, each in kept.items()}
@@ -152,7 +152,7 @@ def kept_rows(model: nn.Module, layers: dict[str, QuantLinear], batches: list[Te
 
 def observe(model: nn.Module, batches: list[Tensor], recipe: Recipe) -> dict[str, tuple[Rounding, observers.Observer]]:
     """An observer for each place that rounds to 8 bits, after it has seen all images."""
-    layers = layers_of(model)
+    layers = quantized_layers(model)
     watched: dict[str, tuple[nn.Module, Rounding]] = {
         name: (layer, layer.input) for name, layer in layers.items() if layer.input is not None
     }
@@ -160,7 +160,7 @@ def observe(model: nn.Module, batches: list[Tensor], recipe: Recipe) -> dict[str
     for name, place in model.named_modules():
         if isinstance(place, Rounding) and place not in inside:
             watched[name] = place, place
-    seen = {name: observers.make(recipe.observer, percentile=recipe.percentile) for name in watched}
+    seen = {name: observers.make_observer(recipe.observer, percentile=recipe.percentile) for name in watched}
 
     def note(name: str, x: Tensor) -> None:
         try:
@@ -168,13 +168,13 @@ def observe(model: nn.Module, batches: list[Tensor], recipe: Recipe) -> dict[str
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
 
-    with watching({name: module for name, (module, _) in watched.items()}, note):
+    with watch_inputs({name: module for name, (module, _) in watched.items()}, note):
         for images in batches:
             model(images)
     return {name: (place, seen[name]) for name, (_, place) in watched.items()}
 
 
-def found(name: str, observer: observers.Observer) -> tuple[float, float]:
+def find_range(name: str, observer: observers.Observer) -> tuple[float, float]:
     try:
         return observer.range()
     except InputError as error:
@@ -183,11 +183,11 @@ def found(name: str, observer: observers.Observer) -> tuple[float, float]:
 
 def observe_rows(rows: Tensor, recipe: Recipe) -> tuple[float, float]:
     """The range that an observer finds in some rows."""
-    observer = observers.make(recipe.observer, percentile=recipe.percentile)
+    observer = observers.make_observer(recipe.observer, percentile=recipe.percentile)
     observer.update(rows)
     return observer.range()
 
 
-def rounded(layer: QuantLinear, rows: Tensor) -> Tensor:
+def round_rows(layer: QuantLinear, rows: Tensor) -> Tensor:
     """Input rows (R, I) as the layer rounds them."""
     return rows if layer.input is None else layer.input(rows)

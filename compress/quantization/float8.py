@@ -53,7 +53,7 @@ def in_hardware() -> bool:
     return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9)
 
 
-def unfit(model: nn.Module) -> list[str]:
+def find_unfit(model: nn.Module) -> list[str]:
     """Names of the Linears of a model whose sizes the hardware does not take."""
     linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     return [name for name, each in linears if each.in_features % MULTIPLE or each.out_features % MULTIPLE]

@@ -1,6 +1,6 @@
-"""A histogram of a stream of values whose range is not known beforehand, and what quantising it loses.
+"""A histogram of a stream of values whose range is not known beforehand, and what quantizing it loses.
 
-Legend: A candidate ranges, K bins, G levels of the quantiser.
+Legend: A candidate ranges, K bins, G levels of the quantizer.
 """
 
 import math
@@ -11,7 +11,7 @@ from torch import Tensor
 BINS = 2048
 SMALLEST = -126  # exponent of the narrowest bin: that of the smallest normal float32
 CHUNK = 1 << 17  # values binned at a time: the indices stay in cache and cost no memory
-SMOOTH = 1e-4  # share of the quantised distribution that is spread evenly, so that no divergence is infinite
+SMOOTH = 1e-4  # share of the quantized distribution that is spread evenly, so that no divergence is infinite
 
 
 class Histogram:
@@ -45,7 +45,7 @@ class Histogram:
         self.counts += found.cpu()
 
     def nonzero(self) -> Tensor:
-        """Counts (K,) without values that are 0, as float64: a quantiser keeps those, whatever its range."""
+        """Counts (K,) without values that are 0, as float64: a quantizer keeps those, whatever its range."""
         counts = self.counts.double()
         counts[-self.first] -= self.zeros
         return counts
@@ -65,7 +65,7 @@ class Histogram:
 
 
 def squared_error(low_A: Tensor, high_A: Tensor, edges: Tensor, counts_K: Tensor, levels: int) -> Tensor:
-    """Sum (A,) of squared errors that uniform quantisers of these ranges make, values being spread evenly in each bin.
+    """Sum (A,) of squared errors that uniform quantizers of these ranges make, values being spread evenly in each bin.
 
     With n the level nearest to t, in steps, the integral of (t - n)^2 from 0 to t is n / 12 + (t - n)^3 / 3, also where
     n is the last level and t far beyond it. `edges` are those of the bins, K + 1 of them.
@@ -80,9 +80,9 @@ def squared_error(low_A: Tensor, high_A: Tensor, edges: Tensor, counts_K: Tensor
 
 
 def divergence(counts_K: Tensor, start_A: Tensor, stop_A: Tensor, levels: int) -> Tensor:
-    """Kullback-Leibler divergence (A,) of what quantising the bins from `start` to before `stop` leaves of a histogram.
+    """Kullback-Leibler divergence (A,) of what quantizing the bins from `start` to before `stop` leaves of a histogram.
 
-    The reference has what is outside in its two end bins. The quantised one lacks it, and is even over the filled bins
+    The reference has what is outside in its two end bins. The quantized one lacks it, and is even over the filled bins
     of each of `levels` groups of neighbours, so that sums over the groups are all that is needed.
     """
 
@@ -96,11 +96,11 @@ def divergence(counts_K: Tensor, start_A: Tensor, stop_A: Tensor, levels: int) -
     filled_AG = before((counts_K > 0).double())[edges_AG].diff()
     spread_A = SMOOTH / bins_A
     inside_A = mass_AG.sum(1).clamp(min=1)
-    quantised_AG = (1 - SMOOTH) * mass_AG / filled_AG.clamp(min=1) / inside_A[:, None] + spread_A[:, None]
-    own, cross = logs[stop_A] - logs[start_A], torch.xlogy(mass_AG, quantised_AG).sum(1)
+    quantized_AG = (1 - SMOOTH) * mass_AG / filled_AG.clamp(min=1) / inside_A[:, None] + spread_A[:, None]
+    own, cross = logs[stop_A] - logs[start_A], torch.xlogy(mass_AG, quantized_AG).sum(1)
     for end_A, group, outside_A in ((start_A, 0, sums[start_A]), (stop_A - 1, -1, total - sums[stop_A])):
         count_A = counts_K[end_A]
         both_A = count_A + outside_A
         own = own + torch.xlogy(both_A, both_A) - torch.xlogy(count_A, count_A)
-        cross = cross + torch.xlogy(outside_A, torch.where(count_A > 0, quantised_AG[:, group], spread_A))
+        cross = cross + torch.xlogy(outside_A, torch.where(count_A > 0, quantized_AG[:, group], spread_A))
     return (own - cross) / total - total.log()

@@ -52,12 +52,12 @@ class Rounding(nn.Module):
         self.scale.fill_(scale)
         self.zero_point.fill_(round(min(max(least - low / scale, least), most)))
 
-    def learn(self) -> None:
+    def learn_scales(self) -> None:
         """Makes the scale a thing that training changes, by a factor that begins at 1."""
         self.log_step = nn.Parameter(torch.zeros_like(self.scale))
 
     @torch.no_grad()
-    def settle(self) -> None:
+    def fold_log_step(self) -> None:
         """What was learned becomes the scale."""
         if self.log_step is not None:
             self.scale.mul_(self.log_step.exp())
@@ -70,11 +70,11 @@ class Rounding(nn.Module):
             scale = self.scale if self.log_step is None else self.scale * self.log_step.exp()
             return torch.ops.compress.quantize_dequantize(x.float(), scale, self.zero_point)
         low, high = (bound - self.zero_point.float() for bound in bounds(self.zero_point))
-        return straight_through(x.float(), learned(self.scale, self.log_step, x[:1].numel()), low, high)
+        return straight_through(x.float(), apply_log_step(self.scale, self.log_step, x[:1].numel()), low, high)
 
 
 class QuantLinear(nn.Module):
-    """A Linear with 8-bit inputs and weights, float outside; `y = dequantise(x_q) @ dequantise(w_q) + bias`.
+    """A Linear with 8-bit inputs and weights, float outside; `y = dequantize(x_q) @ dequantize(w_q) + bias`.
 
     Holds float weights (O, I) until `pack_` replaces them by int8 ones (I, O), so that it can still be trained.
     """
@@ -94,18 +94,18 @@ class QuantLinear(nn.Module):
     def packed(self) -> bool:
         return self.weight.dtype == torch.int8
 
-    def learn(self) -> None:
+    def learn_scales(self) -> None:
         """Makes all scales things that training changes."""
         assert self.input is not None
-        self.input.learn()
+        self.input.learn_scales()
         if not self.whole_weights:
             self.weight_log_step = nn.Parameter(torch.zeros_like(self.weight_scale))
 
     @torch.no_grad()
-    def settle(self) -> None:
+    def fold_log_step(self) -> None:
         """What was learned becomes scales."""
         if self.input is not None:
-            self.input.settle()
+            self.input.fold_log_step()
         if self.weight_log_step is not None:
             self.weight_scale.mul_(self.weight_log_step.exp())
             self.register_parameter("weight_log_step", None)
@@ -115,7 +115,7 @@ class QuantLinear(nn.Module):
         """Float weights (O, I) -> int8 (I, O), as ONNX's MatMul takes them."""
         if self.packed:
             return
-        self.settle()
+        self.fold_log_step()
         levels = quantize_weight(self.weight, self.weight_scale).t().contiguous()
         del self.weight
         self.register_buffer("weight", levels)
@@ -143,7 +143,7 @@ class QuantLinear(nn.Module):
             return torch.ops.compress.dequantize_columns(self.weight, self.weight_scale)
         if self.whole_weights:
             return self.weight.t()
-        scale = learned(self.weight_scale, self.weight_log_step, self.weight.shape[1] if self.training else 0)
+        scale = apply_log_step(self.weight_scale, self.weight_log_step, self.weight.shape[1] if self.training else 0)
         most = scale.new_tensor(127.0)
         return straight_through(self.weight, scale[:, None], -most, most).t()
 
@@ -158,7 +158,7 @@ class QuantLinear(nn.Module):
         return straight_through(x, step.detach().clamp(min=1e-8), -most, most) @ self._weight_IO()
 
 
-def learned(scale: Tensor, log_step: Tensor | None, values: int) -> Tensor:
+def apply_log_step(scale: Tensor, log_step: Tensor | None, values: int) -> Tensor:
     """A scale with what training added to it.
 
     Args:
@@ -184,7 +184,7 @@ def replace_linears(
         InputError: a pattern that fits no layer, or patterns that leave none.
     """
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    left = skipped([f"{prefix}{name}" for name in linears], skip)
+    left = match_layers([f"{prefix}{name}" for name in linears], skip)
     for name in linears:
         if f"{prefix}{name}" not in left:
             linear = model.get_submodule(name)
@@ -192,7 +192,7 @@ def replace_linears(
             model.set_submodule(name, QuantLinear(linear, activations, signed))
 
 
-def skipped(layers: Sequence[str], skip: Sequence[str]) -> set[str]:
+def match_layers(layers: Sequence[str], skip: Sequence[str]) -> set[str]:
     """Those of `layers` that `skip` names, with * for anything; the last parts of a name are enough.
 
     Raises:
@@ -209,6 +209,6 @@ def skipped(layers: Sequence[str], skip: Sequence[str]) -> set[str]:
     return left
 
 
-def layers_of(model: nn.Module) -> dict[str, QuantLinear]:
+def quantized_layers(model: nn.Module) -> dict[str, QuantLinear]:
     """The integer layers of a model by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, QuantLinear)}

@@ -19,13 +19,13 @@ OBSERVERS: tuple[str, ...] = ("minmax", "moving", "percentile", "mse", "entropy"
 CANDIDATES = 100  # ranges tried in one search
 
 
-def make(kind: str, *, percentile: float = 99.99, levels: int = 256) -> "Observer":
+def make_observer(kind: str, *, percentile: float = 99.99, levels: int = 256) -> "Observer":
     """An observer that has seen nothing.
 
     Args:
         kind: one of OBSERVERS.
         percentile: of the values that `percentile` keeps inside the range, in (50, 100].
-        levels: of the quantiser that `mse` and `entropy` find the range for.
+        levels: of the quantizer that `mse` and `entropy` find the range for.
 
     Raises:
         InputError: there is no such observer, or the percentile is none.
@@ -44,7 +44,7 @@ def make(kind: str, *, percentile: float = 99.99, levels: int = 256) -> "Observe
 
 
 class Observer(ABC):
-    """Sees activations and chooses the range that a quantiser is to cover."""
+    """Sees activations and chooses the range that a quantizer is to cover."""
 
     def __init__(self) -> None:
         self.low, self.high = math.inf, -math.inf  # smallest and largest value of all
@@ -65,7 +65,7 @@ class Observer(ABC):
         self._take(values, low, high)
 
     def range(self) -> tuple[float, float]:
-        """(low, high) to be covered, never beyond the smallest and largest value; a quantiser widens it to hold 0.
+        """(low, high) to be covered, never beyond the smallest and largest value; a quantizer widens it to hold 0.
 
         Raises:
             InputError: nothing was seen.
@@ -156,7 +156,7 @@ def _depth(counts: Tensor, cut: float) -> float:
 
 
 class SquaredError(Binned):
-    """The range with the smallest expected squared error, clipping included, of a quantiser that has 0 as a level.
+    """The range with the smallest expected squared error, clipping included, of a quantizer that has 0 as a level.
 
     Tried are one threshold for both signs, then other lower ends, then other upper ones.
     """
@@ -187,7 +187,7 @@ class SquaredError(Binned):
 
 
 class Entropy(Binned):
-    """The threshold beyond which to clip so that the quantised distribution diverges least (Migacz 2017, TensorRT).
+    """The threshold beyond which to clip so that the quantized distribution diverges least (Migacz 2017, TensorRT).
 
     One threshold serves both signs; an end that is nearer to 0 stays where it is. As in the original, a range has at
     least as many bins as there are levels. Made for bell shapes: of peaked ones (GELU, softmax) it clips far too much.

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress.quantization.linear import QuantLinear, layers_of
+from compress.quantization.linear import QuantLinear, quantized_layers
 from compress.quantization.operators import dynamic_range, row_scale
 
 CUDA_ROWS = 17  # the fewest that `torch._int_mm` takes there
@@ -76,7 +76,7 @@ class IntegerLinear(nn.Module):
         return torch.ops.aten._int_mm(levels, self.weight.t())
 
 
-def integer_(model: nn.Module, device: torch.device) -> list[str]:
+def use_integer_kernels(model: nn.Module, device: torch.device) -> list[str]:
     """Puts an `IntegerLinear` in the place of every packed `QuantLinear` that the device can multiply.
 
     Call it when the weights are loaded: the state of the model is another one afterwards.
@@ -85,22 +85,22 @@ def integer_(model: nn.Module, device: torch.device) -> list[str]:
         Names of the layers that are still simulated, with their inputs and outputs.
     """
     left = []
-    for name, layer in layers_of(model).items():
-        if fits(layer, device):
+    for name, layer in quantized_layers(model).items():
+        if supports_layer(layer, device):
             model.set_submodule(name, IntegerLinear(layer))
         else:
             left.append(f"{name} ({' to '.join(map(str, layer.weight.shape))})")
     return left
 
 
-def fits(layer: QuantLinear, device: torch.device) -> bool:
+def supports_layer(layer: QuantLinear, device: torch.device) -> bool:
     """Whether a device can multiply the integers of a layer."""
     sizes = CUDA_MULTIPLE if device.type == "cuda" else 1
-    return layer.packed and all(size % sizes == 0 for size in layer.weight.shape) and exact(device)
+    return layer.packed and all(size % sizes == 0 for size in layer.weight.shape) and multiplies_exactly(device)
 
 
 @cache
-def exact(device: torch.device) -> bool:
+def multiplies_exactly(device: torch.device) -> bool:
     """Whether the largest levels are multiplied and summed without a mistake on a device."""
     levels = torch.full((32, 64), -128, dtype=torch.int8, device=device)
     levels[::2] = 127

@@ -37,10 +37,10 @@ def rescale(model: nn.Module, rows: dict[str, Tensor], value_range: Range) -> No
         value_range: range of an activation to be covered.
     """
     names = {module: name for name, module in model.named_modules() if isinstance(module, QuantLinear)}
-    for before, layer in pairs(model):
+    for before, layer in find_pairs(model):
         x = rows[names[layer]]
         if len(x):
-            factor, shift = best(layer, x, value_range, shifts=not isinstance(before, Values))
+            factor, shift = choose_scaling(layer, x, value_range, shifts=not isinstance(before, Values))
             before.divide(factor, shift)
             if layer.bias is not None:
                 layer.bias.add_(layer.weight @ shift)
@@ -72,7 +72,7 @@ class Values:
         self.qkv.bias[self.start :].div_(factor)
 
 
-def pairs(model: nn.Module) -> Iterator[tuple[Norm | Values, QuantLinear]]:
+def find_pairs(model: nn.Module) -> Iterator[tuple[Norm | Values, QuantLinear]]:
     """What makes the input of a layer, and the layer."""
     for block in model.modules():
         if isinstance(block, Block):
@@ -85,7 +85,7 @@ def pairs(model: nn.Module) -> Iterator[tuple[Norm | Values, QuantLinear]]:
             yield from ((before, layer) for before, layer in found if isinstance(layer, QuantLinear))
 
 
-def best(layer: QuantLinear, x_RI: Tensor, value_range: Range, *, shifts: bool) -> tuple[Tensor, Tensor]:
+def choose_scaling(layer: QuantLinear, x_RI: Tensor, value_range: Range, *, shifts: bool) -> tuple[Tensor, Tensor]:
     """Factor and shift of each channel (I,) with which the layer's output is nearest to that of float."""
     low, high = x_RI.amin(0), x_RI.amax(0)
     tried = [(torch.ones_like(low), torch.zeros_like(low))]
@@ -97,12 +97,14 @@ def best(layer: QuantLinear, x_RI: Tensor, value_range: Range, *, shifts: bool) 
             factor = (factor / factor.log().mean().exp()).clamp(1 / LARGEST, LARGEST)
             tried.append((factor, shift))
     wanted = x_RI @ layer.weight.t()
-    errors = [error(layer, (x_RI - shift) / factor, layer.weight * factor, wanted - layer.weight @ shift, value_range)
-              for factor, shift in tried]  # fmt: skip
+    errors = [
+        output_error(layer, (x_RI - shift) / factor, layer.weight * factor, wanted - layer.weight @ shift, value_range)
+        for factor, shift in tried
+    ]
     return tried[min(range(len(tried)), key=errors.__getitem__)]
 
 
-def error(layer: QuantLinear, x_RI: Tensor, weight_OI: Tensor, wanted_RO: Tensor, value_range: Range) -> float:
+def output_error(layer: QuantLinear, x_RI: Tensor, weight_OI: Tensor, wanted_RO: Tensor, value_range: Range) -> float:
     """Mean squared error of the outputs when inputs and weights are rounded."""
     if layer.input is None:
         step = row_scale(x_RI)

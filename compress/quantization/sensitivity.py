@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from baselines.progress import progress_bar
-from compress.quantization.calibration import in_float
-from compress.quantization.linear import layers_of
+from compress.quantization.calibration import rounding_off
+from compress.quantization.linear import quantized_layers
 
 MOST = 150.0  # dB of signal to noise that are told apart; float32 holds no more
 
@@ -29,26 +29,26 @@ class Sensitivity:
     share: float  # of the weights of all layers in integers
 
 
-def rank(quantised: nn.Module, whole: nn.Module, images: list[Tensor]) -> list[Sensitivity]:
+def rank_layers(quantized: nn.Module, whole: nn.Module, images: list[Tensor]) -> list[Sensitivity]:
     """The integer layers of a model, the most harmful first, at one pass over the images for each.
 
     Both models are as they were afterwards.
 
     Args:
-        quantised: calibrated, not packed.
+        quantized: calibrated, not packed.
         whole: the same model, calibrated on the same images with neither `reconstruct` nor `correct_bias`.
-        images: normalised, each (B, channels, height, width), on the device of the models.
+        images: normalized, each (B, channels, height, width), on the device of the models.
     """
-    layers = layers_of(quantised)
+    layers = quantized_layers(quantized)
     weights = sum(layer.weight.numel() for layer in layers.values())
     found = []
-    with in_float(whole), progress_bar("ranking layers", len(layers), 0) as advance:
-        wanted = logits_of(whole, images)
+    with rounding_off(whole), progress_bar("ranking layers", len(layers), 0) as advance:
+        wanted = compute_logits(whole, images)
         for name, layer in layers.items():
             own = whole.get_submodule(name)
             try:
                 whole.set_submodule(name, layer)
-                got = logits_of(whole, images)
+                got = compute_logits(whole, images)
             finally:
                 whole.set_submodule(name, own)
             found.append(Sensitivity(name, sqnr_db(wanted, got), layer.weight.numel() / weights))
@@ -57,7 +57,7 @@ def rank(quantised: nn.Module, whole: nn.Module, images: list[Tensor]) -> list[S
 
 
 @torch.inference_mode()
-def logits_of(model: nn.Module, images: Iterable[Tensor]) -> Tensor:
+def compute_logits(model: nn.Module, images: Iterable[Tensor]) -> Tensor:
     """Answers to all images (n, C), on the CPU."""
     return torch.cat([model(batch).cpu() for batch in images])
 

@@ -13,7 +13,7 @@ LEAST = 256  # values of a tensor that is worth it
 
 
 @torch.no_grad()
-def round_rest(model: nn.Module) -> None:
+def round_unquantized(model: nn.Module) -> None:
     """Rounds the matrices of a model, outside its integer layers, to what 16 bits hold."""
     own = {id(parameter) for module in model.modules() if isinstance(module, QuantLinear)
            for parameter in module.parameters()}  # fmt: skip
@@ -23,7 +23,7 @@ def round_rest(model: nn.Module) -> None:
             parameter.copy_(torch.where(halved.isfinite(), halved, parameter))
 
 
-def lean(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def shrink_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same values, in 16 bits where nothing is lost by it."""
     return {name: value.half() if _fits(value) else value for name, value in state.items()}
 

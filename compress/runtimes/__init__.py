@@ -1,40 +1,113 @@
-"""The engines a variant can run on. A new one is one file and one line here."""
+"""The engines a variant can run on. A new one is one file, and one line in `REGISTRY`.
 
-import importlib
-import sys
-from typing import Any
+What a runtime says of itself (its packages, files, devices, dtypes and shapes) is known without importing its engine:
+only `Runtime.load` and `Runtime.inspect` do that, and they run in processes of their own (`client.py`).
+"""
+
+import pkgutil
+from functools import cache
+from pathlib import Path
 
 from baselines.errors import InputError
 from compress.runtimes.base import Inspection, Runtime, Session
 
-_MODULES = {
-    "torch": "compress.runtimes.eager",
-    "torch.compile": "compress.runtimes.compiled",
-    "onnxruntime": "compress.runtimes.ort",
-    "openvino": "compress.runtimes.openvino",
-    "nncf": "compress.runtimes.nncf",
+REGISTRY = {
+    "torch": "compress.runtimes.eager:Eager",
+    "torch.compile": "compress.runtimes.compiled:Compiled",
+    "onnxruntime": "compress.runtimes.ort:Ort",
+    "openvino": "compress.runtimes.openvino:Openvino",
+    "nncf": "compress.runtimes.nncf:Nncf",
 }
-_PACKAGES = {"torch.compile": "torch", "nncf": "nncf openvino"}  # where they are not called as the runtime is
-RUNTIMES = tuple(_MODULES)
+CHECKPOINT = ".pth"  # the suffix of what torch loads
 
-# OpenVINO and NNCF report to Google Analytics whenever they are imported, unless the package that does so is missing.
-_imported: dict[str, Any] = sys.modules
-_imported.setdefault("openvino_telemetry", None)
+
+@cache
+def _instance(place: str) -> Runtime:
+    return pkgutil.resolve_name(place)()
+
+
+def describe(name: str) -> Runtime:
+    """The runtime of that name, whether or not its engine is installed; the engine is not imported.
+
+    Raises:
+        InputError: the name is unknown.
+    """
+    if name not in REGISTRY:
+        raise InputError(f"--runtime {name!r} is not known; choose from {', '.join(REGISTRY)} or auto")
+    return _instance(REGISTRY[name])
+
+
+def describe_all() -> list[Runtime]:
+    """All runtimes, the preferred ones first."""
+    return [describe(name) for name in REGISTRY]
 
 
 def get(name: str) -> Runtime:
-    """The runtime of that name, imported only now: a process that runs one engine should not hold the others.
+    """The runtime of that name.
 
     Raises:
-        InputError: unknown name, or its package is not installed here.
+        InputError: the name is unknown, or one of its packages is not installed.
     """
-    if name not in _MODULES:
-        raise InputError(f"--runtime {name!r} is not known; choose from {', '.join(RUNTIMES)} or auto")
+    runtime = describe(name)
+    if missing := runtime.missing_packages():
+        raise InputError(
+            f"--runtime {name} cannot be used: the package {missing[0]} is not installed; "
+            f"install it with: pip install {' '.join(runtime.packages)}"
+        )
     try:
-        return importlib.import_module(_MODULES[name]).RUNTIME
-    except ImportError as error:
-        package = _PACKAGES.get(name, name)
-        raise InputError(f"--runtime {name} cannot be used: {error}; install it with: pip install {package}") from error
+        runtime.devices()
+    except ImportError as error:  # it is there, and broken
+        raise InputError(
+            f"--runtime {name} cannot be used: {error}; install it with: pip install {' '.join(runtime.packages)}"
+        ) from error
+    return runtime
 
 
-__all__ = ["RUNTIMES", "Inspection", "Runtime", "Session", "get"]
+def list_packages(*, optional: bool | None = None) -> list[str]:
+    """The packages that runtimes import, in the order of the registry.
+
+    Args:
+        optional: only those that an extra of compress installs (True), or only those that it always installs (False).
+    """
+    found = [(package, runtime.extra is not None) for runtime in describe_all() for package in runtime.packages]
+    always = {package for package, extra in found if not extra}
+    names = dict.fromkeys(package for package, _ in found)
+    return [name for name in names if optional is None or optional is (name not in always)]
+
+
+def find_openers(path: Path) -> list[str]:
+    """Names of the runtimes that open a file, the preferred first. What no engine claims is taken for a checkpoint."""
+    found = [runtime.name for runtime in describe_all() if runtime.opens_file(path)]
+    return found or [runtime.name for runtime in describe_all() if runtime.suffix == CHECKPOINT]
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file is one that `loading` reads, and not the file of an engine, by its name."""
+    return all(describe(name).suffix == CHECKPOINT for name in find_openers(path))
+
+
+def list_files(path: Path) -> list[Path]:
+    """An artifact and the files beside it that belong to it, as far as they are there."""
+    endings = {ending for runtime in describe_all() if (ending := runtime.side_files.get(path.suffix))}
+    return [path, *(beside for ending in sorted(endings) if (beside := path.with_suffix(ending)).is_file())]
+
+
+def count_bytes(path: Path) -> int:
+    """Bytes of an artifact, with the files beside it that belong to it."""
+    return sum(each.stat().st_size for each in list_files(path))
+
+
+__all__ = [
+    "REGISTRY",
+    "Inspection",
+    "Runtime",
+    "Session",
+    "count_bytes",
+    "describe",
+    "describe_all",
+    "find_openers",
+    "get",
+    "is_checkpoint",
+    "list_files",
+    "list_packages",
+]

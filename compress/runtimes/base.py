@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,12 @@ def overflow_notes() -> tuple[str, ...]:
     return ("this processor has no VNNI: sums of int8 products may overflow 16 bits in an engine; compare top-1",)
 
 
+def check_batch(path: Path, taken: int | None, asked: int | None) -> None:
+    """Raises RuntimeError where a file takes another batch size alone (None: any) than is asked for (None: any)."""
+    if taken is not None and asked is not None and taken != asked:
+        raise RuntimeError(f"{path.name} takes batches of {taken} alone, not of {asked}; export it anew")
+
+
 def peak_resident_bytes() -> int:
     """Most memory this process held. Linux's `ru_maxrss` would begin with the parent's: it survives `exec`."""
     try:
@@ -56,7 +63,7 @@ class Session(ABC):
 
     @abstractmethod
     def put(self, images: np.ndarray) -> Any:
-        """Normalised images (B, C, height, width) float32 -> the engine's own input."""
+        """Normalized images (B, C, height, width) float32 -> the engine's own input."""
 
     @abstractmethod
     def run(self, images: Any) -> Any:
@@ -72,16 +79,32 @@ class Session(ABC):
 
 
 class Runtime(ABC):
+    """An engine and the way from a model to its file.
+
+    The module of a runtime imports its engine in functions only, so that all this can be asked where it is not
+    installed, and in processes that must not hold it.
+    """
+
     name: str
-    suffix: str  # of its artifacts
-    numbers: frozenset[str]  # in which its kernels compute products here: fp32, bf16, int8, int4, fp8
-    padded: bool = False  # whether ragged attention computes all images of a batch at the length of the longest
-    simulates: frozenset[str] = frozenset()  # numbers whose rounding it computes in float, for their accuracy alone
-    rests: tuple[str, ...] = ("fp32",)  # in which it may compute what is not in integers, when it is told
-    dynamic: tuple[str, ...] = ()  # granularities at which it finds scales of activations itself, worth trying
-    quantises: bool = False  # whether it makes integers of a float graph, of whatever architecture
-    own_ranges: bool = False  # whether it sets ranges anew, instead of taking those of the model
-    fixed_shapes: bool = False  # whether every shape must be compiled: no number of tokens that depends on the image
+    packages: tuple[str, ...]  # of PyPI, that it imports by the same names
+    extra: str | None = None  # of compress, that installs them; None where compress always does
+    engine: str  # module whose import brings the engine, which is not part of the time of loading
+    environment: Mapping[str, str] = {}  # variables of every process that imports its engine
+
+    suffix: str  # of the artifacts it builds; runtimes with the same one share the artifact
+    opens: tuple[str, ...] = ()  # further suffixes of files it loads
+    side_files: Mapping[str, str] = {}  # suffix -> ending of the file beside it that may hold its weights
+
+    dtypes: frozenset[str]  # in which its kernels compute products here: fp32, bf16, int8, int4, fp8
+    simulated_dtypes: frozenset[str] = frozenset()  # whose rounding it computes in float, for their accuracy alone
+    fallback_dtypes: tuple[str, ...] = ("fp32",)  # in which it may compute what is not in integers, when it is told
+    dynamic_granularities: tuple[str, ...] = ()  # at which it finds scales of activations itself, worth trying
+    quantizes: bool = False  # whether it makes integers of a float graph, of whatever architecture
+    calibrates_itself: bool = False  # whether it sets ranges anew, instead of taking those of the model
+
+    batch_shapes: tuple[str, ...] = ("dynamic",)  # of "fixed" and "dynamic", for which it compiles; the faster first
+    static_shapes: bool = False  # whether every shape is compiled: no number of tokens that depends on the image
+    pads_ragged: bool = False  # whether ragged attention computes all images of a batch at the length of the longest
 
     @abstractmethod
     def devices(self) -> tuple[str, ...]:
@@ -97,17 +120,33 @@ class Runtime(ABC):
         images: Tensor,
         calibration: Sequence[Tensor] = (),
     ) -> None:
-        """Writes the artifact of a trained, not yet converted model.
+        """Writes the artifact of a trained, not yet converted model; its batch size is free.
 
         Args:
-            images: normalised real images for checks, (n, C, height, width), n >= 10.
-            calibration: normalised training images in batches, for a runtime that quantises a graph itself.
+            images: normalized real images for checks, (n, C, height, width), n >= 10.
+            calibration: normalized training images in batches, for a runtime that quantizes a graph itself.
         """
 
     @abstractmethod
-    def load(self, path: Path, device: str, threads: int) -> Session:
-        """Makes an artifact ready to be called."""
+    def load(self, path: Path, device: str, threads: int, batch_size: int | None = None) -> Session:
+        """Makes an artifact ready to be called.
+
+        Args:
+            batch_size: of all images that will come, for which the graph is compiled where `batch_shapes` has
+                "fixed"; others ignore it. None: any.
+
+        Raises:
+            RuntimeError: the engine does not take the file, or the file takes another batch size alone.
+        """
 
     @abstractmethod
-    def inspect(self, path: Path) -> Inspection:
-        """What the kernels really do with an artifact."""
+    def inspect(self, path: Path, batch_size: int | None = None) -> Inspection:
+        """What the kernels really do with an artifact, loaded for that batch size."""
+
+    def missing_packages(self) -> list[str]:
+        """Those of `packages` that are not installed."""
+        return [name for name in self.packages if importlib.util.find_spec(name) is None]
+
+    def opens_file(self, path: Path) -> bool:
+        """Whether it loads files of that name."""
+        return path.name.endswith((self.suffix, *self.opens))

@@ -5,71 +5,40 @@ are constants to the compiler ("freezing"). On CUDA whole passes are recorded as
 batches so small that launching kernels takes longer than running them.
 """
 
+from __future__ import annotations
+
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
+from compress.runtimes.base import Inspection
+from compress.runtimes.eager import Eager
 
-from compress.runtimes.base import Session
-from compress.runtimes.eager import FLOAT8, INT8, Eager, EagerSession
-
-
-class CompiledSession(EagerSession):
-    def __init__(self, eager: EagerSession):
-        super().__init__(eager.model, eager.device)
-        mode = "reduce-overhead" if self.device.type == "cuda" else None
-        self.model.compile(dynamic=False, mode=mode)
-
-    def run(self, images: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():  # freezing does not happen in inference mode
-            logits = self.model(images)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return logits
+if TYPE_CHECKING:
+    from compress.runtimes.torch_session import CompiledSession
 
 
 class Compiled(Eager):
-    name, suffix = "torch.compile", ".pth"
-    numbers = frozenset({"fp32", "bf16"}) | FLOAT8 | INT8
-    simulates = frozenset({"fp8"}) - FLOAT8
-    fixed_shapes = True
+    name = "torch.compile"
+    batch_shapes = ("fixed",)
+    static_shapes = True
+
+    @cached_property
+    def simulated_dtypes(self) -> frozenset[str]:  # type: ignore[override]
+        return frozenset({"fp8"}) - self.dtypes
 
     def devices(self) -> tuple[str, ...]:
-        return tuple(device for device in super().devices() if _can_compile(device))
+        from compress.runtimes.torch_session import can_compile
 
-    def load(self, path: Path, device: str, threads: int) -> Session:
-        _set_compiler()
-        eager = super().load(path, device, threads)
-        assert isinstance(eager, EagerSession)
-        return CompiledSession(eager)
+        return tuple(device for device in super().devices() if can_compile(device))
 
-    def as_run(self, model: nn.Module) -> nn.Module:
-        _set_compiler()
-        model.compile(dynamic=False)  # without CUDA graphs: what they replay, no profiler on the host sees
-        return model
+    def load(self, path: Path, device: str, threads: int, batch_size: int | None = None) -> CompiledSession:
+        from compress.runtimes.torch_session import CompiledSession, restore
 
+        self.loaded_on = device
+        return CompiledSession(restore(path, device, threads), device)
 
-def _set_compiler() -> None:
-    import torch._dynamo
-    import torch._inductor.config
+    def inspect(self, path: Path, batch_size: int | None = None) -> Inspection:
+        from compress.runtimes.torch_session import compile_model, inspect
 
-    torch._inductor.config.freezing = True
-    torch._dynamo.config.recompile_limit = 64  # each timed batch size is a compilation of its own
-
-
-def _can_compile(device: str) -> bool:
-    """Whether the compiler that torch needs is here: of C++ for a CPU, Triton for CUDA."""
-    if device == "cuda":
-        from torch.utils._triton import has_triton
-
-        return has_triton()
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    try:
-        return bool(get_cpp_compiler())
-    except InvalidCxxCompiler:
-        return False
-
-
-RUNTIME = Compiled()
+        return inspect(path, self.loaded_on, compile_model)

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ import numpy as np
 import openvino
 from openvino import opset8 as ops
 from openvino.utils import replace_node
+
+from compress.runtimes.base import check_batch
 
 PRODUCTS = frozenset({"MatMul", "Convolution", "GroupConvolution"})
 FLOAT_KERNELS = frozenset({"Convolution", "FullyConnected", "MatMul", "MVN"})  # tell fp32 from bf16; MVN: LayerNorm
@@ -20,39 +22,52 @@ MOVES = frozenset(  # between levels of 8 bits and a product: dequantisation, an
 ADDED = re.compile("/(Dequantization.*|transpose_b)$")  # what OpenVINO's passes add to the name of a product
 
 
-def rest(model: openvino.Model) -> str:
-    """In which numbers whatever is not in integers may be computed, as the metadata of its file say: fp32 or bf16."""
+def read_fallback_dtype(model: openvino.Model) -> str:
+    """In which dtype whatever is not in integers may be computed, as the metadata of its file say: fp32 or bf16."""
     for section in ("compress", "framework"):  # of our own OpenVINO files, and where metadata of ONNX files are found
-        if model.has_rt_info([section, "rest"]):
-            return "bf16" if "bf16" in model.get_rt_info([section, "rest"]).astype(str) else "fp32"
+        for name in ("fallback_dtype", "rest"):  # as it is called, and as files of compress 0.1.0 call it
+            if model.has_rt_info([section, name]):
+                return "bf16" if "bf16" in model.get_rt_info([section, name]).astype(str) else "fp32"
     return "fp32"
 
 
-def describe(model: openvino.Model) -> None:
+def move_metadata(model: openvino.Model) -> None:
     """Moves the metadata of the ONNX file that it was read from to where our own OpenVINO files have them."""
-    for name, value in list(model.rt_info["framework"].items()):
-        model.set_rt_info(value.astype(str), ["compress", name])
-    del model.rt_info["framework"]
+    if "framework" in model.rt_info:
+        for name, value in list(model.rt_info["framework"].items()):
+            model.set_rt_info(value.astype(str), ["compress", name])
+        del model.rt_info["framework"]
 
 
-def settings(threads: int, floating: str = "fp32") -> dict[str, Any]:
-    """Float stays float32 unless asked; one stream of exactly `threads` threads, placed where the system likes."""
-    return {
-        "INFERENCE_PRECISION_HINT": "bf16" if floating == "bf16" else "f32",
+def compile_model(model: openvino.Model, threads: int, more: Mapping[str, Any] | None = None) -> openvino.CompiledModel:
+    """Float stays float32 unless the file says otherwise; one stream of exactly `threads` threads, on any processors.
+
+    Args:
+        more: settings of OpenVINO, in addition.
+    """
+    settings = {
+        "INFERENCE_PRECISION_HINT": "bf16" if read_fallback_dtype(model) == "bf16" else "f32",
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": False,
         "ENABLE_HYPER_THREADING": True,  # otherwise it takes fewer threads than it was given
     }
+    return openvino.Core().compile_model(model, "CPU", {**settings, **(more or {})})
 
 
-def read(path: Path) -> openvino.Model:
+def read_model(path: Path, batch_size: int | None = None) -> openvino.Model:
     """The graph of a file, such that OpenVINO computes what it says.
 
     Its low-precision pass (2026.4.1) moves the scales of an integer product past a `Gather` of one single index and
     loses that the axis is gone: the shapes that follow are wrong, and so are the logits, without an error. A gather
     of a list of one index, then a squeeze, is the same and passes.
+
+    Args:
+        batch_size: to which the graph is fixed; None: as in the file.
+
+    Raises:
+        RuntimeError: the file takes another batch size alone.
     """
     model = openvino.Core().read_model(path)
     for node in model.get_ordered_ops():
@@ -61,12 +76,16 @@ def read(path: Path) -> openvino.Model:
             if data.get_element_type() == openvino.Type.f32:
                 listed = ops.gather(data, ops.unsqueeze(index, np.int64(0)), axis)
                 replace_node(node, ops.squeeze(listed, axis))
+    if batch_size is not None:
+        batch, *image = model.input(0).get_partial_shape()
+        check_batch(path, None if batch.is_dynamic else batch.get_length(), batch_size)
+        model.reshape({0: openvino.PartialShape([batch_size, *image])})
     return model
 
 
 def run_kernels(model: openvino.Model, image: np.ndarray) -> list[dict[str, str]]:
     """What OpenVINO says of each kernel, and `second`, its second input. They are chosen when the first image comes."""
-    compiled = openvino.Core().compile_model(model, "CPU", settings(1, rest(model)))
+    compiled = compile_model(model, 1)
     compiled.create_infer_request().infer({0: image})
     wanted, found = ("layerType", "primitiveType", "runtimePrecision", "originalLayersNames"), []
     for kernel in compiled.get_runtime_model().get_ops():
@@ -76,13 +95,13 @@ def run_kernels(model: openvino.Model, image: np.ndarray) -> list[dict[str, str]
     return found
 
 
-def float_numbers(kernels: Sequence[dict[str, str]]) -> str:
-    """In which numbers most of the float kernels ran: fp32 or bf16."""
+def find_float_dtype(kernels: Sequence[dict[str, str]]) -> str:
+    """In which dtype most of the float kernels ran: fp32 or bf16."""
     ran = [kernel["runtimePrecision"] for kernel in kernels if kernel["layerType"] in FLOAT_KERNELS]
     return "bf16" if ran.count("bf16") > ran.count("f32") else "fp32"
 
 
-def integer_names(model: openvino.Model, kernels: Sequence[dict[str, str]]) -> set[str]:
+def find_integer_products(model: openvino.Model, kernels: Sequence[dict[str, str]]) -> set[str]:
     """Names of the products that ran in integers: both operands are levels, and the kernel is one of integers.
 
     A kernel lists the nodes it stands for, but not always all of them. Of a product it may list what the low-precision
@@ -110,12 +129,11 @@ def integer_names(model: openvino.Model, kernels: Sequence[dict[str, str]]) -> s
     return names
 
 
-def product_macs(path: Path, image: np.ndarray) -> dict[str, int]:
-    """Multiply-accumulates of each matrix product and convolution for one image, by node name.
+def count_product_macs(model: openvino.Model, images: np.ndarray) -> dict[str, int]:
+    """Multiply-accumulates of each matrix product and convolution for a batch of images, by node name.
 
-    The sizes are those that occurred, since the number of tokens may depend on the image.
+    The sizes are those that occurred, since the number of tokens may depend on the image. Outputs are added to `model`.
     """
-    model = read(path)
     products = [node for node in model.get_ops() if node.get_type_name() in PRODUCTS]
     before, seen = len(model.outputs), {}  # where the size of a value is found; some are looked at by several products
     for node in products:
@@ -123,8 +141,8 @@ def product_macs(path: Path, image: np.ndarray) -> dict[str, int]:
             if value not in seen:
                 model.add_outputs(value)
                 seen[value] = len(seen)
-    request = openvino.Core().compile_model(model, "CPU", settings(1, rest(model))).create_infer_request()
-    request.infer({0: image})
+    request = compile_model(model, 1).create_infer_request()
+    request.infer({0: images})
     sizes = [list(request.get_output_tensor(index).shape) for index in range(before, len(model.outputs))]
     macs = {}
     for node in products:
@@ -154,6 +172,6 @@ def holds_integers(node: openvino.Node) -> bool:
     return is_byte and node.get_type_name() == "Constant" and len(node.get_output_shape(0)) >= 2
 
 
-def one_image(model: openvino.Model) -> list[int]:
+def shape_of_input(model: openvino.Model) -> list[int]:
     """(1, C, height, width); more where the graph fixes the batch."""
     return [size.get_length() if size.is_static else 1 for size in model.input(0).get_partial_shape()]

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
+
+from compress.runtimes.base import Inspection, overflow_notes
+from compress.runtimes.ort_session import open_session, set_options
 
 if TYPE_CHECKING:
     import onnx
@@ -27,18 +29,9 @@ CONVOLUTIONS = frozenset({"Conv", "FusedConv"})
 INTEGER_CONVOLUTIONS = frozenset({"QLinearConv", "ConvInteger"})
 
 
-def options(threads: int) -> onnxruntime.SessionOptions:
-    """Threads as asked, idle ones asleep: spinning would steal time from whatever is measured next."""
-    chosen = onnxruntime.SessionOptions()
-    chosen.intra_op_num_threads, chosen.inter_op_num_threads = threads, 1
-    chosen.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    chosen.log_severity_level = 3
-    return chosen
-
-
 @dataclass(frozen=True)
 class Kernel:
-    """One node of the optimised graph as it ran on a CPU."""
+    """One node of the optimized graph as it ran on a CPU."""
 
     name: str
     op: str
@@ -49,17 +42,20 @@ class Kernel:
     columns: int = 0  # outputs (last dimension, or channels) that share an input
 
 
-def profile(path: Path, images: np.ndarray, *, threads: int = 1, calls: int = 1) -> list[Kernel]:
+def profile(
+    path: Path, images: np.ndarray, *, threads: int = 1, calls: int = 1, batch_size: int | None = None
+) -> list[Kernel]:
     """Runs a model under ONNX Runtime's own profiler: every kernel with its shapes as they occurred, and its time.
 
     Args:
         images: (B, C, height, width).
         calls: counted ones; one more runs before them.
+        batch_size: for which the graph is compiled; None: any.
     """
     with tempfile.TemporaryDirectory() as folder:
-        chosen = options(threads)
-        chosen.enable_profiling, chosen.profile_file_prefix = True, str(Path(folder) / "profile")
-        session = onnxruntime.InferenceSession(path, chosen, providers=["CPUExecutionProvider"])
+        options = set_options(threads)
+        options.enable_profiling, options.profile_file_prefix = True, str(Path(folder) / "profile")
+        session = open_session(path, options, batch_size)
         feed = {session.get_inputs()[0].name: images}
         for _ in range(calls + 1):
             session.run(None, feed)
@@ -75,7 +71,7 @@ def profile(path: Path, images: np.ndarray, *, threads: int = 1, calls: int = 1)
 
 def _convolution_weights(path: Path) -> dict[str, list[int]]:
     """Shapes of the weights of integer convolutions by node name: they are packed, and the profiler tells them not."""
-    graph = optimised(path)
+    graph = optimise_graph(path)
     shapes = {each.name: list(each.dims) for each in graph.initializer}
     nodes = [node for node in graph.node if node.op_type == "QLinearConv"]
     return {node.name: shapes[node.input[3]] for node in nodes if node.input[3] in shapes}
@@ -109,20 +105,36 @@ def _kernel(events: Sequence[dict[str, Any]], weights: Mapping[str, list[int]]) 
     )
 
 
-def integer_share(kernels: Sequence[Kernel]) -> float:
+def inspect(path: Path, batch_size: int | None = None) -> Inspection:
+    """Reads from the optimized graph, and from one run of it, in which dtypes the kernels work; see `Runtime`."""
+    graph = optimise_graph(path, batch_size)
+    integer, floating = list_quantized_products(graph)
+    packed = [node for node in graph.node if node.op_type == FOUR_BITS]
+    levels = [each.i for node in packed for each in node.attribute if each.name == "accuracy_level"]
+    if levels.count(INT8_INSIDE) < len(packed):
+        return Inspection("int4", notes=("weights of 4 bits, activations in float",))
+    if not packed + integer + floating:
+        return Inspection("fp32")
+    share = compute_integer_share(profile(path, make_example(path, batch_size or 1), batch_size=batch_size))
+    if packed:
+        return Inspection("int4", share, ("weights of 4 bits, activations rounded to int8 on their way in",))
+    left = (f"{len(floating)} of {len(integer + floating)} quantized products run in float",) if floating else ()
+    return Inspection("int8" if integer else "int8-simulated", share, (*left, *overflow_notes()))
+
+
+def compute_integer_share(kernels: Sequence[Kernel]) -> float:
     """Share of the multiply-accumulates that integer kernels did."""
     total = sum(kernel.macs for kernel in kernels)
     return sum(kernel.macs for kernel in kernels if kernel.integer) / total if total else 0.0
 
 
-def example(path: Path, batch_size: int = 1) -> np.ndarray:
+def make_example(path: Path, batch_size: int = 1) -> np.ndarray:
     """Noise of the shape a model takes (B, C, height, width), the same at every call.
 
     Raises:
         ValueError: it takes something else than one batch of images of a known size.
     """
-    session = onnxruntime.InferenceSession(path, options(1), providers=["CPUExecutionProvider"])
-    inputs = session.get_inputs()
+    inputs = open_session(path, set_options(1)).get_inputs()
     if len(inputs) != 1 or inputs[0].type != "tensor(float)" or not inputs[0].shape:
         asked = ", ".join(f"{each.name} {each.type} {each.shape}" for each in inputs)
         raise ValueError(f"it takes {asked or 'nothing'}, where one batch of float32 images is expected")
@@ -133,32 +145,31 @@ def example(path: Path, batch_size: int = 1) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 
 
-def integer_products(path: Path) -> tuple[int, int]:
-    """How many quantised matrix products ONNX Runtime runs in integers, and how many it left in float."""
-    names = quantised_products(path)
-    return len(names[0]), len(names[1])
+def count_integer_products(path: Path) -> tuple[int, int]:
+    """How many quantized matrix products ONNX Runtime runs in integers, and how many it left in float."""
+    integer, floating = list_quantized_products(optimise_graph(path))
+    return len(integer), len(floating)
 
 
-def quantised_products(path: Path) -> tuple[list[str], list[str]]:
-    """Names of the quantised matrix products that ONNX Runtime runs in integers, and of those it left in float."""
-    graph = optimised(path)
-    dequantised = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+def list_quantized_products(graph: onnx.GraphProto) -> tuple[list[str], list[str]]:
+    """Names of the quantized matrix products that an optimized graph runs in integers, and of those left in float."""
+    dequantized = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     integer, floating = INTEGER_KERNELS | INTEGER_CONVOLUTIONS, MATRIX_KERNELS | CONVOLUTIONS
     return [node.name for node in graph.node if node.op_type in integer], [
-        node.name for node in graph.node if node.op_type in floating and _dequantised(node, dequantised)
+        node.name for node in graph.node if node.op_type in floating and _dequantized(node, dequantized)
     ]
 
 
-def optimised(path: Path) -> onnx.GraphProto:
+def optimise_graph(path: Path, batch_size: int | None = None) -> onnx.GraphProto:
     """The graph of a model as ONNX Runtime runs it on a CPU."""
     import onnx
 
     with tempfile.TemporaryDirectory() as folder:
-        chosen = options(1)
-        chosen.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
-        onnxruntime.InferenceSession(path, chosen, providers=["CPUExecutionProvider"])
-        return onnx.load(chosen.optimized_model_filepath).graph
+        options = set_options(1)
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        open_session(path, options, batch_size)
+        return onnx.load(options.optimized_model_filepath).graph
 
 
-def _dequantised(node: onnx.NodeProto, dequantised: set[str]) -> bool:
-    return len(node.input) > 1 and node.input[1] in dequantised
+def _dequantized(node: onnx.NodeProto, dequantized: set[str]) -> bool:
+    return len(node.input) > 1 and node.input[1] in dequantized

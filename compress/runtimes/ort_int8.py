@@ -1,4 +1,4 @@
-"""int8 for architectures that compress does not know: ONNX Runtime's own quantiser, on the float graph.
+"""int8 for architectures that compress does not know: ONNX Runtime's own quantizer, on the float graph.
 
 It puts QuantizeLinear / DequantizeLinear pairs around the products whose weights are constants: convolutions (their
 BatchNorm is folded before), Linear layers, and matrices multiplied otherwise. Products of two activations stay in
@@ -28,14 +28,14 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
 from compress import files, variant
-from compress.export import onnx as export
-from compress.export import operators as graph
+from compress.export.onnx import check_parity, describe_file, trace_model
+from compress.export.operators import PRODUCTS, find_products
 from compress.methods import Int8
 from compress.runtimes.base import overflow_notes
 
 if TYPE_CHECKING:
     from compress.checkpoints.checkpoint import Checkpoint
-    from compress.checkpoints.modules import Wrapped
+    from compress.checkpoints.user_models import Wrapped
     from compress.export.onnx import Parity
     from compress.variant import Variant
 
@@ -54,18 +54,18 @@ def build_int8(
     Raises:
         ParityError: its answers are not those of the float model.
         InputError: `skip` names no layer, or the file cannot be written.
-        RuntimeError: torch cannot export the model, or ONNX Runtime cannot quantise it.
+        RuntimeError: torch cannot export the model, or ONNX Runtime cannot quantize it.
     """
     method = which.methods[-1]
     assert isinstance(method, Int8)
     model = variant.convert(model, []).cpu()
-    proto = export.trace(model, images[:2].cpu())
-    left = graph.products_left(proto, model.module, method.skip)
-    whole = quantise(proto, method, left, Images(calibration or [images]))
-    export.describe(whole, content)
+    proto = trace_model(model, images[:2].cpu())
+    left = find_products(proto, model.module, method.skip)
+    whole = quantize_graph(proto, method, left, Images(calibration or [images]))
+    describe_file(whole, content)
     onnx.checker.check_model(whole)
     serialised = whole.SerializeToString()
-    parity = export.check_parity(model, serialised, images.cpu(), integer=True)
+    parity = check_parity(model, serialised, images.cpu(), integer=True)
     files.write(path, serialised)
     return parity
 
@@ -88,7 +88,7 @@ class Images(CalibrationDataReader):
         return None if chunk is None else {"images": chunk}
 
 
-def quantise(proto: onnx.ModelProto, method: Int8, left: Sequence[str], images: Images) -> onnx.ModelProto:
+def quantize_graph(proto: onnx.ModelProto, method: Int8, left: Sequence[str], images: Images) -> onnx.ModelProto:
     """A float graph -> one with 8-bit levels before its products.
 
     Args:
@@ -98,13 +98,13 @@ def quantise(proto: onnx.ModelProto, method: Int8, left: Sequence[str], images: 
         RuntimeError: ONNX Runtime cannot do it.
     """
     try:
-        return _quantise(proto, method, left, images)
+        return _quantize(proto, method, left, images)
     except Exception as error:  # its kinds share no base of their own
         fault = str(error).strip().splitlines() or [type(error).__name__]
-        raise RuntimeError(f"ONNX Runtime could not quantise it: {fault[0]}") from error
+        raise RuntimeError(f"ONNX Runtime could not quantize it: {fault[0]}") from error
 
 
-def _quantise(proto: onnx.ModelProto, method: Int8, left: Sequence[str], images: Images) -> onnx.ModelProto:
+def _quantize(proto: onnx.ModelProto, method: Int8, left: Sequence[str], images: Images) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder, _quietly():
         plain, folded, target = (Path(folder) / f"{name}.onnx" for name in ("plain", "folded", "target"))
         onnx.save(proto, plain)
@@ -114,8 +114,8 @@ def _quantise(proto: onnx.ModelProto, method: Int8, left: Sequence[str], images:
             target,
             images,
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=[*graph.PRODUCTS, *PASSING, *JOINING],
-            nodes_to_exclude=[*left, *floating(onnx.load(folded).graph)],
+            op_types_to_quantize=[*PRODUCTS, *PASSING, *JOINING],
+            nodes_to_exclude=[*left, *list_float_nodes(onnx.load(folded).graph)],
             per_channel=True,
             reduce_range=bool(overflow_notes()),  # 7 bits where two products of 8 would overflow
             activation_type=QuantType.QUInt8,
@@ -132,7 +132,7 @@ def _quantise(proto: onnx.ModelProto, method: Int8, left: Sequence[str], images:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Without what the quantiser prints, and advises that is done here anyway."""
+    """Without what the quantizer prints, and advises that is done here anyway."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -142,7 +142,7 @@ def _quietly() -> Iterator[None]:
         logging.disable(before)
 
 
-def floating(whole: onnx.GraphProto) -> list[str]:
+def list_float_nodes(whole: onnx.GraphProto) -> list[str]:
     """Nodes that stay in float: products of two activations, and what joins values on no way to a convolution."""
     constants = {each.name for each in whole.initializer}
     users: dict[str, list[onnx.NodeProto]] = {}

@@ -19,7 +19,7 @@ from compress import __version__, files
 from compress.checkpoints.checkpoint import StateFile
 from compress.config import BenchConfig
 from compress.measure.statistics import wilson
-from compress.runtimes.worker import out_of_memory
+from compress.runtimes.server import out_of_memory
 from compress.sweep.queue import Taken
 from compress.sweep.settings import Sweep
 from compress.training import curves
@@ -28,17 +28,13 @@ from compress.training.data import load_data
 
 
 @dataclass(frozen=True)
-class Alive:
+class Alive(StateFile):
     """A state file that gives a sign of life whenever it is written."""
 
-    state: StateFile
     sign: Callable[[], None]
 
-    def load(self) -> dict[str, Any] | None:
-        return self.state.load()
-
     def save(self, state: dict[str, Any]) -> None:
-        self.state.save(state)
+        super().save(state)
         self.sign()
 
 
@@ -102,7 +98,7 @@ class Runner:
     def _result(self, config: BenchConfig, data: Data, key: str, taken: Taken) -> dict[str, Any]:
         """What a trial gives, measured now or before."""
         folder = self.out / "trials" / key
-        path, state = folder / "result.json", StateFile(folder / "state.pt")
+        path, state = folder / "result.json", Alive(folder / "state.pt", taken.alive)
         if path.exists():
             return json.loads(path.read_text())
         torch.manual_seed(config.seed)
@@ -113,7 +109,7 @@ class Runner:
             device=self.device,
             seed=config.seed,
             title=f"trial {taken.number}",
-            snapshot=Alive(state, taken.alive),
+            snapshot=state,
             log=Curves(f"trial {taken.number}", folder / "training.jsonl", self.say),
         )
         curves.write(folder / "training.jsonl", history)

@@ -117,7 +117,7 @@ class Sweep:
         Raises:
             ValidationError: they contradict one another, as heads that do not divide dim.
         """
-        tables = config.complete(self.given)
+        tables = config.fill_from_preset(self.given)
         for name, value in point.items():
             table, _, key = name.rpartition(".")
             tables = config.merge(tables, {table: {key: value}} if table else {key: value})
@@ -129,7 +129,7 @@ class Sweep:
 
 def read(path: Path) -> Sweep:
     """A sweep file; raises InputError for what is missing, unknown or impossible in every trial."""
-    given = config.toml(path, "sweep file")
+    given = config.read_toml(path, "sweep file")
     try:
         plan = Plan(**given.pop("sweep", {}))
     except ValidationError as error:
@@ -137,7 +137,7 @@ def read(path: Path) -> Sweep:
     except TypeError as error:
         raise InputError(f"{path}: sweep is no table; write [sweep] and [sweep.space]") from error
     if (base := given.pop("base", None)) is not None:
-        given = config.merge(config.toml(path.parent / str(base), f"{path}: the base"), given)
+        given = config.merge(config.read_toml(path.parent / str(base), f"{path}: the base"), given)
     given = config.merge({"train": {"validation": VALIDATION}}, given)
     if "init" in given:
         raise InputError(f"{path}: a sweep trains from nothing; remove init")

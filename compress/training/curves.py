@@ -38,14 +38,15 @@ class Curves:
     """
 
     def __init__(self, name: str, path: Path, say: Callable[[str], None], board: Path | None = None):
-        self.name, self.path, self.say = name, path, say
-        self.board = Board(board) if board else None
+        self.name, self.path, self.say, self.board = name, path, say, board
+        self.make_writer: Any = writer_class() if board else None
+        self.writer: Any = None  # of TensorBoard, from the first record on
 
     def __call__(self, record: Record) -> None:
         earlier = [known for known in read(self.path) if known["epoch"] < record["epoch"]]
         write(self.path, [*earlier, record])
-        if self.board:
-            self.board.add(earlier, record)
+        if self.make_writer:
+            self._show(earlier, record)
         if record["seconds"] >= LONG_EPOCH_S:
             self.say(f"  {self.name}: {_words(record)}")
 
@@ -53,47 +54,35 @@ class Curves:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.board:
-            self.board.close()
+        if self.writer is not None:
+            self.writer.close()
 
-
-class Board:
-    """The event files of one training."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.make_writer = folder, writer_class()
-        self.writer: Any = None
-
-    def add(self, earlier: Sequence[Record], record: Record) -> None:
-        """Adds an epoch, and before the first one those of `earlier` processes.
+    def _show(self, earlier: Sequence[Record], record: Record) -> None:
+        """Adds an epoch to the event files, and before the first one those of `earlier` processes.
 
         What such a process wrote is written again, and readers are told to forget everything from step 0 on, so that
         no step appears twice. The time of an epoch is as if the training had never been interrupted.
         """
         now = time.time()
         if self.writer is None:
+            assert self.board
             try:
-                self.writer = self.make_writer(str(self.folder), purge_step=0)
+                self.writer = self.make_writer(str(self.board), purge_step=0)
             except OSError as error:
-                raise files.unwritable(self.folder, error) from error
+                raise files.unwritable(self.board, error) from error
             for i, known in enumerate(earlier):
                 later = [*earlier[i + 1 :], record]
-                self._write(known, now - sum(each["seconds"] for each in later))
-        self._write(record, now)
+                self._add(known, now - sum(each["seconds"] for each in later))
+        self._add(record, now)
         self.writer.flush()
 
-    def close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
-
-    def _write(self, record: Record, when: float) -> None:
-        for name, value in record.items():
-            if name.startswith(BEFORE):
-                label, start = name.removeprefix(BEFORE), when - record["seconds"]
-                self.writer.add_scalar(f"{_group(label)}/{label}", value, 0, walltime=start)
-        for name, value in record.items():
-            if name != "epoch" and not name.startswith(BEFORE):
-                self.writer.add_scalar(f"{_group(name)}/{name}", value, int(record["epoch"]), walltime=when)
+    def _add(self, record: Record, when: float) -> None:
+        epoch, started = int(record["epoch"]), when - record["seconds"]
+        for name, value in sorted(record.items(), key=lambda item: not item[0].startswith(BEFORE)):
+            label = name.removeprefix(BEFORE)
+            step, time_s = (epoch, when) if label == name else (0, started)
+            if name != "epoch":
+                self.writer.add_scalar(f"{_group(label)}/{label}", value, step, walltime=time_s)
 
 
 def writer_class() -> Any:

@@ -1,7 +1,7 @@
 """Data sets by name, and the training images that calibrate models and check exports."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from baselines.subset import Subset, cut
 from baselines.vit import VisionTransformer
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.export.onnx import PARITY_BATCHES
-from compress.importers import Hints, normalisations
+from compress.importers import Hints, list_normalizations
+from compress.importers.normalization import DATA, Normalization
 
 PARITY_IMAGES = 64
 BATCH = 128
-PROBED = 256  # training images, on which a normalisation is found out
+PROBED = 256  # training images, on which a normalization is chosen
 
 
 def load_data(name: str, image_size: tuple[int, int], channels: int, out: Path, subset: Subset | None = None) -> Data:
@@ -44,12 +45,12 @@ def check_classes(path: Path | None, classes: tuple[str, ...], data: Data) -> No
         )
 
 
-def settle(
+def adapt_to_data(
     path: Path, model: Classifier, content: Checkpoint, data: Data, hints: Hints, say: Callable[[str], Any]
 ) -> tuple[Checkpoint, Data]:
     """What a file of another library does not say, from the data set; and the images as the model knows them.
 
-    Class names come from the data set. A normalisation that nobody names is the one, of those that are in use, with
+    Class names come from the data set. A normalization that nobody names is the one, of those that are in use, with
     which the model knows some labelled training images best.
 
     Args:
@@ -57,20 +58,20 @@ def settle(
         say: takes lines for the person at the terminal.
 
     Raises:
-        InputError: the data set has other classes, or `hints` name no normalisation.
+        InputError: the data set has other classes, or `hints` name no normalization.
     """
-    content, data = _settle_classes(path, model, content, data, say)
-    if hints.normalise is not None or not content.mean:
-        known = {**normalisations(hints.normalise, len(data.mean)), "data": (data.mean, data.std)}
-        if hints.normalise is not None:
-            known = {hints.normalise: known[hints.normalise]}
-        name = _best_normalisation(model, data, known, path, say) if len(known) > 1 else next(iter(known))
+    content, data = match_classes(path, model, content, data, say)
+    if hints.normalize is not None or not content.mean:
+        known = {**list_normalizations(hints.normalize, len(data.mean)), DATA: (data.mean, data.std)}
+        if hints.normalize is not None:
+            known = {hints.normalize: known[hints.normalize]}
+        name = _choose_normalization(model, data, known, path, say) if len(known) > 1 else next(iter(known))
         mean, std = known[name]
         content = replace(content, mean=mean, std=std)
-    return replace(content, dataset=content.dataset or data.name), data.normalised(content.mean, content.std)
+    return replace(content, dataset=content.dataset or data.name), data.with_normalization(content.mean, content.std)
 
 
-def _settle_classes(
+def match_classes(
     path: Path, model: Classifier, content: Checkpoint, data: Data, say: Callable[[str], Any]
 ) -> tuple[Checkpoint, Data]:
     """Names of the classes, which are as many, and in the same order, afterwards."""
@@ -102,17 +103,13 @@ def _settle_classes(
 
 
 @torch.inference_mode()
-def _best_normalisation(
-    model: Classifier,
-    data: Data,
-    known: dict[str, tuple[tuple[float, ...], tuple[float, ...]]],
-    path: Path,
-    say: Callable[[str], Any],
+def _choose_normalization(
+    model: Classifier, data: Data, known: Mapping[str, Normalization], path: Path, say: Callable[[str], Any]
 ) -> str:
-    """The name of the normalisation with which the model gives training images the likeliest answers."""
-    losses, right, count = {}, {}, min(PROBED, len(data.train.labels))
+    """The name of the normalization with which the model gives training images the likeliest answers."""
+    losses, right, chosen = {}, {}, _shuffle_indices(data)[:PROBED]
     for name, (mean, std) in known.items():
-        batches = held_out_images(data.normalised(mean, std), PROBED, 0)
+        batches = data.with_normalization(mean, std).batches(data.train, BATCH, torch.device("cpu"), indices=chosen)
         answers = [(model(images), labels) for images, labels in batches]
         logits, labels = (torch.cat(each) for each in zip(*answers, strict=True))
         losses[name] = F.cross_entropy(logits, labels).item()
@@ -120,8 +117,8 @@ def _best_normalisation(
     best = min(losses, key=losses.__getitem__)
     told = ", ".join(f"{name} {share:.1%}" for name, share in right.items())
     say(
-        f"{path} does not say how its images are normalised (--normalise): {best} suits {count} training images best "
-        f"(top-1: {told})"
+        f"{path} does not say how its images are normalized (--normalize): {best} suits {len(chosen)} training images "
+        f"best (top-1: {told})"
     )
     if right[best] < 2 / len(data.classes):
         say("that is hardly better than chance: are these its images, and its classes in this order; is --heads right?")
@@ -129,18 +126,18 @@ def _best_normalisation(
 
 
 def sample_images(data: Data, count: int, seed: int = 0) -> list[Tensor]:
-    """Normalised training images, chosen by a seed, on the CPU, in batches of up to 128."""
-    chosen = _order(data, seed)[:count]
+    """Normalized training images, chosen by a seed, on the CPU, in batches of up to 128."""
+    chosen = _shuffle_indices(data, seed)[:count]
     return [images for images, _ in data.batches(data.train, BATCH, torch.device("cpu"), indices=chosen)]
 
 
-def held_out_images(data: Data, count: int, after: int) -> list[tuple[Tensor, Tensor]]:
+def sample_held_out_images(data: Data, count: int, after: int) -> list[tuple[Tensor, Tensor]]:
     """Training images and their labels, as `sample_images` gives them, none of which is among its first `after`.
 
     Raises:
         InputError: no image is left.
     """
-    chosen = _order(data)[after : after + count]
+    chosen = _shuffle_indices(data)[after : after + count]
     if not len(chosen):
         raise InputError(
             f"{data.name} has {len(data.train.labels)} training images and all of them calibrate; "
@@ -151,19 +148,19 @@ def held_out_images(data: Data, count: int, after: int) -> list[tuple[Tensor, Te
 
 def describe_calibration(data: Data, count: int) -> dict[str, Any]:
     """How many images `sample_images` gives, and the SHA-256 of their indices and uint8 pixels, in hexadecimal."""
-    chosen = _order(data)[:count]
+    chosen = _shuffle_indices(data)[:count]
     digest = hashlib.sha256(chosen.numpy().astype("<i8").tobytes())
     for images in data.train.fetch(list(chosen.split(BATCH)), torch.device("cpu")):
         digest.update(images.numpy().tobytes())
     return {"images": len(chosen), "sha256": digest.hexdigest()}
 
 
-def _order(data: Data, seed: int = 0) -> Tensor:
+def _shuffle_indices(data: Data, seed: int = 0) -> Tensor:
     """Indices of all training images, shuffled."""
     return torch.randperm(len(data.train.labels), generator=torch.Generator().manual_seed(seed))
 
 
-def parity_images(data: Data) -> Tensor:
+def sample_parity_images(data: Data) -> Tensor:
     """Training images for the check of an exported graph, (n, C, height, width); few ones come again and again."""
     images = torch.cat(sample_images(data, PARITY_IMAGES))
     return images.repeat(-(-sum(PARITY_BATCHES) // len(images)), 1, 1, 1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from baselines.classifier import Classifier
 from baselines.data import Data
 from baselines.distributed import ALONE, World
-from baselines.guided import Guided
+from baselines.guided import GuidedTrainer
 from baselines.train import Snapshot, TrainConfig, fit
 from baselines.vit import VisionTransformer
 from compress.measure import recovery
@@ -43,7 +43,7 @@ def apply(
         start: model with `done` applied and trained.
         new: methods to add; the model is fine-tuned if one of them trains, with the loss terms of all methods.
         teacher: whom those learn from that need one.
-        calibration: normalised training images, each (B, C, height, width).
+        calibration: normalized training images, each (B, C, height, width).
 
     Returns:
         The model, not converted, in evaluation mode, and the record of its training, one entry an epoch. Where it was
@@ -51,8 +51,8 @@ def apply(
     """
     model: Any = prepare(start, new).to(device)
     for method in new:
-        method.begin(model, [batch.to(device) for batch in calibration])
-        training = method.training(training)
+        method.initialize(model, [batch.to(device) for batch in calibration])
+        training = method.adapt_training(training)
     history: list[dict[str, float]] = []
 
     def worth(model: VisionTransformer) -> dict[str, float]:
@@ -74,7 +74,7 @@ def apply(
             snapshot=snapshot,
             log=log,
             world=world,
-            trainer=guided(methods, model, teacher),
+            trainer=make_trainer(methods, model, teacher),
             probe=None if any(method.from_scratch for method in new) else worth,
         )
     return calibrate(model, new, calibration, device), history
@@ -88,7 +88,10 @@ def calibrate(model: Model, methods: Sequence[Method], images: list[Tensor], dev
     return model.eval()
 
 
-def guided(methods: Sequence[Method], model: VisionTransformer, teacher: Any) -> partial[Guided]:
-    """A training of `model` in which labels count as much as methods leave to them, with the guides methods need."""
-    guides = [guide for method in methods if (guide := method.guide(model, teacher)) is not None]
-    return partial(Guided, label_weight=math.prod(method.label_weight() for method in methods), guides=guides)
+def make_trainer(methods: Sequence[Method], model: VisionTransformer, teacher: Any) -> partial[GuidedTrainer]:
+    """A training of `model` in which labels count as much as methods leave to them."""
+    projectors = (method.make_projector(model, teacher) for method in methods)
+    projector = next((each for each in projectors if each is not None), None)
+    return partial(
+        GuidedTrainer, label_weight=math.prod(method.label_weight() for method in methods), projector=projector
+    )

@@ -1,10 +1,10 @@
-"""Who a student learns from: a checkpoint of any geometry, whatever was done to it, that sees the student's images.
+"""Who a student learns from: a checkpoint of any geometry or of the user's code, which sees the student's images.
 
 Legend: B images, C channels.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,52 +16,70 @@ from baselines.classifier import Classifier
 from baselines.data import Data
 from baselines.errors import InputError
 from baselines.vit import VisionTransformer
-from compress import loading, variant
+from compress import loading
 from compress.checkpoints import checkpoint
+from compress.config import BenchConfig
+from compress.importers import Hints
 from compress.methods import Method
+from compress.training.data import adapt_to_data, load_data
+from compress.variant import Variant, make_method
+
+FILE = "teacher.pth"  # in the run directory: a teacher that is a checkpoint of another library
 
 
-def of(methods: Sequence[Method], baseline: Path, data: Data) -> Classifier:
+def choose(methods: Sequence[Method], baseline: Path, data: Data) -> Classifier:
     """The teacher that one of `methods` names; the model of `baseline` where none does."""
-    named = names(methods)
-    return read(named[0], data) if named else loading.restore(baseline)[0]
+    named = list_files(methods)
+    return read(named[0], data)[0] if named else loading.restore(baseline)[0]
 
 
-def names(methods: Sequence[Method]) -> list[Path]:
+def list_files(methods: Sequence[Method]) -> list[Path]:
     """Files of the teachers that methods name."""
     return [Path(name) for method in methods if (name := method.teacher_file()) is not None]
 
 
-def keys(methods: Sequence[Method]) -> list[str]:
-    """A hash of each file in `names`."""
-    return [_hash(path) for path in names(methods)]
-
-
-def _hash(path: Path) -> str:
-    """Of a file, or of all in a folder."""
-    found = hashlib.sha256()
-    for each in sorted(path.iterdir()) if path.is_dir() else [path]:
-        if each.is_file():
-            found.update(each.read_bytes())
-    return found.hexdigest()
+def hash_files(methods: Sequence[Method]) -> list[str]:
+    """SHA-256 of each of `list_files`; of a folder, that of all files in it."""
+    found = []
+    for path in list_files(methods):
+        digest = hashlib.sha256()
+        for each in sorted(path.iterdir()) if path.is_dir() else [path]:
+            if each.is_file():
+                digest.update(each.read_bytes())
+        found.append(digest.hexdigest())
+    return found
 
 
 def check(settings: Mapping[str, Mapping[str, Any]], data: Data) -> None:
     """Raises InputError where a teacher that settings of methods name cannot be used: better before the training."""
-    for path in names([variant.make_method(name, values) for name, values in settings.items()]):
+    for path in list_files([make_method(name, values) for name, values in settings.items()]):
         read(path, data)
 
 
-def read(path: Path, data: Data) -> VisionTransformer:
-    """The model of a checkpoint, made to take images of `data` as the student gets them.
+def adopt(path: Path, hints: Hints, config: BenchConfig, out: Path, say: Callable[[str], Any]) -> Path:
+    """The teacher as a checkpoint of ours: itself, or what is made of a file of another library and kept in `out`."""
+    model, _, content = loading.restore(path, hints)
+    if content.origin is None:
+        return path
+    size, channels = content.config.image_size, content.config.channels
+    content, _ = adapt_to_data(
+        path, model, content, load_data(config.data, size, channels, out, config.subset), hints, say
+    )
+    checkpoint.save(out / FILE, content)
+    return out / FILE
+
+
+def read(path: Path, data: Data) -> tuple[Classifier, Variant]:
+    """The model of a checkpoint, made to take images of `data` as the student gets them, and what it is.
 
     Raises:
-        InputError: the file cannot be read, or its model knows other classes or channels.
+        InputError: the file cannot be read, its model knows other classes or channels, or was made from code that the
+            user did not name.
     """
-    content = checkpoint.load(path)
+    model, variant, content = loading.restore(path)
     if not content.classes or not content.mean:
         raise InputError(
-            f"teacher {path} does not say what its classes are called or how its images are normalised; "
+            f"teacher {path} does not say what its classes are called or how its images are normalized; "
             f"compress distill {path} finds out"
         )
     if content.classes != data.classes:
@@ -74,15 +92,14 @@ def read(path: Path, data: Data) -> VisionTransformer:
             f"teacher {path} sees {len(content.mean)} channels, the student {len(data.mean)}; "
             f"set channels = {len(content.mean)} in [model]"
         )
-    model = loading.restore_vit(path)[0]
-    model.patch_embed = nn.Sequential(
-        View(data, content.mean, content.std, content.config.image_size), model.patch_embed
-    )
-    return model
+    view = View(data, content.mean, content.std, content.config.image_size)
+    first = "patch_embed" if isinstance(model, VisionTransformer) else "module"  # of a model of the user's code
+    setattr(model, first, nn.Sequential(view, getattr(model, first)))
+    return model, variant
 
 
 class View(nn.Module):
-    """Images (B, C, height, width) normalised as in `data` -> normalised with `mean` and `std`, of another size."""
+    """Images (B, C, height, width) normalized as in `data` -> normalized with `mean` and `std`, of another size."""
 
     def __init__(self, data: Data, mean: Sequence[float], std: Sequence[float], image_size: tuple[int, int]):
         super().__init__()

@@ -6,22 +6,26 @@
 """
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from baselines.device import fast_bf16
 from baselines.errors import InputError
 from compress import variant
-from compress.checkpoints import modules
-from compress.evaluate.rows import Candidate, Request
+from compress.checkpoints import user_models
+from compress.evaluate import Candidate
 from compress.methods import METHODS, Bf16, Int8, Narrow
 from compress.methods.base import check_architecture
 from compress.variant import BASELINE, Variant
 
+if TYPE_CHECKING:
+    from compress.verbs.bench import Request
+
 COMPILED = "torch.compile"
 
 
-def asked(request: Request) -> list[Variant]:
+def list_variants(request: "Request") -> list[Variant]:
     """The baseline, then what was asked for; of a model of the user's code int8, where nothing was.
 
     Raises:
@@ -31,24 +35,24 @@ def asked(request: Request) -> list[Variant]:
     if code is None:
         names, base = config.variants, BASELINE
     else:
-        base = modules.name_of(code)
+        base = user_models.get_base_name(code)
         names = config.variants if "variants" in config.model_fields_set else (Int8.name,)
         if {*base.split("_")} <= {BASELINE, *METHODS}:
             raise InputError(
-                f"--model {modules.label(code)}: rows called {base!r} are those of a Vision Transformer; give the "
-                "function another name"
+                f"--model {user_models.shorten_spec(code)}: rows called {base!r} are those of a Vision Transformer; "
+                "give the function another name"
             )
     wanted = [variant.parse(name, config.methods, base) for name in (base, *names)]
     for each in wanted if code else ():
-        check_architecture(each.methods, modules.label(str(code)))
+        check_architecture(each.methods, user_models.shorten_spec(str(code)))
     return list({each.name: each for each in wanted}.values())
 
 
-def variants(request: Request, wanted: Sequence[Variant], made: Sequence[Candidate]) -> Iterator[Variant]:
+def add_plain(request: "Request", wanted: Sequence[Variant], made: Sequence[Candidate]) -> Iterator[Variant]:
     """Plain variants that are not asked for already.
 
     Args:
-        made: what was asked for, built.
+        made: candidates of what was asked for.
     """
     if not request.plain:
         return
@@ -62,7 +66,7 @@ def variants(request: Request, wanted: Sequence[Variant], made: Sequence[Candida
         yield Variant((Narrow(macs=round(_share(saving, made) or 1, 3)),))
 
 
-def compiled(request: Request, each: Variant) -> bool:
+def is_compiled(request: "Request", each: Variant) -> bool:
     """Whether `torch.compile`, not asked for, takes part with a variant: with the fastest dense one it does.
 
     One is enough to know what has to be beaten, and compiling takes longer than all the rest of a small bench.
@@ -71,13 +75,15 @@ def compiled(request: Request, each: Variant) -> bool:
     return request.plain and [method.name for method in each.methods] == fastest
 
 
-def bf16_helps(request: Request) -> bool:
+def bf16_helps(request: "Request") -> bool:
     """Whether a device multiplies bf16 in hardware, and an engine that can is among those asked for."""
     runs_torch = not request.runtimes or any(name.startswith("torch") for name in request.runtimes)
-    return runs_torch and any(fast_bf16(torch.device(device)) for device in request.devices)
+    return runs_torch and any(fast_bf16(torch.device(device)) for device in request.options.devices)
 
 
 def _share(each: Candidate, made: Sequence[Candidate]) -> float | None:
-    """MACs of a variant at batch 1, as a share of the baseline's."""
-    dense = next((other for other in made if not other.built.variant.methods), None)
-    return each.cost.executed(1, padded=each.runtime.padded) / dense.cost.dense if dense else None
+    """MACs of a candidate at batch 1, as a share of the baseline's."""
+    dense = next((other.cost for other in made if other.dense and other.cost is not None), None)
+    if dense is None or each.cost is None:
+        return None
+    return each.cost().executed(1, padded=each.runtime.pads_ragged) / dense().dense

@@ -10,9 +10,9 @@ from baselines.geometry import ViTConfig
 from compress import variant
 from compress.checkpoints import checkpoint
 from compress.checkpoints.checkpoint import Checkpoint
-from compress.checkpoints.modules import ModuleConfig
-from compress.importers import Hints, precision
-from compress.importers.normalising import KNOWN
+from compress.checkpoints.user_models import ModuleConfig
+from compress.importers import Hints, find_dtype
+from compress.importers.normalization import NORMALIZATIONS
 from compress.tables import show, tell
 
 NAMED = 5  # classes that are listed
@@ -21,7 +21,7 @@ SPECIAL = (  # settings that are shown where a model has them: (name, in words)
     ("distill_token", "a distillation token with a head of its own"),
     ("registers", "{} register tokens"),
     ("layer_scale", "LayerScale"),
-    ("qk_norm", "normalised queries and keys"),
+    ("qk_norm", "normalized queries and keys"),
     ("pre_norm", "a norm before the first block"),
     ("representation", "a layer of {} with tanh before the head"),
     ("head_dim", "heads of width {}"),
@@ -36,13 +36,13 @@ def describe(path: Path, hints: Hints, console: Console) -> None:
     """
     content = checkpoint.load(path, hints)
     show(console, path.name, [*_origin(path, content), *_geometry(content), *_knowledge(content)])
-    tell(console, "taken for granted", content.origin["notes"] if content.origin else [])
+    tell(console, "assumptions", content.origin["notes"] if content.origin else [])
     tell(console, "next", _next(path, content))
 
 
 def _origin(path: Path, content: Checkpoint) -> Iterator[tuple[str, str]]:
     origin = content.origin or {"family": "compress", "numbers": ""}
-    base, methods = variant.base_of(content.config), [str(entry.get("name")) for entry in content.methods]
+    base, methods = variant.baseline_name(content.config), [str(entry.get("name")) for entry in content.methods]
     name = "_".join([base, *methods] if base != variant.BASELINE else methods) or base
     yield "family", origin["family"]
     yield "variant", f"{name}, converted: it ships" if content.converted else name
@@ -50,7 +50,7 @@ def _origin(path: Path, content: Checkpoint) -> Iterator[tuple[str, str]]:
     size = (
         sum(each.stat().st_size for each in path.iterdir() if each.is_file()) if path.is_dir() else path.stat().st_size
     )
-    numbers = origin["numbers"] or precision(content.state)
+    numbers = origin["numbers"] or find_dtype(content.state)
     yield "weights", f"{numbers}; {held / 1e6:.2f} MB in memory, {size / 1e6:.2f} MB on disk"
 
 
@@ -82,14 +82,14 @@ def _knowledge(content: Checkpoint) -> Iterator[tuple[str, str]]:
         yield "classes", f"{len(content.classes)}: {named}"
     else:
         yield "classes", f"{content.config.classes}, whose names the file does not say"
-    yield "normalisation", _normalisation(content.mean, content.std)
+    yield "normalization", _normalization(content.mean, content.std)
     yield "data", content.dataset or "the file does not say which"
 
 
-def _normalisation(mean: Sequence[float], std: Sequence[float]) -> str:
+def _normalization(mean: Sequence[float], std: Sequence[float]) -> str:
     if not mean:
-        return "the file does not say how; found out on labelled images, or --normalise"
-    name = next((f" ({name})" for name, known in KNOWN.items() if known == (tuple(mean), tuple(std))), "")
+        return "the file does not say how; found out on labelled images, or --normalize"
+    name = next((f" ({name})" for name, known in NORMALIZATIONS.items() if known == (tuple(mean), tuple(std))), "")
     return f"mean {', '.join(f'{x:.4g}' for x in mean)}; deviation {', '.join(f'{x:.4g}' for x in std)}{name}"
 
 

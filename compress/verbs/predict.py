@@ -6,11 +6,10 @@ Legend: B images of a batch, C channels.
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
-from xml.etree import ElementTree
 
 import numpy as np
 import torch
@@ -24,16 +23,15 @@ from baselines.data import decode
 from baselines.errors import InputError
 from compress import files, loading, runtimes
 from compress.checkpoints import checkpoint
-from compress.checkpoints.onnx_files import check_onnx, check_xml
+from compress.evaluate.measurement import run_batches
 from compress.importers import Hints
-from compress.importers.normalising import DATA
+from compress.importers.normalization import DATA
 from compress.runtimes import Runtime
-from compress.runtimes.workers import OutOfMemory, Worker, WorkerError
+from compress.runtimes.client import OutOfMemory, Worker, WorkerError
+from compress.runtimes.graph_files import fixed_batch, read_graph_file
 from reports.text import clean
 
 BATCH = 16
-FILES = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino", "nncf")}  # and the runtimes that open them
-CHECKPOINTS = ("torch", "torch.compile")
 LARGEST = 8192  # pixels of a side that metadata may ask for
 Side = Annotated[int, Field(gt=0, le=LARGEST)]
 
@@ -66,7 +64,7 @@ class Feed(BaseModel):
         return self
 
     def batch(self, paths: Sequence[Path]) -> np.ndarray:
-        """Normalised images (B, C, height, width) of files, as in training; raises InputError where one is none."""
+        """Normalized images (B, C, height, width) of files, as in training; raises InputError where one is none."""
         images = torch.stack([decode(path, self.image_size, len(self.mean)) for path in paths])
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
         return ((images.float() / 255 - mean) / std).numpy()
@@ -82,9 +80,9 @@ def predict(request: Request, console: Console) -> None:
         if not path.is_file():
             what = "is a folder" if path.is_dir() else "is not there"
             raise InputError(f"{path} {what}; give image files, such as {path if path.is_dir() else 'photos'}/*.jpg")
-    runtime = runtime_of(request.model, request.runtime)
-    device = device_of(runtime, request.device)
-    with opened(request.model, request.hints) as (artifact, feed):
+    runtime = choose_runtime(request.model, request.runtime)
+    device = choose_device(runtime, request.device)
+    with open_model(request.model, request.hints) as (artifact, feed):
         answers, name = run(request, runtime, device, artifact, feed)
     table = Table("image", "class", box=None, pad_edge=False)
     table.add_column("probability", justify="right")
@@ -96,20 +94,19 @@ def predict(request: Request, console: Console) -> None:
     console.print(f"{many}, {runtime.name} on {device}: {name}")
 
 
-def runtime_of(path: Path, asked: str) -> Runtime:
+def choose_runtime(path: Path, asked: str) -> Runtime:
     """The engine for a file; raises InputError where the one asked for is unknown, not here, or opens no such files."""
-    fits = FILES.get(path.suffix, CHECKPOINTS)
+    fits = runtimes.find_openers(path)
     name = fits[0] if asked == "auto" else asked
-    if name in runtimes.RUNTIMES and name not in fits:
-        kind = "openvino" if name in FILES[".xml"] else "onnx"
-        remedy = (
-            f"or make its file: compress export {path} --to {kind}" if fits == CHECKPOINTS else "choose one of them"
-        )
+    if name in runtimes.REGISTRY and name not in fits:
+        kind = "openvino" if ".xml" in runtimes.describe(name).opens else "onnx"
+        made = f"or make its file: compress export {path} --to {kind}"
+        remedy = made if runtimes.is_checkpoint(path) else "choose one of them"
         raise InputError(f"--runtime {name} does not open {path}, as {' and '.join(fits)} do; {remedy}")
     return runtimes.get(name)
 
 
-def device_of(runtime: Runtime, asked: str) -> str:
+def choose_device(runtime: Runtime, asked: str) -> str:
     """`cpu` or `cuda`; raises InputError where the engine cannot use it here."""
     device, usable = devices.resolve(asked).type, runtime.devices()
     if device not in usable and asked == "auto":
@@ -120,19 +117,19 @@ def device_of(runtime: Runtime, asked: str) -> str:
 
 
 @contextlib.contextmanager
-def opened(path: Path, hints: Hints) -> Iterator[tuple[Path, Feed]]:
+def open_model(path: Path, hints: Hints) -> Iterator[tuple[Path, Feed]]:
     """A file that a worker can load, and how to feed it. Checkpoints of other libraries are put into our form first."""
-    if path.suffix in FILES:
+    if not runtimes.is_checkpoint(path):
         if hints != Hints():
             raise InputError(
-                f"{path} says itself what --heads, --image-size, --normalise, --ema and --model are for; leave them out"
+                f"{path} says itself what --heads, --image-size, --normalize, --ema and --model are for; leave them out"
             )
-        yield path, feed_of(path, (onnx_metadata if path.suffix == ".onnx" else xml_metadata)(path))
+        yield path, read_feed(path)
         return
     content = loading.restore(path, hints)[2]
-    if not content.mean or hints.normalise == DATA:
+    if not content.mean or hints.normalize == DATA:
         raise InputError(
-            f"{path} does not say how its images are normalised; say it with --normalise: imagenet, half, clip, none, "
+            f"{path} does not say how its images are normalized; say it with --normalize: imagenet, half, clip, none, "
             "or numbers"
         )
     classes = content.classes or tuple(map(str, range(content.config.classes)))
@@ -150,29 +147,9 @@ def opened(path: Path, hints: Hints) -> Iterator[tuple[Path, Feed]]:
         yield ours, feed
 
 
-def onnx_metadata(path: Path) -> dict[str, str]:
-    """Metadata of an ONNX file; raises InputError where it is none, or not safe to open."""
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    check_onnx(path)
-    try:
-        proto = onnx.load(path, load_external_data=False)
-    except (DecodeError, ValueError) as error:
-        raise InputError(f"{path} is no ONNX file, or is damaged ({clean(error)}); export it anew") from error
-    return {entry.key: entry.value for entry in proto.metadata_props}
-
-
-def xml_metadata(path: Path) -> dict[str, str]:
-    """What compress wrote into an OpenVINO file; raises InputError where it is none, or not safe to open."""
-    check_xml(path)
-    tree = ElementTree.parse(path, ElementTree.XMLParser(encoding="utf-8"))  # as it was checked
-    found = tree.getroot().find("rt_info/compress")
-    return {} if found is None else {entry.tag: entry.attrib.get("value", "") for entry in found}
-
-
-def feed_of(path: Path, metadata: Mapping[str, str]) -> Feed:
-    """Raises InputError where metadata of ours are missing or impossible."""
+def read_feed(path: Path) -> Feed:
+    """What an engine's file says; raises InputError where metadata of ours are missing or impossible."""
+    metadata = read_graph_file(path).metadata
     missing = [name for name in Feed.model_fields if name not in metadata]
     if missing:
         raise InputError(
@@ -193,10 +170,12 @@ def run(
     """Probabilities of all classes for each image, and the name of the device, from a process of its own."""
     answers: list[np.ndarray] = []
     try:
-        with Worker.of(runtime.name, artifact, device, request.threads) as worker:
+        batch = fixed_batch(artifact)
+        with Worker.start(runtime.name, artifact, device, request.threads, batch) as worker:
             for start in range(0, len(request.images), BATCH):
                 paths = request.images[start : start + BATCH]
-                answers += probabilities(request.model, worker.logits(feed.batch(paths)), len(paths), feed)
+                logits = run_batches(worker, feed.batch(paths), batch or len(paths))
+                answers += probabilities(request.model, logits, len(paths), feed)
             return answers, worker.ready()["device_name"]
     except OutOfMemory as error:
         raise InputError(f"{request.model} does not fit into memory ({error}); close other programs") from error

@@ -84,7 +84,7 @@ def _matrix(ax: Axes, row: Row, norm: object) -> None:
         ax.set_xticks(range(len(names)), names, rotation=90, fontsize=8 if len(names) <= NUMBERED else 5)
         ax.set_yticks(range(len(names)), names, fontsize=8 if len(names) <= NUMBERED else 5)
     ax.tick_params(length=0)
-    ax.set_title(short(f"{row.variant} in {row.runtime}, {row.dataset}", 40))
+    ax.set_title(short(f"{row.label} in {row.runtime}, {row.dataset}", 40))
     ax.set_xlabel("predicted class")
     ax.set_ylabel("true class")
     ax.spines[:].set_visible(False)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from reports.plots.style import Entry, legend, settle, short
+from reports.plots.style import Entry, fix_layout, legend, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +36,7 @@ class Point:
 def finish(fig: Figure, drawn: Sequence[tuple[Axes, Sequence[Point]]], entries: Sequence[Entry]) -> Figure:
     """Legend, layout, and then the names, which need to know where everything stands."""
     legend(fig, entries)
-    settle(fig)
+    fix_layout(fig)
     for ax, points in drawn:
         label(ax, points)
     return fig

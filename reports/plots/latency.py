@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from reports.plots.style import BLACK, frame, logarithmic, panels, short, strokes
+from reports.results import describe_conditions, group_rows
 from reports.row import Row, quantile
-from reports.table import conditions, groups
 from reports.text import measured
 
 if TYPE_CHECKING:
@@ -18,28 +18,28 @@ HEIGHT = 0.4  # of half a violin, where rows are 1 apart
 
 
 def sampled(rows: list[Row]) -> list[Row]:
-    return [row for row in rows if measured(quantile(row.latency_samples_s, 0.0))]
+    return [row for row in rows if row.completed and measured(quantile(row.latency_samples_s, 0.0))]
 
 
 def distributions(rows: list[Row]) -> Figure:
     """One panel for each table: a violin and its quartiles for each row, or the samples where they are few."""
     stroke, rows = strokes(rows), sampled(rows)
-    tables = groups(rows)
+    tables = [group.rows for group in group_rows(rows)]
     machines = len({row.device_name for row in rows}) > len({row.device for row in rows})
     fig, axes = panels(len(tables), (5.4, 1.3 + 0.3 * max(map(len, tables))), across=2)
     for ax, table in zip(axes, tables, strict=True):
         for place, row in enumerate(table):
-            _strip(ax, place, [1e3 * sample for sample in row.latency_samples_s], stroke[row.variant]["color"])
+            _strip(ax, place, [1e3 * sample for sample in row.latency_samples_s], stroke[row.label]["color"])
         ends = [1e3 * (quantile(row.latency_samples_s, q) or 0) for row in table for q in (0.01, 0.99)]
         logarithmic(ax)
         reach = (max(ends) / min(ends)) ** 0.04 * 1.01
         ax.set_xlim(min(ends) / reach, max(ends) * reach)
         if max(ends) < 5 * min(ends):  # too few round numbers for ticks of 1, 2, 5
             _linear_ticks(ax)
-        ax.set_yticks(range(len(table)), [f"{short(row.variant, 24)}  {short(row.runtime, 16)}" for row in table])
+        ax.set_yticks(range(len(table)), [f"{short(row.label, 24)}  {short(row.runtime, 16)}" for row in table])
         ax.set_ylim(len(table) - 0.4, -0.6)
         ax.tick_params(axis="y", length=0)
-        title = conditions(table[0], device_name=machines)
+        title = describe_conditions(table[0], device_name=machines)
         frame(
             ax,
             title,

@@ -18,8 +18,8 @@ from reports.plots.style import (
     panels,
     runtime_markers,
 )
+from reports.results import describe_conditions, group_rows
 from reports.row import Row
-from reports.table import conditions, groups
 from reports.text import clean, measured
 
 if TYPE_CHECKING:
@@ -32,12 +32,13 @@ FRONT: Entry = ("Pareto front", {"color": GREY, "lw": 1.2, "ls": BROKEN})
 
 def timed(rows: list[Row]) -> list[Row]:
     """The rows that have both a latency and an accuracy, without which there is no point to draw."""
-    return [row for row in rows if measured(row.latency_s) and measured(row.top1) is not None]
+    return [row for row in rows if row.completed and measured(row.latency_s) and measured(row.top1) is not None]
 
 
 def counted(rows: list[Row]) -> list[Row]:
     """The rows that have an accuracy, and a cost other than time."""
-    return [row for row in rows if (row.macs_per_image or row.file_bytes) and measured(row.top1) is not None]
+    costly = [row for row in rows if row.completed and (row.macs_per_image or row.file_bytes)]
+    return [row for row in costly if measured(row.top1) is not None]
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -52,15 +53,17 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 def against_latency(rows: list[Row]) -> Figure:
     """One panel for each table."""
     look, shape, everything, rows = looks(rows), runtime_markers(rows), rows, timed(rows)
-    tables = groups(rows)
+    tables = [group.rows for group in group_rows(rows)]
     machines = len({row.device_name for row in rows}) > len({row.device for row in rows})
     fig, axes = panels(len(tables), (4.3, 3.7), sharey=len({row.dataset for row in rows}) == 1)
     drawn = []
     for ax, table in zip(axes, tables, strict=True):
         points = [_point(row, look, row.latency_s, row.latency_p10_s, row.latency_p90_s, 1e-3) for row in table]
         for point, row in zip(points, table, strict=True):
-            point.draw(ax, shape[row.runtime], look[row.variant])
-        _complete(ax, points, conditions(table[0], device_name=machines), "latency, ms (median; bars: p10 to p90)")
+            point.draw(ax, shape[row.runtime], look[row.label])
+        _complete(
+            ax, points, describe_conditions(table[0], device_name=machines), "latency, ms (median; bars: p10 to p90)"
+        )
         drawn.append((ax, points))
     return finish(fig, drawn, [*marker_entries(everything, rows), FRONT])
 
@@ -84,7 +87,7 @@ def against_cost(rows: list[Row]) -> Figure:
         points = {}
         for row in chosen:
             point = _point(row, look, cost(row), None, None, 1e6)
-            points.setdefault((row.variant, f"{point.x:.2g}", point.y), point)
+            points.setdefault((row.label, f"{point.x:.2g}", point.y), point)
         for point in points.values():
             point.draw(ax, "o", look[point.name])
         sizes = sorted({row.batch_size for row in chosen})
@@ -100,7 +103,7 @@ def at_smallest_batch(rows: list[Row]) -> list[Row]:
     """Of each variant, runtime and device the row with the least padding."""
     best: dict[tuple[object, ...], Row] = {}
     for row in sorted(rows, key=lambda row: row.batch_size):
-        best.setdefault((row.variant, row.runtime, row.device, row.device_name, row.threads, row.seed), row)
+        best.setdefault((row.label, row.runtime, row.device, row.device_name, row.threads, row.seed), row)
     return [row for row in rows if any(row is one for one in best.values())]
 
 
@@ -110,7 +113,7 @@ def _point(
     x, y = (x or 0) / unit, 100 * (row.top1 or 0)
     low, high = (y if measured(end) is None else 100 * (end or 0) for end in (row.top1_low, row.top1_high))
     bar = (min(x, (left or x * unit) / unit), max(x, (right or x * unit) / unit))
-    return Point(row.variant, look[row.variant]["color"], x, y, bar, (min(low, y), max(high, y)))
+    return Point(row.label, look[row.label]["color"], x, y, bar, (min(low, y), max(high, y)))
 
 
 def _complete(ax: Axes, points: list[Point], title: str, xlabel: str) -> None:

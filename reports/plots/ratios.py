@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from reports.plots.style import BLACK, GREY, PALETTE, frame, legend, panels, short
-from reports.runs import NO_DIFFERENCE, Comparison
+from reports.runs import Comparison
+from reports.significance import NO_DIFFERENCE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,13 +27,13 @@ def ratios(comparison: Comparison) -> Figure:
     for ax, (each, changes) in zip(axes, runs, strict=True):
         names = []
         for place, change in enumerate(changes):
-            middle, *ends = change.latency or (1, 1, 1)
+            middle, low, high = change.latency or (1, 1, 1)
             color, marker = LOOKS[change.time or NO_DIFFERENCE]
-            ax.plot([end or middle for end in ends], [place, place], color=color, lw=1.4, zorder=2)
-            ax.plot(middle, place, marker, color=color, ms=6, mec="white", mew=0.6, zorder=3)
+            ax.plot([low or middle or 1, high or middle or 1], [place, place], color=color, lw=1.4, zorder=2)
+            ax.plot(middle or 1, place, marker, color=color, ms=6, mec="white", mew=0.6, zorder=3)
             row = change.new
             names.append(
-                f"{short(row.variant, 24)}  {short(row.runtime, 16)}  {short(row.device, 8)}, batch {row.batch_size}"
+                f"{short(row.label, 24)}  {short(row.runtime, 16)}  {short(row.device, 8)}, batch {row.batch_size}"
             )
         ax.axvline(1, color=BLACK, lw=0.8, zorder=1)
         ax.set_yticks(range(len(names)), names)

@@ -30,14 +30,14 @@ def curves(rows: list[Row]) -> Figure:
         if dense is not None:
             ax.axhline(0, zorder=1, **DENSE[1])
         for each in here:
-            _curve(ax, each, dense or 0.0, stroke[each.row.variant])
+            _curve(ax, each, dense or 0.0, stroke[each.row.label])
         title = clean(dataset) + f", seed {seed}" * seeds
         title += f", dense {percent(dense, here[0].row.n_images)} %" if dense is not None else ""
         label = "top-1 accuracy, %" if dense is None else "top-1 against dense, points"
         frame(ax, title, "epochs of fine-tuning", label + " (band: 95 %)" if leftmost(ax) or dense is None else "")
         ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         ax.margins(x=0.04, y=0.1)
-    names = dict.fromkeys(each.row.variant for each in found)
+    names = dict.fromkeys(each.row.label for each in found)
     entries = [(name, {"marker": "o", "ms": 4, "lw": 1.6, **stroke[name]}) for name in names]
     legend(fig, [*entries, *([DENSE] if any(each.dense for each in found) else [])])
     return fig

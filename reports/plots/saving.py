@@ -18,9 +18,9 @@ from reports.plots.style import (
     runtime_markers,
     strokes,
 )
+from reports.results import describe_conditions, group_rows
 from reports.row import Row
-from reports.table import conditions, groups
-from reports.text import clean, measured, ratio
+from reports.text import clean, measured
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,12 +30,8 @@ DENSE: Entry = ("most in any block", {"color": GREY, "lw": 1.2, "ls": BROKEN})
 
 
 def promising(rows: list[Row]) -> list[Row]:
-    """Timed variants that execute fewer MACs than the baseline, or more."""
-    return [
-        row
-        for row in rows
-        if not row.dense and measured(row.speedup) and measured(row.ceiling) and ratio(row.ceiling) != "1.00"
-    ]
+    """Timed variants that execute fewer MACs than the dense model, in the same dtype."""
+    return [row for row in rows if row.completed and not row.dense and measured(row.realised) is not None]
 
 
 def ragged(rows: list[Row]) -> list[Row]:
@@ -43,7 +39,7 @@ def ragged(rows: list[Row]) -> list[Row]:
     found: dict[tuple[str, str, int], Row] = {}
     for row in rows:
         if row.tokens_per_block:
-            found.setdefault((row.dataset, row.variant, row.seed), row)
+            found.setdefault((row.dataset, row.label, row.seed), row)
     return list(found.values())
 
 
@@ -55,15 +51,15 @@ def saved(times: float) -> float:
 def realised(rows: list[Row]) -> Figure:
     """Saving of time against saving of MACs, a panel for each table, all to one scale."""
     look, shape, everything, rows = looks(rows), runtime_markers(rows), rows, promising(rows)
-    tables = groups(rows)
+    tables = [group.rows for group in group_rows(rows)]
     machines = len({row.device_name for row in rows}) > len({row.device for row in rows})
     fig, axes = panels(len(tables), (4.3, 3.7), sharey=True)
     drawn = []
     for ax, table in zip(axes, tables, strict=True):
-        points = [_saving(row, look[row.variant]["color"]) for row in table]
+        points = [_saving(row, look[row.label]["color"]) for row in table]
         for point, row in zip(points, table, strict=True):
-            point.draw(ax, shape[row.runtime], look[row.variant])
-        title = conditions(table[0], device_name=machines)
+            point.draw(ax, shape[row.runtime], look[row.label])
+        title = describe_conditions(table[0], device_name=machines)
         frame(ax, title, "MACs saved, %", "time saved, % (bars: 95 % interval)" if leftmost(ax) else "")
         drawn.append((ax, points))
     points = [point for _, found in drawn for point in found]
@@ -85,7 +81,7 @@ def _room(values: list[float], margin: float) -> tuple[float, float]:
 def _saving(row: Row, color: str) -> Point:
     x, y = saved(row.ceiling or 1), saved(row.speedup or 1)
     low, high = measured(row.speedup_low), measured(row.speedup_high)
-    return Point(row.variant, color, x, y, (x, x), (saved(low) if low else y, saved(high) if high else y))
+    return Point(row.label, color, x, y, (x, x), (saved(low) if low else y, saved(high) if high else y))
 
 
 def alike(kept: list[float], other: list[float], tolerance: float) -> bool:
@@ -108,12 +104,12 @@ def tokens(rows: list[Row]) -> Figure:
             covered = sum(alike(kept, other.tokens_per_block or [], 0.02 * most) for other in here[i + 1 :])
             # Wider, so as to show behind those that run the same way.
             width, mark = 1.6 + 2 * covered, 4 + 2.5 * covered
-            ax.plot(range(1, len(kept) + 1), kept, marker="o", ms=mark, lw=width, zorder=3 + i, **stroke[row.variant])
+            ax.plot(range(1, len(kept) + 1), kept, marker="o", ms=mark, lw=width, zorder=3 + i, **stroke[row.label])
         ax.set_ylim(0, 1.08 * most)
         ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         ax.margins(x=0.04)
         frame(ax, clean(f"{dataset}, mean over the test images"), "block", "tokens that ran")
-    names = dict.fromkeys(row.variant for row in rows)
+    names = dict.fromkeys(row.label for row in rows)
     entries = [(name, {"marker": "o", "ms": 4, "lw": 1.6, **stroke[name]}) for name in names]
     legend(fig, [*entries, DENSE])
     return fig

@@ -123,8 +123,8 @@ def strokes(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
 def _turns(rows: Iterable[Row]) -> dict[str, tuple[str, int]]:
     """The colour of each variant, in order of first appearance, and how often the palette was used up before."""
     rows = list(rows)
-    names = dict.fromkeys(row.variant for row in rows)
-    black = BASELINE if BASELINE in names else next((row.variant for row in rows if row.dense), BASELINE)
+    names = dict.fromkeys(row.label for row in rows)
+    black = BASELINE if BASELINE in names else next((row.label for row in rows if row.dense), BASELINE)
     others = [name for name in names if name != black]
     found = {name: (PALETTE[i % len(PALETTE)], i // len(PALETTE) % len(FILLS)) for i, name in enumerate(others)} | {
         black: (BLACK, 0)
@@ -141,7 +141,7 @@ Entry = tuple[str, Mapping[str, Any]]  # of a legend: a name, and how its line i
 
 def marker_entries(rows: list[Row], drawn: list[Row]) -> list[Entry]:
     """Variants by colour and runtimes by shape, those of `drawn`, looking as they do among all `rows`."""
-    variants, runtimes = ({getattr(row, name) for row in drawn} for name in ("variant", "runtime"))
+    variants, runtimes = ({getattr(row, name) for row in drawn} for name in ("label", "runtime"))
     found: list[Entry] = [
         (name, {"marker": "o", "ls": "", **look}) for name, look in looks(rows).items() if name in variants
     ]
@@ -165,7 +165,7 @@ def legend(fig: Figure, entries: Sequence[Entry]) -> None:
         text.set_text(name)
 
 
-def settle(fig: Figure) -> None:
+def fix_layout(fig: Figure) -> None:
     """Fixes the layout, so that places on the page can be asked for."""
     fig.draw_without_rendering()
     fig.set_layout_engine("none")

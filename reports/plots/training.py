@@ -20,7 +20,7 @@ def trained(rows: list[Row]) -> list[Row]:
     found: dict[tuple[str, str, int], Row] = {}
     for row in rows:
         if any(len(curve(row, name)[0]) for name in ("loss", *TOP1)):
-            found.setdefault((row.variant, row.dataset, row.seed), row)
+            found.setdefault((row.label, row.dataset, row.seed), row)
     return list(found.values())
 
 
@@ -40,8 +40,8 @@ def curves(rows: list[Row]) -> Figure:
     seeds = len({row.seed for row in rows}) > 1
     fig, axes = panels(2 * len(rows), (3.1, 2.6), across=2 if len(rows) < 3 else 4)
     for row, loss, top1 in zip(rows, axes[::2], axes[1::2], strict=True):
-        color = stroke[row.variant]["color"]
-        title = f"{short(row.variant, 24)}, {clean(row.dataset)}" + f", seed {row.seed}" * seeds
+        color = stroke[row.label]["color"]
+        title = f"{short(row.label, 24)}, {clean(row.dataset)}" + f", seed {row.seed}" * seeds
         loss.plot(*curve(row, "loss"), color=color, lw=1.6, marker="o", ms=2.5)
         frame(loss, title, "epoch", "training loss")
         for name, (_, dashes) in TOP1.items():

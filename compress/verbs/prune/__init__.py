@@ -1,33 +1,46 @@
-"""`compress prune CHECKPOINT` and `compress halt CHECKPOINT`: tokens leave a trained model, compared with what it was.
+"""`compress prune CHECKPOINT` and `compress halt CHECKPOINT`: token reduction of a trained model, beside what it was.
 
 Without training the answer takes seconds, and several amounts at once give a curve. With `epochs` the model is
-fine-tuned by the workshop, which keeps its work in a run directory and goes on where it was stopped.
+fine-tuned in a run directory, which keeps the work and resumes it where it was stopped.
 """
 
+import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor
 
+import reports
 from baselines import device as devices
 from baselines.errors import InputError
 from baselines.vit import VisionTransformer
-from compress import files, loading, variant
+from compress import files, loading, runtimes, variant
 from compress.checkpoints import checkpoint
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.config import BenchConfig
+from compress.evaluate import Candidate, Images, Options, describe_variant, evaluate, share_cost, take_test_images
 from compress.measure import environment
-from compress.methods import Floor, Method
-from compress.training.data import load_data, sample_images, settle
-from compress.training.workshop import Workshop
+from compress.methods import Method, Stage
+from compress.training.build import make_variant
+from compress.training.data import adapt_to_data, load_data, sample_images, sample_parity_images
+from compress.training.run import Run, open_run
 from compress.variant import Variant
-from compress.verbs.prune.comparison import Entry, compare, score, take_times
-from compress.verbs.prune.request import Request, option_name, read_methods, read_settings
+from compress.verbs.prune.request import Request, name_option, read_methods, read_settings
 
 __all__ = ["Request", "prune"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that takes part in the comparison."""
+
+    recipe: str | None  # the amount in words; None: the model as it was
+    model: VisionTransformer
+    which: Variant
+    file: Path | None = None  # that holds it
 
 
 def prune(request: Request, console: Console) -> None:
@@ -37,51 +50,93 @@ def prune(request: Request, console: Console) -> None:
         InputError: checkpoint, data, method or options cannot be used.
     """
     model, which, content = loading.restore_vit(request.path, request.hints)
-    if any(method.floor in (Floor.TOKENS, Floor.NUMERICS) for method in which.methods):
+    if any(method.stage in (Stage.TOKENS, Stage.NUMERICS) for method in which.methods):
         raise InputError(
             f"{request.path} is already {which.name!r}; give the checkpoint of a float model that runs all its tokens"
         )
     settings = read_settings(request, content)
     methods = read_methods(request, settings)
-    trained_only = any(_needs_training(model, each) for each in methods.values())
-    if trained_only and not request.epochs:
+    untrainable = any(_needs_training(model, each) for each in methods.values())
+    if untrainable and not request.epochs:
         raise InputError(
             f"--method {request.method} chooses at random until it is trained; add --epochs, such as --epochs 3"
         )
     device = devices.resolve(request.device)
     torch.set_num_threads(request.threads)
-    environment.settle_allocator()
-    workshop = _workshop(request, settings, device, Variant((next(iter(methods.values())),)), console)
-    if workshop is not None and workshop.start is not None:
-        (model, _, content), data = workshop.start, workshop.data
+    environment.configure_allocator()
+    run = _open_run(request, settings, device, next(iter(methods.values())), console)
+    if run is not None and run.start is not None:
+        (model, _, content), data = run.start, run.data
     else:
         config = content.config
         data = load_data(settings.data, config.image_size, config.channels, request.path.parent, settings.subset)
-        content, data = settle(request.path, model, content, data, request.hints, console.print)
+        content, data = adapt_to_data(request.path, model, content, data, request.hints, console.print)
     assert isinstance(model, VisionTransformer)
-    pruned = [Entry(name, variant.prepare(model, [each]), Variant((each,))) for name, each in methods.items()]
     files.writable_folder(request.target.parent)
 
-    entries = [Entry("before", model, which, request.path)]
-    if not trained_only:
-        entries += _untrained(pruned, which, sample_images(data, settings.calibration_images))
-    if workshop:
-        entries.append(_tuned(request, workshop, pruned[0]))
+    pruned = [Model(name, variant.prepare(model, [each]), Variant((each,))) for name, each in methods.items()]
+    models = [Model(None, model, which, request.path)]
+    if not untrainable:
+        calibration = sample_images(data, settings.calibration_images)
+        models += _calibrate(pruned, which, calibration)
+    if run is not None:
+        models.append(_tune(request, run, pruned[0]))
     elif len(pruned) == 1:
-        entries[-1] = replace(entries[-1], file=request.target)
-        _save(entries[-1], content, settings)
-    sides = score(entries, data, device)
-    timings = take_times(sides, data, request.batch_size)
-    console.print(compare(sides, timings, data, request.batch_size))
-    machine = f"{sides[0].session.device_name}, threads {request.threads}"
-    images = f"{len(data.test.labels):,} test images of {data.name}"
-    console.print(f"measured in torch on {machine}, {images}; p is McNemar's, against the model before")
-    if entries[-1].file is None:
-        option, value = next((option_name(name), text) for name, text in request.amounts.items() if text)
+        models[-1] = replace(models[-1], file=request.target)
+        _save(models[-1], content, settings)
+    with tempfile.TemporaryDirectory() as folder:
+        images = take_test_images(data)
+        candidates = [_make_candidate(each, content, images, Path(folder)) for each in models]
+        rows = evaluate(candidates, images, _make_options(request, which, device), console.print)
+    console.print(reports.rich_table(rows))
+    console.print(f"rows: {request.folder / 'rows.jsonl'}; the page: compress report {request.folder}")
+    _say_what_is_next(request, models[-1], console)
+
+
+def _make_options(request: Request, before: Variant, device: torch.device) -> Options:
+    return Options(
+        verb=request.verb,
+        base=before.name,
+        devices=(device.type,),
+        batch_sizes=(request.batch_size,),
+        threads=request.threads,
+        seconds=request.seconds,
+        seed=request.seed or 0,
+        out=request.folder,
+    )
+
+
+def _make_candidate(each: Model, content: Checkpoint, images: Images, folder: Path) -> Candidate:
+    """The model in torch, as the artifact that its process loads."""
+    torch_runtime = runtimes.get("torch")
+    name = "".join(letter if letter.isalnum() else "_" for letter in f"{each.which.name} {each.recipe or ''}")
+    path = folder / f"{name.strip('_')}{torch_runtime.suffix}"
+    assert images.data is not None
+    data = images.data
+    whole = loading.pack(each.model, each.which.methods, data, each.model.config, calibration=content.calibration)
+
+    def build() -> Path:
+        torch_runtime.build(each.model, each.which, whole, path, sample_parity_images(data))
+        return path
+
+    facts: dict[str, Any] = {**describe_variant(each.which), "dense": each.recipe is None}
+    return Candidate(
+        **facts,
+        runtime=torch_runtime,
+        recipe=each.recipe,
+        build=build,
+        key=files.key(checkpoint.hash_state(whole.state), each.which.describe(), each.recipe),
+        cost=share_cost(lambda: each.model, images),
+        model=lambda: each.model,
+    )
+
+
+def _say_what_is_next(request: Request, last: Model, console: Console) -> None:
+    if last.file is None:
+        option, value = next((name_option(name), text) for name, text in request.amounts.items() if text)
         console.print(f"{option} {value} gives a curve and writes no checkpoint; for one, give a single value")
     else:
-        file = entries[-1].file
-        console.print(f"wrote {file}; next: compress export {file}, or compress quantize {file}")
+        console.print(f"wrote {last.file}; next: compress export {last.file}, or compress quantize {last.file}")
 
 
 def _needs_training(model: VisionTransformer, method: Method) -> bool:
@@ -91,36 +146,36 @@ def _needs_training(model: VisionTransformer, method: Method) -> bool:
     return bool(brought) and type(method).calibrate is Method.calibrate
 
 
-def _workshop(
-    request: Request, settings: BenchConfig, device: torch.device, wanted: Variant, console: Console
-) -> Workshop | None:
+def _open_run(
+    request: Request, settings: BenchConfig, device: torch.device, method: Method, console: Console
+) -> Run | None:
     """Where models are fine-tuned; None without `epochs`."""
     if not request.epochs:
         return None
-    anew = None if request.resume else wanted
-    return Workshop(settings, request.folder, device, console.print, request.path, anew=anew, hints=request.hints)
+    restart = None if request.resume else Variant((method,))
+    return open_run(settings, request.folder, device, console.print, request.path, hints=request.hints, restart=restart)
 
 
-def _untrained(pruned: list[Entry], before: Variant, calibration: list[Tensor]) -> Iterator[Entry]:
+def _calibrate(pruned: list[Model], before: Variant, calibration: list[torch.Tensor]) -> Iterator[Model]:
     """Each model as it is without training, calibrated where the method does that."""
-    for entry in pruned:
-        method = entry.which.methods[0].model_copy(update={"tune": False})
-        method.calibrate(entry.model.eval(), calibration)
-        methods = sorted([*before.methods, method], key=lambda each: each.floor)
-        yield replace(entry, which=Variant(tuple(methods)))
+    for each in pruned:
+        method = each.which.methods[0].model_copy(update={"tune": False})
+        method.calibrate(each.model.eval(), calibration)
+        methods = sorted([*before.methods, method], key=lambda one: one.stage)
+        yield replace(each, which=Variant(tuple(methods)))
 
 
-def _save(entry: Entry, content: Checkpoint, settings: BenchConfig) -> None:
+def _save(each: Model, content: Checkpoint, settings: BenchConfig) -> None:
     """Writes an untrained model; weights that were in the checkpoint stay what they were, in their precision."""
-    assert entry.file is not None
-    state: Any = {name: content.state.get(name, value) for name, value in entry.model.state_dict().items()}
-    changes: Any = {"methods": tuple(entry.which.describe()), "state": state, "dataset": settings.data}
-    checkpoint.save(entry.file, replace(content, converted=False, **changes))
+    assert each.file is not None
+    state: Any = {name: content.state.get(name, value) for name, value in each.model.state_dict().items()}
+    changes: Any = {"methods": tuple(each.which.describe()), "state": state, "dataset": settings.data}
+    checkpoint.save(each.file, replace(content, converted=False, **changes))
 
 
-def _tuned(request: Request, workshop: Workshop, pruned: Entry) -> Entry:
-    built = workshop.make(pruned.which)
+def _tune(request: Request, run: Run, pruned: Model) -> Model:
+    built = make_variant(run, pruned.which)
     files.write(request.target, built.path.read_bytes())
     model, which, _ = loading.restore_vit(request.target)
     epochs = f"{request.epochs} epoch{'s' if request.epochs > 1 else ''}"
-    return Entry(f"{pruned.name}, {epochs}", model, which, request.target)
+    return Model(f"{pruned.recipe}, {epochs}", model, which, request.target)

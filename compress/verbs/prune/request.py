@@ -19,7 +19,7 @@ from compress.methods.base import TokenMethod
 AMOUNTS = ("keep", "r", "target_macs")  # settings of token methods that say how much leaves; each is an option too
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """What a person asked for."""
 
@@ -37,6 +37,7 @@ class Request:
     out: Path | None
     resume: bool
     hints: Hints = field(default_factory=Hints)
+    seconds: float = 5.0  # of latency measurement, at most
 
     @property
     def target(self) -> Path:
@@ -50,11 +51,8 @@ class Request:
 
 def read_settings(request: Request, content: Checkpoint) -> BenchConfig:
     """Those of the file, on the data of the checkpoint unless another is named; fine-tuning takes `epochs`."""
-    settings = config_.of_checkpoint(request.path, content.dataset, request.config, request.data, request.seed)
-    tuning = settings.finetune
-    share = min(request.epochs / max(tuning.epochs, 1), 1)  # a shorter training warms up for less
-    short = {"epochs": request.epochs, "steps": 0, "warmup_epochs": tuning.warmup_epochs * share}
-    return settings.model_copy(update={"finetune": tuning.model_copy(update=short)})
+    settings = config_.read_for_checkpoint(request.path, content.dataset, request.config, request.data, request.seed)
+    return config_.shorten_finetuning(settings, request.epochs)
 
 
 def read_methods(request: Request, settings: BenchConfig) -> dict[str, Method]:
@@ -71,10 +69,10 @@ def read_methods(request: Request, settings: BenchConfig) -> dict[str, Method]:
     taken = [name for name in AMOUNTS if name in kind.model_fields]
     for name in typed:
         if name not in taken:
-            options = " or ".join(map(option_name, taken))
-            raise InputError(f"{option_name(name)} is not for {request.method}, which takes {options}; remove it")
+            options = " or ".join(map(name_option, taken))
+            raise InputError(f"{name_option(name)} is not for {request.method}, which takes {options}; remove it")
     if len(typed) > 1:
-        raise InputError(f"{' and '.join(map(option_name, typed))} both say how many tokens leave; give one of them")
+        raise InputError(f"{' and '.join(map(name_option, typed))} both say how many tokens leave; give one of them")
     table: dict[str, Any] = {**settings.methods.get(request.method, {}), "tune": request.epochs > 0}
     if not typed:
         method = variant.make_method(request.method, table)
@@ -82,19 +80,19 @@ def read_methods(request: Request, settings: BenchConfig) -> dict[str, Method]:
         return {f"{amount} {getattr(method, amount)}" if amount else method.name: method}
     ((amount, text),) = typed.items()
     table = {name: value for name, value in table.items() if name not in AMOUNTS}
-    values = _values(text, option_name(amount))
+    values = _values(text, name_option(amount))
     if request.epochs and len(values) > 1:
-        raise InputError(f"--epochs trains one model, but {option_name(amount)} names {len(values)}; give one value")
+        raise InputError(f"--epochs trains one model, but {name_option(amount)} names {len(values)}; give one value")
     found = {}
     for value in values:
         try:
             found[f"{amount} {value}"] = kind(**{**table, amount: value})
         except ValidationError as error:
-            raise files.explain(error, f"{option_name(amount)} {value}") from error
+            raise files.explain(error, f"{name_option(amount)} {value}") from error
     return found
 
 
-def option_name(setting: str) -> str:
+def name_option(setting: str) -> str:
     return "--" + setting.replace("_", "-")
 
 

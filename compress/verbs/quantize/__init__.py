@@ -1,41 +1,46 @@
 """`compress quantize CHECKPOINT`: a float model -> the fastest integer file this machine can make of it.
 
-The same 8 bits run at 0.3 to 5 times the speed of float32, depending on nothing but the way to a file and its engine.
-So every way there is gets built, scored on the test images and timed, all in turns; the fastest that keeps the accuracy
-stays, and the choice is remembered for the next model of that geometry on this machine (`choices.py`).
+The same 8 bits run at 0.3 to 5 times the speed of float32, depending on nothing but the recipe and its engine. So every
+recipe takes part in an evaluation whose goal is the fastest file that keeps the accuracy (`compress/evaluate`).
 """
 
 import tempfile
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 
-from baselines.data import Data
+import reports
+from baselines.classifier import Classifier
 from baselines.errors import InputError
-from baselines.subset import Part
 from baselines.vit import VisionTransformer, ViTConfig
-from compress import files, loading
-from compress.evaluate import choices
-from compress.evaluate.choices import Choice
-from compress.evaluate.rows import FEW_IMAGES
-from compress.measure import cost, environment
+from compress import files, loading, runtimes, variant
+from compress.checkpoints.checkpoint import Checkpoint
+from compress.evaluate import Goal, Images, Options, evaluate, selection, share_cost, take_test_images
+from compress.export.operators import list_layers
+from compress.measure import environment
 from compress.methods import Int8, Qat
-from compress.runtimes import Runtime
-from compress.training.data import describe_calibration, held_out_images, load_data, sample_images, settle
-from compress.verbs.quantize import goal, study, training
-from compress.verbs.quantize.race import Entry, Source, identity, race
-from compress.verbs.quantize.request import Request, check_architecture, engines, lowerings, method_of, settings
-from compress.verbs.quantize.verdict import Judged, choose, judge, table
+from compress.quantization.linear import match_layers
+from compress.runtimes import choices
+from compress.runtimes.choices import Choice
+from compress.runtimes.graph_files import fix_batch
+from compress.training.data import adapt_to_data, describe_calibration, load_data, sample_held_out_images, sample_images
+from compress.verbs.quantize import accuracy_control, qat, study
+from compress.verbs.quantize.recipes import Recipe, check_architecture, list_engines, list_recipes, read_method
+from compress.verbs.quantize.request import Request, read_settings
+from compress.verbs.quantize.source import Source, identify
+from reports import Row
 
 __all__ = ["Request", "quantize"]
 
 JUDGED = 1000  # training images on which an accuracy goal is judged
+DISTURBED = ("other load", "throttled")  # what warnings begin with, of timings that are not remembered
 
 
 def quantize(request: Request, console: Console) -> int:
-    """Prints before and after for every lowering, and writes the file that is kept beside the checkpoint.
+    """Prints what was measured of every recipe, and writes the file that is kept beside the checkpoint.
 
     Returns:
         0, or 1 where no integer file keeps the accuracy; nothing is written then.
@@ -44,140 +49,168 @@ def quantize(request: Request, console: Console) -> int:
         InputError: the checkpoint, the data or the options cannot be used.
     """
     torch.set_num_threads(request.threads)
-    environment.settle_allocator()
+    environment.configure_allocator()
+    with tempfile.TemporaryDirectory() as folder:
+        source, method, images = _prepare(request, Path(folder), console)
+        return method if isinstance(method, int) else _measure(request, source, method, images, console)
+
+
+def _prepare(request: Request, folder: Path, console: Console) -> tuple[Source, Int8 | Qat | int, Images]:
+    """Model, images and the method as it will be; instead of it an exit code where there is nothing more to do."""
     model, which, content = loading.restore(request.path, request.hints)
-    if which.numbers != "fp32":
+    if which.dtype != "fp32":
         raise InputError(f"{request.path} is already {which.name!r}; give the checkpoint of a float model")
-    vit = model if isinstance(model, VisionTransformer) else None
     check_architecture(request, content)
-    found = settings(request, content)
-    method, usable = method_of(request, found), engines(request, elsewhere=vit is None)
-    whole = load_data(found.data, content.config.image_size, content.config.channels, request.path.parent, found.subset)
-    content, data = settle(request.path, model, content, whole, request.hints, console.print)
+    settings = read_settings(request, content)
+    method = read_method(request, settings)
+    list_engines(request.runtimes, request.device, foreign=not isinstance(model, VisionTransformer))  # before training
+    _check_layers(model, method)
+    size, channels = content.config.image_size, content.config.channels
+    data = load_data(settings.data, size, channels, request.path.parent, settings.subset)
+    content, data = adapt_to_data(request.path, model, content, data, request.hints, console.print)
     calibration = sample_images(data, request.calibration_images)
     seen = describe_calibration(data, request.calibration_images)
-    if seen["images"] < FEW_IMAGES:
-        console.print(f"ranges come from {seen['images']} images: fewer than {FEW_IMAGES} leave much to chance")
-    source = Source(model, which, content, data, calibration, seen)
-    scored = _scored(data, request.test_images)
-    if request.study:
-        assert isinstance(method, Int8)
-        assert vit is not None
-        console.print(study.table(study.study(vit, method, scored)))
+    source = Source(model, which, content, data, calibration, seen, folder)
+    images = take_test_images(data, request.test_images)
+    if isinstance(method, Qat):
+        source.calibrated[identify(method)] = qat.train(request, settings, source, method, console)
+    elif request.calibration_study or request.sensitivity or request.max_drop is not None:
+        assert isinstance(model, VisionTransformer)
+        method = _control_accuracy(request, source, method, model, console)
+    return source, method, images
+
+
+def _check_layers(model: Classifier, method: Int8 | Qat) -> None:
+    """Raises InputError where `skip` fits no layer or leaves none, which no recipe could do anything about."""
+    if isinstance(model, VisionTransformer):
+        variant.prepare(model, [method])
+    else:
+        match_layers([*list_layers(model)], method.skip)
+
+
+def _control_accuracy(
+    request: Request, source: Source, method: Int8, model: VisionTransformer, console: Console
+) -> Int8 | int:
+    """The method with those layers in float that `--max-drop` needs; an exit code where there is nothing more to do."""
+    if request.calibration_study:
+        console.print(study.table(study.study(model, method, source.data, test_images=request.test_images)))
         return 0
     ranking = None
     if request.sensitivity:
-        assert isinstance(method, Int8)
-        assert vit is not None
-        ranking = goal.sensitivities(vit, method, calibration)
-        console.print(goal.ranking_table(ranking))
+        ranking = accuracy_control.sensitivities(model, method, source.calibration)
+        console.print(accuracy_control.ranking_table(ranking))
         if request.max_drop is None:
             return 0
-    if isinstance(method, Qat):
-        source.made[identity(method)] = training.train(request, found, source, method, console)
-    elif request.max_drop is not None:
-        assert vit is not None
-        judged = held_out_images(data, JUDGED, request.calibration_images)
-        reached = goal.find(vit, method, calibration, judged, request.max_drop, ranking)
-        console.print(goal.explain(reached))
-        if not reached.reached:
-            return 1
-        method = reached.method
-    return _lower(request, source, method, usable, scored, console)
+    assert request.max_drop is not None
+    judged = sample_held_out_images(source.data, JUDGED, request.calibration_images)
+    goal = accuracy_control.find(model, method, source.calibration, judged, request.max_drop, ranking)
+    console.print(accuracy_control.explain(goal))
+    return goal.method if goal.reached else 1
 
 
-def _scored(data: Data, count: int | None) -> Data:
-    """The data with fewer test images, drawn by a fixed seed."""
-    if count is None or count >= len(data.test.labels):
-        return data
-    chosen = torch.randperm(len(data.test.labels), generator=torch.Generator().manual_seed(0))[:count].sort().values
-    return replace(data, test=Part(data.test, chosen))
-
-
-def _lower(
-    request: Request, source: Source, method: Int8 | Qat, usable: list[Runtime], scored: Data, console: Console
-) -> int:
-    """Measures the lowerings, or the one that won before, and keeps the best file."""
-    images_decide = not cost.measure(source.model, scored).fixed
-    elsewhere = not isinstance(source.model, VisionTransformer)
-    wanted = lowerings(request.mode, method, usable, images_decide=images_decide, elsewhere=elsewhere)
-    shape = source.content.config.model_dump(exclude={"factory"})
-    if elsewhere:  # its name says little
-        shape["shapes"] = {name: list(value.shape) for name, value in source.content.state.items()}
-    names = [each.name for each in wanted]
-    key = choices.key(shape, source.which.describe(), names, request.batch_size, request.threads)
-    before = None if request.remeasure else choices.load().get(key)
-    if before is not None:
-        console.print(
-            f"{before.chosen} was chosen out of {len(before.tried)} files of such a model on this machine "
-            f"({before.time_utc}); --remeasure makes all of them again"
-        )
-        wanted = [each for each in wanted if (not each.whole and each.method is None) or each.name == before.chosen]
-    with tempfile.TemporaryDirectory() as folder:
-        entries = race(
-            source,
-            wanted,
-            scored,
-            Path(folder),
-            batch_size=request.batch_size,
-            threads=request.threads,
-            seconds=request.seconds,
-            say=console.print,
-        )
-        judged = judge(entries, scored.test.labels.numpy())
-        _show(request, source, judged, entries, scored, console)
-        best, why = choose(judged, None if request.max_drop is None else request.max_drop / 100)
-        console.print(why)
-        if best is None:
-            if before is not None:
-                console.print("others were not made; --remeasure tries them too")
-            return 1
-        written = _keep(request, best, judged)
-    if before is None:
-        choices.remember(key, _choice(request, source, best, why, judged))
+def _measure(request: Request, source: Source, method: Int8 | Qat, images: Images, console: Console) -> int:
+    """Evaluates the recipes, prints what came of them, and keeps the best file; the exit code."""
+    foreign = not isinstance(source.model, VisionTransformer)
+    engines = list_engines(request.runtimes, request.device, foreign=foreign)
+    cost = share_cost(lambda: source.model, images)
+    recipes = list_recipes(request.mode, method, engines, images_decide=not cost().fixed, foreign=foreign)
+    shape = describe_geometry(source.content)
+    key = choices.make_key(shape, source.which.describe(), request.batch_size, request.threads)
+    before = choices.load().get(key)
+    speeds = before.tried if before else {}  # of an earlier run: they order the work, and nothing else
+    recipes.sort(key=lambda each: (each.integer, -speeds.get(each.name, 0)))
+    candidates = source.make_candidates(recipes, cost)
+    goal = Goal(
+        wanted=lambda each: recipes[candidates.index(each)].integer,
+        max_drop=None if request.max_drop is None else request.max_drop / 100,
+    )
+    rows = evaluate(candidates, images, make_options(request, source, goal), console.print)
+    console.print(reports.rich_table(rows))
+    console.print(
+        f"measured on {environment.cpu_name()}, threads {request.threads}, {len(images):,} test images of "
+        f"{images.name}; calibrated on {source.calibrated_on['images']} training images "
+        f"({source.calibrated_on['sha256'][:12]}); rows: {request.folder / 'rows.jsonl'}"
+    )
+    number = next((index for index, row in enumerate(rows) if row.chosen), None)
+    if number is None:
+        among = [row for row, recipe in zip(rows, recipes, strict=True) if recipe.integer]
+        console.print(selection.choose(among, rows, goal)[1])
+        return 1
+    console.print(rows[number].chosen)
+    written = _keep(request, source, recipes[number], recipes)
+    _remember(key, describe_model(source), recipes, rows, number, console)
     console.print(f"wrote {' and '.join(map(str, written))}")
     return 0
 
 
-def _show(
-    request: Request, source: Source, judged: list[Judged], entries: list[Entry], scored: Data, console: Console
-) -> None:
-    failed = [entry for entry in entries if entry.failed is not None]
-    console.print(table(judged, failed, f"{source.which.name} in 8 bits", request.batch_size))
-    for each in judged:
-        for note in each.entry.inspection.notes if each.entry.inspection else ():
-            console.print(f"{each.name}: {note}")
-    console.print(
-        f"measured on {environment.cpu_name()}, threads {request.threads}, {len(scored.test.labels):,} test images of "
-        f"{scored.name}; calibrated on {source.seen['images']} training images ({source.seen['sha256'][:12]})"
+def make_options(request: Request, source: Source, goal: Goal) -> Options:
+    return Options(
+        verb="quantize",
+        base=source.which.name,
+        devices=(request.device,),
+        batch_sizes=(request.batch_size,),
+        threads=request.threads,
+        seconds=request.seconds,
+        goal=goal,
+        exhaustive=request.exhaustive,
+        remeasure=True,
+        out=request.folder,
+        seed=request.seed or 0,
     )
 
 
-def _keep(request: Request, best: Judged, judged: list[Judged]) -> list[Path]:
+def _keep(request: Request, source: Source, best: Recipe, recipes: Sequence[Recipe]) -> list[Path]:
     """Copies the file that is kept beside the checkpoint, and the float ONNX file where there is one."""
-    stem, made = request.path.with_suffix(""), best.entry.path
+    stem = (request.out / request.path.stem) if request.out else request.path.with_suffix("")
+    made = source.locate(best)
+    if request.fixed and not runtimes.is_checkpoint(made):
+        free, made = made, source.folder / f"fixed_{made.name}"
+        fix_batch(free, made, request.batch_size)
     target = stem.with_name(f"{stem.name}.int8{made.suffix}")
-    contents = {target: made.read_bytes()}
-    if made.suffix == ".xml":
-        contents = {target.with_suffix(".bin"): made.with_suffix(".bin").read_bytes(), **contents}
-    plain = next((each for each in judged if not each.entry.lowering.whole and each.entry.path.suffix == ".onnx"), None)
-    if plain is not None and plain.entry.lowering.method is None:
-        contents = {stem.with_name(f"{stem.name}.onnx"): plain.entry.path.read_bytes(), **contents}
+    contents = {target.with_suffix(each.suffix): each.read_bytes() for each in reversed(runtimes.list_files(made))}
+    floats = [source.locate(each) for each in recipes if each.method is None and each.runtime.suffix == ".onnx"]
+    if whole := next((path for path in floats if path.exists()), None):
+        contents = {stem.with_name(f"{stem.name}.onnx"): whole.read_bytes(), **contents}
     files.write_together(contents)
     return list(contents)
 
 
-def _choice(request: Request, source: Source, best: Judged, why: str, judged: list[Judged]) -> Choice:
+def _remember(
+    key: str, model: str, recipes: Sequence[Recipe], rows: Sequence[Row], best: int, console: Console
+) -> None:
+    """Keeps the choice for the next model of this geometry, unless other programs disturbed it."""
+    row = rows[best]
+    if any(marker in warning for warning in row.warnings for marker in DISTURBED):
+        console.print("not remembered as the fastest on this machine: other programs were running")
+        return
+    speeds = {each.name: round(row.overall, 3) for each, row in zip(recipes, rows, strict=True) if row.overall}
+    choice = Choice(
+        model=model,
+        machine=environment.cpu_name(),
+        batch_size=row.batch_size,
+        threads=row.threads,
+        chosen=recipes[best].name,
+        speedup=row.overall or 0.0,
+        why=row.chosen or "",
+        tried=speeds,
+    )
+    try:
+        choices.remember(key, choice)
+    except InputError as error:
+        console.print(f"warning: {error}")
+
+
+def describe_model(source: Source) -> str:
+    """For a person."""
     config, what = source.content.config, "x".join(map(str, source.content.config.image_size))
     if isinstance(config, ViTConfig):
         what = f"{config.dim} x {config.depth}, {config.tokens} tokens"
-    return Choice(
-        model=f"{source.which.name} {what}",
-        machine=environment.cpu_name(),
-        batch_size=request.batch_size,
-        threads=request.threads,
-        chosen=best.name,
-        speedup=best.speedup[0],
-        why=why,
-        tried={each.name: round(each.speedup[0], 3) for each in judged},
-    )
+    return f"{source.which.name} {what}"
+
+
+def describe_geometry(content: Checkpoint) -> dict[str, Any]:
+    """What the time of a model depends on."""
+    shape = content.config.model_dump(exclude={"factory", "classes"})
+    if not isinstance(content.config, ViTConfig):  # its name says little
+        shape["shapes"] = {name: list(value.shape) for name, value in content.state.items()}
+    return shape

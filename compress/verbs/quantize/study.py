@@ -12,9 +12,9 @@ from baselines.errors import InputError
 from baselines.progress import progress_bar
 from baselines.vit import VisionTransformer
 from compress.methods import Int8
-from compress.quantization.sensitivity import logits_of, sqnr_db
+from compress.quantization.sensitivity import compute_logits, sqnr_db
 from compress.training.data import sample_images
-from compress.verbs.quantize.goal import in_integers
+from compress.verbs.quantize.accuracy_control import in_integers
 
 SIZES = (16, 64, 256, 1024)
 SEEDS = 5
@@ -59,7 +59,7 @@ def study(
     labels = data.test.labels[order]
 
     def answers(model: VisionTransformer) -> Tensor:
-        return logits_of(model, (images for images, _ in data.batches(data.test, BATCH, device, indices=order)))
+        return compute_logits(model, (images for images, _ in data.batches(data.test, BATCH, device, indices=order)))
 
     wanted = answers(model)
     right = top1(wanted, labels)

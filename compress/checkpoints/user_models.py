@@ -1,0 +1,230 @@
+"""Models that compress does not know: code of the user's, which runs because the user named it, and for nothing else.
+
+    path/to/file.py:factory      package.module:factory
+
+A factory is called without arguments and gives an `nn.Module` for images (B, C, height, width) -> logits (B, classes);
+a class of such modules will do, and so will a module. Checkpoints hold the factory's name for people to read. Nothing
+is ever imported because a file says so: the name comes from the command line, which hands it on to the processes of the
+command through the environment (`VARIABLE`).
+
+Legend: B images, C channels.
+"""
+
+import copy
+import functools
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from baselines.classifier import Classifier, ImageConfig
+from baselines.errors import InputError
+from baselines.vit import VisionTransformer, ViTConfig
+from compress.checkpoints.wrapped import ModuleConfig, Wrapped
+from compress.importers import Content, Hints
+from compress.importers.state_dict import extract_state_dict
+
+VARIABLE = "COMPRESS_MODEL"
+PREFIXES = ("module.", "_orig_mod.", "model.")  # of names, as DistributedDataParallel, compiling and Lightning leave
+COUNTER = ".num_batches_tracked"  # which older files do not have, and no answer needs
+SAID = 160  # letters of an error of the user's code that are told
+
+
+def resolve_spec(spec: str | None) -> str | None:
+    """What the user typed after --model, for this process and those it starts; a file by its whole path.
+
+    Raises:
+        InputError: it is no such name.
+    """
+    if spec is None:
+        return None
+    place, _, name = spec.rpartition(":")
+    if not place or not name.isidentifier():
+        raise InputError(f"--model {spec!r} names no code; write path/to/file.py:factory or package.module:factory")
+    whole = f"{Path(place).resolve()}:{name}" if place.endswith(".py") else spec
+    os.environ[VARIABLE] = whole
+    return whole
+
+
+def get_spec(hints: Hints | None) -> str | None:
+    """The factory that the user named, for a file or for the whole command."""
+    return (hints.model if hints else None) or os.environ.get(VARIABLE)
+
+
+def build_model(config: ImageConfig, path: Path | None = None, hints: Hints | None = None) -> Classifier:
+    """A model as a checkpoint describes it, with any weights.
+
+    Args:
+        path: of the checkpoint, for messages.
+
+    Raises:
+        InputError: only code makes such a model, and the user did not name it, or it does not work.
+    """
+    if isinstance(config, ViTConfig):
+        return VisionTransformer(config)
+    assert isinstance(config, ModuleConfig)
+    spec = get_spec(hints)
+    if spec is None:
+        raise InputError(
+            f"{path or 'the model'} was made from the code of {config.factory}, which runs only where you name it: "
+            f"bench, distill, quantize and export take --model {config.factory}, with its folders in front"
+        )
+    return Wrapped(load_module(spec), config)
+
+
+def wrap_model(spec: str, hints: Hints) -> Wrapped:
+    """A model of the user's code, where nothing is known of it but that.
+
+    Raises:
+        InputError: the code does not work, makes no classifier, or does not say what its images are.
+    """
+    module, shown = load_module(spec).eval(), shorten_spec(spec)
+    said = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None)  # of timm
+    channels, *size = said.get("input_size", (0,)) if isinstance(said, Mapping) else (0,)
+    size = hints.image_size or size
+    if len(size) != 2:
+        raise InputError(f"--model {shown} does not say how large its images are; say it with --image-size")
+    first = next((each for each in module.modules() if isinstance(each, nn.Conv2d)), None)
+    channels = channels if first is None else first.in_channels
+    if not channels:
+        raise InputError(
+            f"--model {shown} has no convolution that tells how many channels its images have; give the module an "
+            "attribute pretrained_cfg = {'input_size': (channels, height, width)}"
+        )
+    height, width = size
+    classes = _count_classes(module, (channels, height, width), shown)
+    config = ModuleConfig(
+        image_size=(height, width), channels=channels, classes=classes, factory=shown, name=get_base_name(spec)
+    )
+    return Wrapped(module, config)
+
+
+def get_base_name(spec: str) -> str:
+    """What the baseline is called that a factory makes."""
+    return spec.rpartition(":")[2]
+
+
+def load_module(spec: str) -> nn.Module:
+    """The module that the user's code makes; new weights are the same every time.
+
+    Raises:
+        InputError: there is no such code, it fails, or makes something else.
+    """
+    place, _, name = spec.rpartition(":")
+    code, shown = _import_code(place), shorten_spec(spec)
+    made = getattr(code, name, None)
+    if isinstance(made, nn.Module):
+        return copy.deepcopy(made)
+    if not callable(made):
+        raise InputError(f"--model {shown}: {place} has no function {name!r} that gives the model")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            made = made()
+    except (Exception, SystemExit) as error:  # anything at all: it is the user's code
+        raise InputError(
+            f"--model {shown}: {name}() failed, called without arguments ({_format_error(error)})"
+        ) from error
+    if not isinstance(made, nn.Module):
+        raise InputError(f"--model {shown} gives {type(made).__name__}, not an nn.Module; let it return the model")
+    return made
+
+
+def match_weights(content: Content, model: Wrapped, hints: Hints) -> dict[str, Tensor]:
+    """The state that a file holds for a model, by the names of `model`.
+
+    Raises:
+        InputError: it lacks tensors, has others, or of other shapes.
+    """
+    wanted = model.module.state_dict()
+    tensors = _strip_prefixes(extract_state_dict(content, ema=hints.ema).tree, wanted)
+    tensors |= {name: value for name, value in wanted.items() if name.endswith(COUNTER) and name not in tensors}
+    misfit = f"{content.path} does not fit --model {model.config.factory}:"
+    for what, names in (("lacks", wanted.keys() - tensors.keys()), ("also holds", tensors.keys() - wanted.keys())):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise InputError(f"{misfit} it {what} {min(names)}{more}; give weights of that very model")
+    for name, value in tensors.items():
+        if value.shape != wanted[name].shape:
+            sizes = [" x ".join(map(str, each.shape)) or "one number" for each in (value, wanted[name])]
+            raise InputError(
+                f"{misfit} {name} is {sizes[0]} and not {sizes[1]}; let the factory make a model of its size"
+            )
+        if value.is_floating_point() and not value.isfinite().all():
+            raise InputError(f"{content.path}: {name} holds values that are not finite; fetch it again")
+    return {f"module.{name}": tensors[name].to(value.dtype) for name, value in wanted.items()}
+
+
+def shorten_spec(spec: str) -> str:
+    """A factory as a person knows it, without the folders in front."""
+    place, _, name = spec.rpartition(":")
+    return f"{Path(place).name}:{name}" if place.endswith(".py") else spec
+
+
+def refuse_user_model(config: ModuleConfig) -> InputError:
+    """What is said where nothing but a Vision Transformer will do."""
+    return InputError(
+        f"{config.factory} is no Vision Transformer: int8, bf16, bench and export work on it, this does not"
+    )
+
+
+@functools.cache
+def _import_code(place: str) -> ModuleType:
+    """A file or module of the user's; its code runs once in a process."""
+    path = Path(place)
+    if place.endswith(".py") and not path.is_file():
+        raise InputError(f"--model {place}: there is no such file; write path/to/file.py:factory")
+    folder = str(path.resolve().parent if place.endswith(".py") else Path.cwd())
+    if folder not in sys.path:
+        sys.path.append(folder)  # last: what lies beside the user's code takes no library's place
+    try:
+        if not place.endswith(".py"):
+            return importlib.import_module(place)
+        name = f"compress_model_{path.stem}"
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        code = sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(code)
+    except (Exception, SystemExit) as error:  # anything at all: it is the user's code
+        raise InputError(
+            f"--model {place} cannot be imported ({_format_error(error)}); correct it, or name another"
+        ) from error
+    return code
+
+
+def _count_classes(module: nn.Module, shape: tuple[int, int, int], shown: str) -> int:
+    """How many classes a model tells apart; raises InputError where it takes no such images, or gives no logits."""
+    try:
+        with torch.no_grad():
+            out = module(torch.zeros(2, *shape))
+    except Exception as error:  # anything at all: it is the user's code
+        sizes = " x ".join(map(str, shape))
+        raise InputError(
+            f"--model {shown} fails on images of {sizes} ({_format_error(error)}); --image-size gives them another size"
+        ) from error
+    logits = getattr(out, "logits", out)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 2 or logits.shape[1] < 2:
+        got = f"a tensor {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(f"--model {shown} gives {got} for two images, not logits (2, classes); wrap it in the factory")
+    return logits.shape[1]
+
+
+def _strip_prefixes(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors without what trainings put in front of all their names."""
+    while prefix := next((each for each in PREFIXES if all(name.startswith(each) for name in tensors)), None):
+        if all(name.startswith(prefix) for name in wanted):
+            break
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return dict(tensors)
+
+
+def _format_error(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}"[:SAID] if lines else type(error).__name__

@@ -1,0 +1,89 @@
+"""`compress export CHECKPOINT`: a file for an engine, as safetensors, or for the library that it came from."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from baselines.classifier import Classifier
+from baselines.errors import InputError
+from baselines.vit import VisionTransformer
+from compress import loading, runtimes
+from compress.checkpoints.checkpoint import Checkpoint
+from compress.export import libraries
+from compress.export.onnx import convert_for_onnx, export_onnx
+from compress.importers import Hints
+from compress.measure.environment import available_cpus
+from compress.runtimes.openvino_export import write_openvino
+from compress.training.data import adapt_to_data, load_data, sample_parity_images
+from compress.variant import Variant
+
+ENGINES = {"onnx": ".onnx", "openvino": ".xml"}
+
+
+def export(
+    path: Path, to: str, data: str | None, out: Path | None, batch_size: int | None, hints: Hints, console: Console
+) -> None:
+    """Writes the file and says how it compares with the checkpoint.
+
+    Args:
+        to: an engine, `safetensors`, or a library.
+        out: the file, or its folder; beside the checkpoint without.
+        batch_size: of all batches that an engine's file takes; None: any.
+
+    Raises:
+        InputError: checkpoint, images or options cannot be used.
+        ParityError: what was written would not compute what the checkpoint does.
+    """
+    size, kinds = 0, (*ENGINES, "safetensors", *libraries.list_families())
+    if to not in kinds:
+        raise InputError(f"--to {to!r} is not known; choose from {', '.join(kinds)}")
+    if batch_size is not None and to not in ENGINES:
+        raise InputError(f"--batch-size {batch_size} is for engines; leave it out with --to {to}")
+    if to in ENGINES:
+        target = libraries.choose_target(path, to, out, ENGINES[to], (ENGINES[to],))
+        outcome = _write_for_engine(path, *loading.restore(path, hints), target, data, batch_size, hints, console)
+    elif to == "safetensors":
+        content = loading.restore(path, hints)[2]
+        target = libraries.choose_target(path, to, out, ".safetensors", (".safetensors",))
+        libraries.write_safetensors(target, content)
+        outcome = "compress takes it wherever it takes a checkpoint"
+    else:
+        made = libraries.write_for_library(path, *loading.restore_vit(path, hints), to, out)
+        target, size = made.path, made.file_bytes
+        outcome = f"read back, its logits differ by {made.difference:.1g} of the largest; to load it:\n\n{made.usage}"
+    size = size or runtimes.count_bytes(target)
+    console.print(f"wrote {target} ({size / 1e6:.2f} MB); {outcome}")
+
+
+def _write_for_engine(
+    path: Path,
+    model: Classifier,
+    which: Variant,
+    content: Checkpoint,
+    target: Path,
+    data: str | None,
+    batch_size: int | None,
+    hints: Hints,
+    console: Console,
+) -> str:
+    """Writes an ONNX file, or OpenVINO's; how it compares with the checkpoint."""
+    if which.dtype == "int8" and not isinstance(model, VisionTransformer):
+        raise InputError(f"{path} becomes integers on images: compress quantize writes the file of {which.name}")
+    openvino = target.suffix == ENGINES["openvino"]
+    if openvino:
+        runtimes.get("openvino")  # whether it is installed is better known before the work begins
+    name = data or content.dataset
+    if not name:
+        raise InputError(f"{path} does not say which images it knows; give some with --data folder:PATH")
+    whole = load_data(name, content.config.image_size, content.config.channels, path.parent)
+    content, adapted = adapt_to_data(path, model, content, whole, hints, console.print)
+    model, images = convert_for_onnx(model, which, content), sample_parity_images(adapted)
+    if openvino:
+        parity = write_openvino(model, target, images, content, available_cpus(), batch_size)
+    else:
+        parity = export_onnx(model, target, images, content, batch_size)
+    batches = "1, 2 and 7" if batch_size is None else f"{batch_size}, which it takes alone"
+    return (
+        f"against {path.name} on {parity.n_images} images in batches of {batches}: same class on "
+        f"{parity.agreement:.1%}, largest difference {parity.max_difference:.2g} of the largest logit"
+    )

@@ -1,0 +1,121 @@
+"""A float model, and the file that each recipe makes of it."""
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from baselines.classifier import Classifier
+from baselines.data import Data
+from baselines.vit import VisionTransformer
+from compress import files, loading, variant
+from compress.checkpoints import checkpoint
+from compress.checkpoints.checkpoint import Checkpoint
+from compress.evaluate import Candidate, describe_variant
+from compress.evaluate.candidate import warn_of_few_images
+from compress.measure.cost import Cost
+from compress.methods import Method
+from compress.training import finetuning
+from compress.training.data import sample_parity_images
+from compress.variant import Variant
+from compress.verbs.quantize.recipes import Recipe
+
+FEW = 32  # images that calibrate and check what is only timed
+
+
+@dataclass
+class Source:
+    """What all recipes begin with; `folder` takes their files."""
+
+    model: Classifier
+    which: Variant
+    content: Checkpoint
+    data: Data
+    calibration: list[Tensor]
+    calibrated_on: dict[str, Any]  # what is kept of those images in a file
+    folder: Path
+    calibrated: dict[str, Classifier] = field(default_factory=dict)  # by settings
+    parity: Tensor | None = None
+    shortened: dict[int, "Source"] = field(default_factory=dict)  # by number of blocks
+
+    def calibrate(self, method: Method) -> Classifier:
+        """The model with a method applied and calibrated, not converted."""
+        key = identify(method)
+        if key not in self.calibrated:
+            model = variant.prepare(self.model, [method])
+            self.calibrated[key] = finetuning.calibrate(model, [method], self.calibration, torch.device("cpu"))
+        return self.calibrated[key]
+
+    def locate(self, recipe: Recipe) -> Path:
+        """Where the file of a recipe lies, or would."""
+        return self.folder / f"{''.join(c if c.isalnum() else '_' for c in recipe.name)}{recipe.runtime.suffix}"
+
+    def build(self, recipe: Recipe) -> Path:
+        """Writes the file of a recipe; raises RuntimeError where that fails."""
+        methods = [] if recipe.method is None else [recipe.method]
+        whole = replace(self.which, methods=(*self.which.methods, *methods))
+        path = self.locate(recipe)
+        model = self.model if recipe.method is None else self.calibrate(recipe.method)
+        seen = self.calibrated_on if methods else self.content.calibration
+        content = loading.pack(model, whole.methods, self.data, self.content.config, calibration=seen)
+        recipe.runtime.build(model, whole, content, path, self.parity_images, self.calibration)
+        return path
+
+    @property
+    def parity_images(self) -> Tensor:
+        """Training images for the check of an exported graph, decoded once."""
+        if self.parity is None:
+            self.parity = sample_parity_images(self.data)
+        return self.parity
+
+    def make_candidates(self, recipes: list[Recipe], cost: Callable[[], Cost]) -> list[Candidate]:
+        """One for each recipe, in their order."""
+        digest = checkpoint.hash_state(self.content.state)
+        return [self._make_candidate(recipe, digest, cost) for recipe in recipes]
+
+    def _make_candidate(self, recipe: Recipe, digest: str, cost: Callable[[], Cost] | None) -> Candidate:
+        methods = [] if recipe.method is None else [recipe.method]
+        whole = replace(self.which, methods=(*self.which.methods, *methods))
+        facts: dict[str, Any] = {**describe_variant(whole), "dense": recipe.method is None}
+        return Candidate(
+            **facts,
+            runtime=recipe.runtime,
+            recipe=recipe.label,
+            build=partial(self.build, recipe),
+            key=files.key(digest, recipe.name, whole.describe(), self.calibrated_on),
+            cost=cost,
+            notes=warn_of_few_images(whole, self.calibrated_on["images"]),
+            shallow=partial(self._shorten, recipe) if isinstance(self.model, VisionTransformer) else None,
+        )
+
+    def _shorten(self, recipe: Recipe, blocks: int) -> Candidate:
+        """The same recipe for a model of so many blocks."""
+        if blocks not in self.shortened:  # once for all recipes, which share what is calibrated
+            assert isinstance(self.model, VisionTransformer)
+            model = keep_blocks(self.model, blocks)
+            folder = self.folder / f"{blocks}_blocks"
+            folder.mkdir(exist_ok=True)
+            content = replace(self.content, config=model.config, state=model.state_dict())
+            few: dict[str, Any] = {"calibration": [self.calibration[0][:FEW]], "folder": folder, "calibrated": {}}
+            few["parity"] = self.parity_images[:FEW]
+            self.shortened[blocks] = replace(self, model=model, content=content, **few)
+        return replace(self.shortened[blocks]._make_candidate(recipe, "", None), shallow=None)
+
+
+def keep_blocks(model: VisionTransformer, blocks: int) -> VisionTransformer:
+    """A copy with its first blocks alone; token methods keep the places that are left."""
+    short = copy.deepcopy(model)
+    short.config = model.config.model_copy(update={"depth": blocks})
+    short.encoder.blocks = nn.ModuleList(list(short.encoder.blocks)[:blocks])
+    return short
+
+
+def identify(method: Method) -> str:
+    """The same for methods that give the same model: `fallback_dtype` is for the engine alone."""
+    return f"{method.name} {json.dumps(method.model_dump(mode='json', exclude={'fallback_dtype'}))}"
