@@ -117,17 +117,5 @@ def open_run(
     geometry = geometry.model_copy(update={"classes": classes})
     if isinstance(geometry, ViTConfig):
         config = config.model_copy(update={"model": geometry})
-    store = ArtifactStore(out, world)
-    return Run(
-        config,
-        data,
-        geometry,
-        store,
-        device,
-        say,
-        restored,
-        initial=begin,
-        tensorboard=tensorboard,
-        restart=restart,
-        began=began,
-    )
+    further: dict[str, Any] = {"initial": begin, "tensorboard": tensorboard, "restart": restart, "began": began}
+    return Run(config, data, geometry, ArtifactStore(out, world), device, say, restored, **further)
