@@ -1,7 +1,7 @@
 """What is known of an artifact -> one `Row`.
 
 A figure of a row comes from one of the functions in `FIGURES`. A new measured column is a field of `Row`, a column in
-`reports/table.py`, and a function here that gives the field (docs/architecture.md).
+`reports/columns.py`, and a function here that gives the field (docs/architecture.md).
 """
 
 from collections.abc import Callable, Iterator, Mapping
