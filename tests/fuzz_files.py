@@ -42,7 +42,7 @@ def formats(folder: Path) -> list[tuple[Path, bytes, Sequence[Way], Read]]:
     """Where a file lies, what it holds, how it is damaged, how it is read; whatever lies beside it is put there."""
     state = makers.timm()
     own, safe = (makers.own(folder / f"whole.{suffix}").read_bytes() for suffix in ("pth", "safetensors"))
-    small = makers.quantised(folder / "whole.pth").read_bytes()
+    small = makers.quantized(folder / "whole.pth").read_bytes()
     said = makers.folder(folder / "hf") / "config.json"
     (folder / "weights.data").write_bytes(bytes(64))
     (folder / "graph.bin").write_bytes(bytes(64))
