@@ -15,6 +15,7 @@ from compress.checkpoints import checkpoint
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.evaluate import Candidate, Images, describe_variant, share_cost, take_noise
 from compress.methods import Method
+from compress.runtimes import BuildInputs
 from compress.training import finetuning
 from compress.variant import Variant
 
@@ -67,7 +68,7 @@ class Material:
                 given.config, tuple(which.describe()), model.state_dict(), given.dataset, given.classes, given.mean,
                 given.std,
             )  # fmt: skip
-            engine.build(model, which, content, path, self.calibration, [self.calibration])
+            engine.build(BuildInputs(model, which, content, self.calibration, [self.calibration]), path)
         return path
 
     def make_candidate(self, runtime: str, methods: tuple[Method, ...], recipe: str | None = None) -> Candidate:

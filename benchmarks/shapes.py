@@ -20,6 +20,7 @@ from compress import runtimes, variant
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.measure import latency
 from compress.methods import Method
+from compress.runtimes import BuildInputs
 from compress.runtimes.client import Worker
 
 PRECISION = 0.01  # half the width of a ratio's interval at which measuring ends
@@ -34,7 +35,7 @@ def build(
     described = tuple(variant.Variant(methods).describe())
     classes = tuple(map(str, range(config.classes)))
     content = Checkpoint(config, described, model.state_dict(), "noise", classes, (0.0,) * 3, (1.0,) * 3)
-    runtimes.get(runtime).build(model, variant.Variant(methods), content, path, images[:10])
+    runtimes.get(runtime).build(BuildInputs(model, variant.Variant(methods), content, images[:10]), path)
 
 
 def compare(runtime: str, path: Path, images: torch.Tensor, batch_size: int, threads: int, seconds: float) -> str:

@@ -30,7 +30,7 @@ from rich.table import Table
 from compress import runtimes
 from compress.evaluate import Candidate, Options, evaluate, take_noise
 from compress.measure import environment, latency
-from compress.runtimes.base import Inspection, Session
+from compress.runtimes import BuildInputs, Inspection, Session
 from compress.runtimes.client import Worker
 from compress.runtimes.server import serve
 from reports.runs import compare
@@ -204,7 +204,7 @@ def build(runtime: str, artifact: Path) -> None:
     model = VisionTransformer(config.read(None).model).eval()
     names = tuple(str(number) for number in range(10))
     content = Checkpoint(model.config, (), model.state_dict(), "digits", names, (0.5,), (0.5,))
-    runtimes.get(runtime).build(model, Variant(()), content, artifact, torch.randn(64, 1, 8, 8))
+    runtimes.get(runtime).build(BuildInputs(model, Variant(()), content, torch.randn(64, 1, 8, 8)), artifact)
 
 
 def known(kind: str, amount: float) -> list[Worker]:

@@ -19,7 +19,7 @@ from compress.export import onnx as export
 from compress.export.onnx import ParityError
 from compress.methods import Int8, Method, ToMe, TopK
 from compress.quantization.calibration import rounding_off
-from compress.runtimes import nncf
+from compress.runtimes import BuildInputs, nncf
 
 RUNTIME = runtimes.get("nncf")
 CONFIG = ViTConfig(
@@ -41,7 +41,7 @@ class Made:
     path: Path
 
     def build(self, path: Path) -> None:
-        RUNTIME.build(self.model, self.which, self.content, path, IMAGES)
+        RUNTIME.build(BuildInputs(self.model, self.which, self.content, IMAGES), path)
 
 
 def make(methods: tuple[Method, ...], path: Path) -> Made:

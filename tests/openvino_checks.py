@@ -18,7 +18,7 @@ from compress import loading, runtimes, variant
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.export.onnx import export_onnx
 from compress.methods import METHODS, Bf16, Int8, Method, Stage
-from compress.runtimes import Session
+from compress.runtimes import BuildInputs, Session
 from compress.runtimes.openvino_graph import count_product_macs, read_model
 from compress.runtimes.openvino_session import OpenvinoSession
 from compress.runtimes.ort_graph import make_example, profile
@@ -95,7 +95,7 @@ def test_bf16_is_computed_where_the_processor_has_it_and_said_as_it_is(files: di
     which = variant.Variant((Bf16(),))
     model, images = variant.prepare(VisionTransformer(CONFIG), which.methods).eval(), torch.randn(24, 3, 16, 16)
     content = loading.pack(model, which.methods, Made(), CONFIG)  # type: ignore[arg-type]
-    RUNTIME.build(model, which, content, path := tmp_path / "bf16.onnx", images)
+    RUNTIME.build(BuildInputs(model, which, content, images), path := tmp_path / "bf16.onnx")
     hardware = "avx512_bf16" in Path("/proc/cpuinfo").read_text() or "amx_bf16" in Path("/proc/cpuinfo").read_text()
     assert RUNTIME.inspect(path).executed == ("bf16" if hardware else "fp32")
     got = logits(RUNTIME.load(path, "cpu", 1), images.numpy())

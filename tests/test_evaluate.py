@@ -504,6 +504,25 @@ def test_what_fails_costs_its_own_row_alone() -> None:
         assert [name for name, row in rows.items() if row.chosen] == ([] if goal is None else ["fine"])
 
 
+def test_a_process_that_ends_at_one_batch_size_begins_anew_at_the_next() -> None:
+    engines = {"vit": [Engine(0.01)], "dies": [Engine(0.02, die_after=12), Engine(0.02)]}
+    candidates = []
+    for name, several in engines.items():
+        waiting = iter(several)
+        candidates.append(replace(make_candidate(name, several[0]), start=lambda *_, waiting=waiting: next(waiting)))
+    options = Options(verb="bench", seconds=0.0, batch_sizes=(1, 4))
+    rows = evaluate(candidates, take_test_images(make_data()), options, lambda _line: None)
+    failed = {(row.recipe or row.variant, row.batch_size): row.failed for row in rows}
+    assert failed == {
+        ("vit", 1): None,
+        ("dies", 1): "its process was ended by SIGKILL",
+        ("vit", 4): None,
+        ("dies", 4): None,
+    }
+    last = rows[-1]
+    assert (last.top1, last.n_images, last.overall) == (1.0, COUNT, 0.5)
+
+
 def test_rows_are_found_again_unless_something_failed(tmp_path: Path) -> None:
     options = {"out": tmp_path, "goal": None}
     first = run({"vit": Engine(0.01), "bf16": Engine(0.02, die_after=8)}, **options)

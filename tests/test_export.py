@@ -24,6 +24,7 @@ from compress.export import libraries
 from compress.export.onnx import convert_for_onnx, export_onnx
 from compress.importers.base import ExportedModel
 from compress.methods import METHODS, Bf16, Distill, Method, Narrow, TopK
+from compress.runtimes import BuildInputs
 from compress.runtimes.graph_files import read_graph_file
 from compress.training import finetuning
 from compress.training.data import sample_parity_images
@@ -175,7 +176,7 @@ def test_any_variant_is_the_same_as_safetensors(kind: type[Method], converted: b
     finetuning.calibrate(model, which.methods, [images], torch.device("cpu"))
     content = replace(checkpoint.load(path), state=model.state_dict(), calibration={"images": 8, "sha256": "ab"})
     if converted:
-        runtimes.get("torch").build(model, which, content, path, images)
+        runtimes.get("torch").build(BuildInputs(model, which, content, images), path)
     else:
         checkpoint.save(path, content)
     assert main(["export", str(path), "--to", "safetensors"]) == 0

@@ -18,6 +18,7 @@ from compress.checkpoints.checkpoint import Checkpoint
 from compress.export.onnx import export_onnx
 from compress.methods import Fp8, Int4, Method
 from compress.quantization import float8, int4
+from compress.runtimes import BuildInputs
 
 SIZES = [(8, 64, 32), (5, 50, 16), (3, 20, 32), (1, 33, 16)]  # outputs, inputs, group; some fill up their last group
 CONFIG = ViTConfig(image_size=(8, 8), channels=1, patch_size=2, dim=64, depth=2, heads=2, mlp_dim=72, tokenizer="conv")
@@ -39,7 +40,7 @@ def build(method: Method, model: VisionTransformer, path: Path) -> None:
     """Writes the artifact of torch."""
     data: Any = SimpleNamespace(name="digits", classes=tuple("0123456789"), mean=(0.3,), std=(0.4,))
     made = loading.pack(model, [method], data, model.config)
-    runtimes.get("torch").build(model, variant.Variant((method,)), made, path, IMAGES)
+    runtimes.get("torch").build(BuildInputs(model, variant.Variant((method,)), made, IMAGES), path)
 
 
 def prepared(method: Method, **changes: Any) -> VisionTransformer:

@@ -26,6 +26,7 @@ from compress.quantization.products import (
     supports_layer,
     use_integer_kernels,
 )
+from compress.runtimes import BuildInputs
 from compress.runtimes.compiled import Compiled
 from compress.runtimes.torch_session import compile_model
 from compress.training import finetuning
@@ -152,7 +153,7 @@ def test_torch_multiplies_integers_and_reads_their_share(tmp_path: Path) -> None
     model = finetuning.calibrate(variant.prepare(VisionTransformer(CONFIG), methods), methods, [images], CPU)
     which, path = variant.Variant(methods), tmp_path / "int8.pth"
     content = packed_up(model, which)
-    runtime.build(model, which, content, path, images)
+    runtime.build(BuildInputs(model, which, content, images), path)
     inspection = runtime.inspect(path)
     assert (inspection.executed, inspection.notes) == ("int8", ())
     linears = CONFIG.depth * CONFIG.tokens * linear_macs(CONFIG)
@@ -182,7 +183,7 @@ def test_where_integers_overflow_the_runtime_says_simulated(tmp_path: Path, monk
     which = variant.Variant((Int8(),))
     content = packed_up(model, which)
     runtime = runtimes.get("torch")
-    runtime.build(model, which, content, path, torch.zeros(1, 1, 8, 8))
+    runtime.build(BuildInputs(model, which, content, torch.zeros(1, 1, 8, 8)), path)
     inspection = runtime.inspect(path)
     assert (inspection.executed, inspection.integer_share) == ("int8-simulated", 0.0)
     assert "overflow" in inspection.notes[0]

@@ -24,7 +24,7 @@ from compress.export.onnx import export_onnx
 from compress.importers import Hints
 from compress.measure import cost
 from compress.methods import METHODS, Bf16, Int8
-from compress.runtimes import get
+from compress.runtimes import BuildInputs, get
 from compress.variant import Variant
 from reports import markdown_table, parse_rows
 from reports.findings import findings
@@ -158,7 +158,7 @@ def test_onnx_gives_the_same_logits(nets: Path, tmp_path: Path) -> None:
     assert parity.max_difference < 1e-5
     runtime, which = get("onnxruntime"), Variant((Int8(),), "pvt")
     described = replace(content, methods=tuple(which.describe()))
-    runtime.build(model, which, described, path := tmp_path / "pvt_int8.onnx", images, [images])
+    runtime.build(BuildInputs(model, which, described, images, [images]), path := tmp_path / "pvt_int8.onnx")
     inspection = runtime.inspect(path)
     assert inspection.executed == "int8"
     assert 0.9 < inspection.integer_share < 1  # type: ignore[operator]  attention stays in float
@@ -180,7 +180,7 @@ def test_layers_stay_in_float_by_their_names_in_torch(name: str, nets: Path, tmp
     images = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     runtime, which = get(name), Variant((Int8(skip=("3", "6")),), "Small")
     described = replace(content, methods=tuple(which.describe()))
-    runtime.build(model, which, described, path := tmp_path / f"small{runtime.suffix}", images, [images])
+    runtime.build(BuildInputs(model, which, described, images, [images]), path := tmp_path / f"small{runtime.suffix}")
     inspection = runtime.inspect(path)
     assert inspection.executed == "int8"
     assert inspection.integer_share == pytest.approx(1 - (SHARES["3"] + SHARES["6"]) / sum(SHARES.values()))

@@ -44,6 +44,11 @@ class Measurement:
     def active(self) -> bool:
         return self.failed is None and self.eliminated is None
 
+    def recover(self) -> None:
+        """What failed while it was timed takes part again, at another batch size; its process begins anew."""
+        if self.timing.failed is not None:
+            self.failed, self.timing = None, Timing()
+
 
 def has_fixed_batch(candidate: Candidate) -> bool:
     """Whether the engine's graph is compiled for the batch size that is timed."""

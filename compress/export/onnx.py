@@ -143,9 +143,14 @@ def describe_file(proto: onnx.ModelProto, content: Checkpoint) -> None:
     for value in (*proto.graph.input, *proto.graph.output, *proto.graph.initializer):
         del value.metadata_props[:]
     del proto.graph.metadata_props[:], proto.metadata_props[:], proto.functions[:]
-    name = variant.baseline_name(content.config)
+    onnx.helper.set_model_props(proto, make_metadata(content))
+    proto.producer_name, proto.graph.name = "compress", variant.baseline_name(content.config)
+
+
+def make_metadata(content: Checkpoint) -> dict[str, str]:
+    """What a file made for an engine says of itself; see `describe_file`."""
     facts = {
-        "model": name,
+        "model": variant.baseline_name(content.config),
         "classes": content.classes,
         "mean": content.mean,
         "std": content.std,
@@ -155,8 +160,7 @@ def describe_file(proto: onnx.ModelProto, content: Checkpoint) -> None:
         "calibration": content.calibration,
         "image_size": content.config.image_size,
     }
-    onnx.helper.set_model_props(proto, {name: json.dumps(value) for name, value in facts.items()})
-    proto.producer_name, proto.graph.name = "compress", name
+    return {name: json.dumps(value) for name, value in facts.items()}
 
 
 def find_fallback_dtype(content: Checkpoint) -> str:

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from baselines.errors import InputError
-from compress.runtimes.base import Inspection, Runtime, Session
+from compress.runtimes.base import BuildInputs, Inspection, Runtime, Session
 
 REGISTRY = {
     "torch": "compress.runtimes.eager:Eager",
@@ -99,6 +99,7 @@ def count_bytes(path: Path) -> int:
 
 __all__ = [
     "REGISTRY",
+    "BuildInputs",
     "Inspection",
     "Runtime",
     "Session",

@@ -56,6 +56,24 @@ def peak_resident_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
+@dataclass(frozen=True)
+class BuildInputs:
+    """What an artifact is made of.
+
+    Args:
+        model: trained, and not yet converted.
+        which: the methods that were applied to it.
+        images: normalized real images for checks, (n, C, height, width), n >= 10.
+        calibration: normalized training images in batches, for a runtime that quantizes a graph itself.
+    """
+
+    model: Classifier
+    which: Variant
+    content: Checkpoint
+    images: Tensor
+    calibration: Sequence[Tensor] = ()
+
+
 class Session(ABC):
     """A loaded artifact. Inputs are moved to the device by `put`, outside what is timed."""
 
@@ -111,20 +129,11 @@ class Runtime(ABC):
         """Devices this engine can use here."""
 
     @abstractmethod
-    def build(
-        self,
-        model: Classifier,
-        which: Variant,
-        content: Checkpoint,
-        path: Path,
-        images: Tensor,
-        calibration: Sequence[Tensor] = (),
-    ) -> None:
-        """Writes the artifact of a trained, not yet converted model; its batch size is free.
+    def build(self, inputs: BuildInputs, path: Path) -> None:
+        """Writes the artifact of a model; its batch size is free.
 
-        Args:
-            images: normalized real images for checks, (n, C, height, width), n >= 10.
-            calibration: normalized training images in batches, for a runtime that quantizes a graph itself.
+        Raises:
+            RuntimeError: the engine cannot be given such a model, or computes something else from it.
         """
 
     @abstractmethod

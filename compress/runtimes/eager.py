@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compress.runtimes.base import Inspection, Runtime
+from compress.runtimes.base import BuildInputs, Inspection, Runtime
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from baselines.classifier import Classifier
-    from compress.checkpoints.checkpoint import Checkpoint
     from compress.runtimes.torch_session import EagerSession
-    from compress.variant import Variant
 
 
 class Eager(Runtime):
@@ -39,22 +33,14 @@ class Eager(Runtime):
 
         return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
-    def build(
-        self,
-        model: Classifier,
-        which: Variant,
-        content: Checkpoint,
-        path: Path,
-        images: Tensor,
-        calibration: Sequence[Tensor] = (),
-    ) -> None:
+    def build(self, inputs: BuildInputs, path: Path) -> None:
         from compress import variant
         from compress.checkpoints import checkpoint
         from compress.quantization.storage import shrink_state
 
-        shipped = variant.convert(model, which.methods)
-        state = shrink_state(shipped.state_dict()) if which.dtype == "int8" else shipped.state_dict()
-        checkpoint.save(path, replace(content, state=state, converted=True))
+        state = variant.convert(inputs.model, inputs.which.methods).state_dict()
+        state = shrink_state(state) if inputs.which.dtype == "int8" else state
+        checkpoint.save(path, replace(inputs.content, state=state, converted=True))
 
     def load(self, path: Path, device: str, threads: int, batch_size: int | None = None) -> EagerSession:
         from compress.runtimes.torch_session import EagerSession, restore

@@ -4,6 +4,7 @@ Nothing here imports an engine, and files are looked through before they are rea
 """
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -58,6 +59,22 @@ def fix_batch(source: Path, target: Path, batch_size: int) -> None:
 
     proto = onnx.load(source)
     set_batch_size(proto, batch_size)
+    files.write(target, proto.SerializeToString())
+
+
+def relabel(source: Path, target: Path, metadata: Mapping[str, str]) -> None:
+    """Writes a graph of ours once more, with other metadata; what is not among them stays."""
+    if source.suffix == ".xml":
+        tree = ElementTree.parse(source)
+        for entry in tree.findall("rt_info/compress/*"):
+            entry.set("value", metadata.get(entry.tag, entry.attrib["value"]))
+        content = ElementTree.tostring(tree.getroot(), xml_declaration=True, encoding="utf-8")
+        files.write_together({target.with_suffix(".bin"): source.with_suffix(".bin").read_bytes(), target: content})
+        return
+    import onnx
+
+    proto = onnx.load(source)
+    onnx.helper.set_model_props(proto, {**{each.key: each.value for each in proto.metadata_props}, **metadata})
     files.write(target, proto.SerializeToString())
 
 

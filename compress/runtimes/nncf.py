@@ -9,18 +9,13 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.runtimes.openvino import Openvino
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from baselines.classifier import Classifier
-    from compress.checkpoints.checkpoint import Checkpoint
-    from compress.variant import Variant
+    from compress.runtimes.base import BuildInputs
 
 
 class Nncf(Openvino):
@@ -29,15 +24,7 @@ class Nncf(Openvino):
     dtypes = frozenset({"int8"})
     calibrates_itself = quantizes = True
 
-    def build(
-        self,
-        model: Classifier,
-        which: Variant,
-        content: Checkpoint,
-        path: Path,
-        images: Tensor,
-        calibration: Sequence[Tensor] = (),
-    ) -> None:
+    def build(self, inputs: BuildInputs, path: Path) -> None:
         """See `Runtime.build`.
 
         Raises:
@@ -57,21 +44,22 @@ class Nncf(Openvino):
 
         with tempfile.TemporaryDirectory() as folder:
             source, target = Path(folder) / "float.onnx", Path(folder) / "quantized.xml"
-            with rounding_off(model):
-                methods = [method for method in which.methods if method.dtype != "int8"]
-                export_onnx(variant.convert(model, methods), source, images, content)
-            if isinstance(model, Wrapped):
-                method = which.methods[-1]
+            with rounding_off(inputs.model):
+                methods = [method for method in inputs.which.methods if method.dtype != "int8"]
+                export_onnx(variant.convert(inputs.model, methods), source, inputs.images, inputs.content)
+            if isinstance(inputs.model, Wrapped):
+                method = inputs.which.methods[-1]
                 assert isinstance(method, Int8)
-                left = find_products(onnx.load(source), model.module, method.skip)
+                left = find_products(onnx.load(source), inputs.model.module, method.skip)
                 source.with_suffix(".json").write_text(json.dumps(left))
-            np.save(source.with_suffix(".npy"), images.cpu().numpy())
+            np.save(source.with_suffix(".npy"), inputs.images.cpu().numpy())
             result = _quantize(source, source.with_suffix(".npy"), target)
             same = result["agreement"] >= INTEGER_AGREEMENT or result["difference"] <= INTEGER_TOLERANCE
             if not (result["finite"] and same):
                 raise ParityError(
-                    f"the graph that NNCF quantized disagrees with the model on {len(images)} images (same class on "
-                    f"{result['agreement']:.1%}, logits {'' if result['finite'] else 'not '}finite); not written"
+                    f"the graph that NNCF quantized disagrees with the model on {len(inputs.images)} images (same "
+                    f"class on {result['agreement']:.1%}, "
+                    f"logits {'' if result['finite'] else 'not '}finite); not written"
                 )
             move_pair(target, path)
 

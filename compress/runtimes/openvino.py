@@ -7,20 +7,14 @@ may be computed in bf16 ("fallback_dtype"); what was done is read from the kerne
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from baselines.cpu import cpu_flags
-from compress.runtimes.base import Inspection, Runtime
+from compress.runtimes.base import BuildInputs, Inspection, Runtime
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from baselines.classifier import Classifier
-    from compress.checkpoints.checkpoint import Checkpoint
     from compress.runtimes.openvino_session import OpenvinoSession
-    from compress.variant import Variant
 
 
 class Openvino(Runtime):
@@ -36,18 +30,11 @@ class Openvino(Runtime):
     def devices(self) -> tuple[str, ...]:
         return ("cpu",)
 
-    def build(
-        self,
-        model: Classifier,
-        which: Variant,
-        content: Checkpoint,
-        path: Path,
-        images: Tensor,
-        calibration: Sequence[Tensor] = (),
-    ) -> None:
+    def build(self, inputs: BuildInputs, path: Path) -> None:
         from compress.export.onnx import convert_for_onnx, export_onnx
 
-        export_onnx(convert_for_onnx(model, which, content), path, images, content)
+        converted = convert_for_onnx(inputs.model, inputs.which, inputs.content)
+        export_onnx(converted, path, inputs.images, inputs.content)
 
     def load(self, path: Path, device: str, threads: int, batch_size: int | None = None) -> OpenvinoSession:
         from compress.runtimes.openvino_session import OpenvinoSession

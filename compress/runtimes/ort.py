@@ -5,19 +5,13 @@ Of a Vision Transformer our own int8 says what such a graph holds; of other arch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compress.runtimes.base import Inspection, Runtime
+from compress.runtimes.base import BuildInputs, Inspection, Runtime
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from baselines.classifier import Classifier
-    from compress.checkpoints.checkpoint import Checkpoint
     from compress.runtimes.ort_session import OrtSession
-    from compress.variant import Variant
 
 
 class Ort(Runtime):
@@ -33,25 +27,18 @@ class Ort(Runtime):
 
         return usable_devices()
 
-    def build(
-        self,
-        model: Classifier,
-        which: Variant,
-        content: Checkpoint,
-        path: Path,
-        images: Tensor,
-        calibration: Sequence[Tensor] = (),
-    ) -> None:
+    def build(self, inputs: BuildInputs, path: Path) -> None:
         from compress import variant
         from compress.checkpoints.user_models import Wrapped
         from compress.export.onnx import export_onnx
 
-        if isinstance(model, Wrapped) and which.dtype == "int8":
+        if isinstance(inputs.model, Wrapped) and inputs.which.dtype == "int8":
             from compress.runtimes.ort_int8 import build_int8
 
-            build_int8(model, which, content, path, images, calibration)
+            build_int8(inputs, path)
             return
-        export_onnx(variant.convert(model, which.methods), path, images, content)
+        converted = variant.convert(inputs.model, inputs.which.methods)
+        export_onnx(converted, path, inputs.images, inputs.content)
 
     def load(self, path: Path, device: str, threads: int, batch_size: int | None = None) -> OrtSession:
         from compress.runtimes.ort_session import BoundSession, OrtSession

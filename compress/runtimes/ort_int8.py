@@ -19,7 +19,7 @@ import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -34,10 +34,8 @@ from compress.methods import Int8
 from compress.runtimes.base import overflow_notes
 
 if TYPE_CHECKING:
-    from compress.checkpoints.checkpoint import Checkpoint
-    from compress.checkpoints.user_models import Wrapped
     from compress.export.onnx import Parity
-    from compress.variant import Variant
+    from compress.runtimes.base import BuildInputs
 
 PASSING = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool")  # levels go through them
 JOINING = ("Add", "Concat")
@@ -46,26 +44,24 @@ OBSERVERS = {"minmax": CalibrationMethod.MinMax, "percentile": CalibrationMethod
              "entropy": CalibrationMethod.Entropy}  # fmt: skip
 
 
-def build_int8(
-    model: Wrapped, which: Variant, content: Checkpoint, path: Path, images: Tensor, calibration: Sequence[Tensor]
-) -> Parity:
-    """Writes the ONNX file of an int8 variant; see `Runtime.build`.
+def build_int8(inputs: BuildInputs, path: Path) -> Parity:
+    """Writes the ONNX file of an int8 variant of another architecture; see `Runtime.build`.
 
     Raises:
         ParityError: its answers are not those of the float model.
         InputError: `skip` names no layer, or the file cannot be written.
         RuntimeError: torch cannot export the model, or ONNX Runtime cannot quantize it.
     """
-    method = which.methods[-1]
+    method, images = inputs.which.methods[-1], inputs.images.cpu()
     assert isinstance(method, Int8)
-    model = variant.convert(model, []).cpu()
-    proto = trace_model(model, images[:2].cpu())
+    model: Any = variant.convert(inputs.model, []).cpu()
+    proto = trace_model(model, images[:2])
     left = find_products(proto, model.module, method.skip)
-    whole = quantize_graph(proto, method, left, Images(calibration or [images]))
-    describe_file(whole, content)
+    whole = quantize_graph(proto, method, left, Images(inputs.calibration or [images]))
+    describe_file(whole, inputs.content)
     onnx.checker.check_model(whole)
     serialised = whole.SerializeToString()
-    parity = check_parity(model, serialised, images.cpu(), integer=True)
+    parity = check_parity(model, serialised, images, integer=True)
     files.write(path, serialised)
     return parity
 

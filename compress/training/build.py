@@ -26,7 +26,7 @@ from compress import __version__, files, loading
 from compress.checkpoints import checkpoint, initial
 from compress.checkpoints.checkpoint import Checkpoint, StateFile
 from compress.methods import Method
-from compress.runtimes import Runtime
+from compress.runtimes import BuildInputs, Runtime
 from compress.training import curves, finetuning, teacher
 from compress.training.curves import Curves, Record
 from compress.training.data import describe_calibration
@@ -120,7 +120,7 @@ def make_artifact(run: Run, built: Built, runtime: Runtime) -> Path:
 
     def build(path: Path) -> None:
         run.say(f"building {path.name} for {runtime.name}")
-        runtime.build(*built.restored, path, run.sample_parity_images, run.calibration)
+        runtime.build(BuildInputs(*built.restored, run.sample_parity_images, run.calibration), path)
 
     return run.store.get_or_make(built.path.with_name(built.variant.name + runtime.suffix), build)
 

@@ -24,6 +24,7 @@ from compress.config import BenchConfig
 from compress.evaluate import Candidate, Images, Options, describe_variant, evaluate, share_cost, take_test_images
 from compress.measure import environment
 from compress.methods import Method, Stage
+from compress.runtimes import BuildInputs
 from compress.training.build import make_variant
 from compress.training.data import adapt_to_data, load_data, sample_images, sample_parity_images
 from compress.training.run import Run, open_run
@@ -116,7 +117,7 @@ def _make_candidate(each: Model, content: Checkpoint, images: Images, folder: Pa
     whole = loading.pack(each.model, each.which.methods, data, each.model.config, calibration=content.calibration)
 
     def build() -> Path:
-        torch_runtime.build(each.model, each.which, whole, path, sample_parity_images(data))
+        torch_runtime.build(BuildInputs(each.model, each.which, whole, sample_parity_images(data)), path)
         return path
 
     facts: dict[str, Any] = {**describe_variant(each.which), "dense": each.recipe is None}

@@ -14,13 +14,16 @@ from torch import Tensor, nn
 from baselines.classifier import Classifier
 from baselines.data import Data
 from baselines.vit import VisionTransformer
-from compress import files, loading, variant
+from compress import files, loading, runtimes, variant
 from compress.checkpoints import checkpoint
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.evaluate import Candidate, describe_variant
 from compress.evaluate.candidate import warn_of_few_images
+from compress.export.onnx import make_metadata
 from compress.measure.cost import Cost
-from compress.methods import Method
+from compress.methods import Bf16, Method
+from compress.runtimes import BuildInputs
+from compress.runtimes.graph_files import relabel
 from compress.training import finetuning
 from compress.training.data import sample_parity_images
 from compress.variant import Variant
@@ -42,6 +45,7 @@ class Source:
     folder: Path
     calibrated: dict[str, Classifier] = field(default_factory=dict)  # by settings
     parity: Tensor | None = None
+    graphs: dict[tuple[str, str], Path] = field(default_factory=dict)  # that engines share
     shortened: dict[int, "Source"] = field(default_factory=dict)  # by number of blocks
 
     def calibrate(self, method: Method) -> Classifier:
@@ -60,12 +64,27 @@ class Source:
         """Writes the file of a recipe; raises RuntimeError where that fails."""
         methods = [] if recipe.method is None else [recipe.method]
         whole = replace(self.which, methods=(*self.which.methods, *methods))
-        path = self.locate(recipe)
+        path, graph = self.locate(recipe), self._identify_graph(recipe)
         model = self.model if recipe.method is None else self.calibrate(recipe.method)
         seen = self.calibrated_on if methods else self.content.calibration
         content = loading.pack(model, whole.methods, self.data, self.content.config, calibration=seen)
-        recipe.runtime.build(model, whole, content, path, self.parity_images, self.calibration)
+        if graph in self.graphs:
+            relabel(self.graphs[graph], path, make_metadata(content))
+            return path
+        inputs = BuildInputs(model, whole, content, self.parity_images, self.calibration)
+        recipe.runtime.build(inputs, path)
+        if not runtimes.is_checkpoint(path):
+            self.graphs[graph] = path
         return path
+
+    def _identify_graph(self, recipe: Recipe) -> tuple[str, str]:
+        """The same for recipes whose files differ in their metadata alone, which hold the fallback dtype.
+
+        Of other architectures than ours each engine makes integers on its own.
+        """
+        builder = recipe.runtime.suffix if isinstance(self.model, VisionTransformer) else recipe.runtime.name
+        floating = recipe.method is None or recipe.method.dtype == Bf16.dtype
+        return builder, "" if floating or recipe.method is None else identify(recipe.method)
 
     @property
     def parity_images(self) -> Tensor:
@@ -102,9 +121,9 @@ class Source:
             folder = self.folder / f"{blocks}_blocks"
             folder.mkdir(exist_ok=True)
             content = replace(self.content, config=model.config, state=model.state_dict())
-            few: dict[str, Any] = {"calibration": [self.calibration[0][:FEW]], "folder": folder, "calibrated": {}}
-            few["parity"] = self.parity_images[:FEW]
-            self.shortened[blocks] = replace(self, model=model, content=content, **few)
+            few: dict[str, Any] = {"calibration": [self.calibration[0][:FEW]], "parity": self.parity_images[:FEW]}
+            fresh: dict[str, Any] = {"folder": folder, "calibrated": {}, "graphs": {}, "shortened": {}}
+            self.shortened[blocks] = replace(self, model=model, content=content, **few, **fresh)
         return replace(self.shortened[blocks]._make_candidate(recipe, "", None), shallow=None)
 
 
