@@ -70,17 +70,19 @@ class Candidate:
 def share_cost(model: Callable[[], Classifier], images: Images) -> Callable[[], Cost]:
     """A function that counts once, when it is first asked, what a model computes for the images of an evaluation.
 
-    A few batches say whether the image decides on the number of tokens; only then are all of them run.
+    One image says whether tokens leave at all, a few batches whether the image decides on how many; only then are all
+    of them run.
     """
 
     @cache
     def count() -> Cost:
         counted = model()
-        some = range(min(COUNTED, len(images)))
-        spent = measure_cost(counted, map(torch.from_numpy, images.batches(images.batch_size, some)))
-        if spent.fixed or len(images) <= COUNTED:
-            return spent
-        return measure_cost(counted, map(torch.from_numpy, images.batches(images.batch_size)))
+        for count in (1, COUNTED, len(images)):
+            some = range(min(count, len(images)))
+            spent = measure_cost(counted, map(torch.from_numpy, images.batches(images.batch_size, some)))
+            if spent.tokens_nL is None or (count > 1 and spent.fixed) or count >= len(images):
+                break
+        return spent
 
     return count
 

@@ -58,8 +58,8 @@ class Nncf(Openvino):
             if not (result["finite"] and same):
                 raise ParityError(
                     f"the graph that NNCF quantized disagrees with the model on {len(inputs.images)} images (same "
-                    f"class on {result['agreement']:.1%}, "
-                    f"logits {'' if result['finite'] else 'not '}finite); not written"
+                    f"class on {result['agreement']:.1%}, logits "
+                    f"{'' if result['finite'] else 'not '}finite); not written"
                 )
             move_pair(target, path)
 
@@ -70,10 +70,12 @@ def _quantize(source: Path, images: Path, target: Path) -> dict[str, Any]:
     Raises:
         RuntimeError: NNCF could not.
     """
+    import torch
+
     from compress.runtimes.client import run_module
 
     try:
-        module = "compress.runtimes.nncf_quantize"
-        return json.loads(run_module(module, source, images, target, environment=Nncf.environment))
+        module, threads = "compress.runtimes.nncf_quantize", torch.get_num_threads()
+        return json.loads(run_module(module, source, images, target, threads, environment=Nncf.environment))
     except RuntimeError as error:
         raise RuntimeError(f"NNCF could not quantize it: {error}") from error

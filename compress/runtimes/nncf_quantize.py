@@ -1,6 +1,6 @@
 """Has NNCF quantize a graph, in a process of its own as OpenVINO does (docs/log.md); its progress bars stay there:
 
-python -m compress.runtimes.nncf_quantize FLOAT.onnx IMAGES.npy TARGET.xml
+python -m compress.runtimes.nncf_quantize FLOAT.onnx IMAGES.npy TARGET.xml THREADS
 """
 
 import json
@@ -58,9 +58,9 @@ def _quantize_foreign(source: openvino.Model, images: np.ndarray, left: Sequence
     )
 
 
-def compute_logits(model: openvino.Model, images: np.ndarray) -> np.ndarray:
+def compute_logits(model: openvino.Model, images: np.ndarray, threads: int) -> np.ndarray:
     """Logits (n, classes), in batches of different sizes."""
-    request, logits, start = compile_model(model, 1).create_infer_request(), [], 0
+    request, logits, start = compile_model(model, threads).create_infer_request(), [], 0
     while start < len(images):
         size = BATCHES[len(logits) % len(BATCHES)]
         request.infer({0: images[start : start + size]})
@@ -69,18 +69,18 @@ def compute_logits(model: openvino.Model, images: np.ndarray) -> np.ndarray:
     return np.concatenate(logits)
 
 
-def main(source: Path, images: Path, target: Path) -> None:
+def main(source: Path, images: Path, target: Path, threads: int) -> None:
     """Writes `target` and the file of its weights; prints how it compares with its source."""
     model, batch, names = read_model(source), np.load(images), source.with_suffix(".json")
-    expected = compute_logits(model, batch)
+    expected = compute_logits(model, batch, threads)
     quantized = quantize_graph(model, batch, json.loads(names.read_text()) if names.is_file() else None)
     move_metadata(quantized)
     openvino.save_model(quantized, target, compress_to_fp16=False)
-    got = compute_logits(read_model(target), batch)
+    got = compute_logits(read_model(target), batch, threads)
     agreement = float((got.argmax(1) == expected.argmax(1)).mean())
     difference = float(np.abs(got - expected).max() / np.abs(expected).max())
     print(json.dumps({"agreement": agreement, "difference": difference, "finite": bool(np.isfinite(got).all())}))
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))

@@ -27,7 +27,7 @@ from compress.runtimes.graph_files import relabel
 from compress.training import finetuning
 from compress.training.data import sample_parity_images
 from compress.variant import Variant
-from compress.verbs.quantize.recipes import Recipe
+from compress.verbs.quantize.recipes import FLOAT, Recipe
 
 FEW = 32  # images that calibrate and check what is only timed
 
@@ -62,17 +62,15 @@ class Source:
 
     def build(self, recipe: Recipe) -> Path:
         """Writes the file of a recipe; raises RuntimeError where that fails."""
-        methods = [] if recipe.method is None else [recipe.method]
-        whole = replace(self.which, methods=(*self.which.methods, *methods))
-        path, graph = self.locate(recipe), self._identify_graph(recipe)
-        model = self.model if recipe.method is None else self.calibrate(recipe.method)
-        seen = self.calibrated_on if methods else self.content.calibration
+        method, path, graph = recipe.method, self.locate(recipe), self._identify_graph(recipe)
+        whole = replace(self.which, methods=(*self.which.methods, *([method] if method else [])))
+        model = self.model if method is None else self.calibrate(method)
+        seen = self.calibrated_on if method else self.content.calibration
         content = loading.pack(model, whole.methods, self.data, self.content.config, calibration=seen)
         if graph in self.graphs:
             relabel(self.graphs[graph], path, make_metadata(content))
             return path
-        inputs = BuildInputs(model, whole, content, self.parity_images, self.calibration)
-        recipe.runtime.build(inputs, path)
+        recipe.runtime.build(BuildInputs(model, whole, content, self.parity_images, self.calibration), path)
         if not runtimes.is_checkpoint(path):
             self.graphs[graph] = path
         return path
@@ -82,9 +80,10 @@ class Source:
 
         Of other architectures than ours each engine makes integers on its own.
         """
-        builder = recipe.runtime.suffix if isinstance(self.model, VisionTransformer) else recipe.runtime.name
-        floating = recipe.method is None or recipe.method.dtype == Bf16.dtype
-        return builder, "" if floating or recipe.method is None else identify(recipe.method)
+        if recipe.method is None or isinstance(recipe.method, Bf16):
+            return recipe.runtime.suffix, FLOAT
+        ours = isinstance(self.model, VisionTransformer)
+        return recipe.runtime.suffix if ours else recipe.runtime.name, identify(recipe.method)
 
     @property
     def parity_images(self) -> Tensor:
