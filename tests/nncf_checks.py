@@ -15,8 +15,8 @@ from baselines.macs import dense_macs, linear_macs
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import runtimes, variant
 from compress.checkpoints.checkpoint import Checkpoint
-from compress.export import onnx as export
-from compress.export.onnx import ParityError
+from compress.exporters import onnx as export
+from compress.exporters.onnx import ParityError
 from compress.methods import Int8, Method, ToMe, TopK
 from compress.quantization.calibration import rounding_off
 from compress.runtimes import BuildInputs, nncf

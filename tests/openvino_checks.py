@@ -16,7 +16,7 @@ from baselines.macs import dense_macs, linear_macs
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import loading, runtimes, variant
 from compress.checkpoints.checkpoint import Checkpoint
-from compress.export.onnx import export_onnx
+from compress.exporters.onnx import export_onnx
 from compress.methods import METHODS, Bf16, Int8, Method, Stage
 from compress.runtimes import BuildInputs, Session
 from compress.runtimes.openvino_graph import count_product_macs, read_model

@@ -21,7 +21,7 @@ from compress.checkpoints.checkpoint import Checkpoint, save
 from compress.doctor import artifact, comparison, cuda, engines, machine, reasons
 from compress.doctor.engines import Found
 from compress.doctor.overview import doctor
-from compress.export.onnx import export_onnx
+from compress.exporters.onnx import export_onnx
 from compress.measure import limits
 from compress.methods import Int8
 from compress.quantization.products import multiplies_exactly

@@ -15,7 +15,7 @@ from baselines.step import Step
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import variant
 from compress.checkpoints.checkpoint import Checkpoint
-from compress.export.onnx import export_onnx
+from compress.exporters.onnx import export_onnx
 from compress.measure.cost import Cost, count_with_libraries, disagreements
 from compress.measure.rollout import trace
 from compress.methods.dynamicvit import DynamicEncoder, DynamicViT, Predictor, divergence, ratio_loss, token_distance

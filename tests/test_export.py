@@ -20,8 +20,8 @@ from compress.checkpoints import checkpoint
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.checkpoints.serialization import serialize_safetensors
 from compress.cli import main
-from compress.export import libraries
-from compress.export.onnx import convert_for_onnx, export_onnx
+from compress.exporters import libraries
+from compress.exporters.onnx import convert_for_onnx, export_onnx
 from compress.importers.base import ExportedModel
 from compress.methods import METHODS, Bf16, Distill, Method, Narrow, TopK
 from compress.runtimes import BuildInputs

@@ -15,7 +15,7 @@ from baselines.train import fit
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import variant
 from compress.checkpoints.checkpoint import Checkpoint
-from compress.export.onnx import export_onnx
+from compress.exporters.onnx import export_onnx
 from compress.measure import cost, rollout
 from compress.training import finetuning
 

@@ -15,7 +15,7 @@ from baselines.macs import dense_macs, linear_macs
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import loading, runtimes, variant
 from compress.checkpoints.checkpoint import Checkpoint
-from compress.export.onnx import export_onnx
+from compress.exporters.onnx import export_onnx
 from compress.methods import Fp8, Int4, Method
 from compress.quantization import float8, int4
 from compress.runtimes import BuildInputs

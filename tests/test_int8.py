@@ -14,7 +14,7 @@ from baselines.errors import InputError
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import variant
 from compress.checkpoints.checkpoint import Checkpoint
-from compress.export.onnx import ParityError, check_parity, export_onnx
+from compress.exporters.onnx import ParityError, check_parity, export_onnx
 from compress.methods import METHODS, Int8, Method, Stage
 from compress.quantization.linear import QuantLinear, Rounding
 from compress.quantization.operators import channel_scale, quantize_weight

@@ -18,7 +18,7 @@ from baselines.macs import dense_macs, linear_macs
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import runtimes, variant
 from compress.checkpoints.checkpoint import Checkpoint
-from compress.export.onnx import export_onnx
+from compress.exporters.onnx import export_onnx
 from compress.methods import Int8, Method
 from compress.quantization import rescale, rounding
 from compress.quantization.calibration import Recipe, calibrate, collect_rows, observe_rows, rounding_off, set_weights

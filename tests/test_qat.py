@@ -18,7 +18,7 @@ from baselines.train import Step, TrainConfig, fit
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import config, loading, variant
 from compress.checkpoints import checkpoint
-from compress.export.onnx import export_onnx
+from compress.exporters.onnx import export_onnx
 from compress.methods import AViT, Distill, Int8, Qat
 from compress.quantization.calibration import watch_inputs
 from compress.quantization.linear import QuantLinear, apply_log_step, quantized_layers

@@ -13,7 +13,7 @@ from baselines.errors import InputError
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import runtimes
 from compress.checkpoints.checkpoint import Checkpoint
-from compress.export.onnx import export_onnx
+from compress.exporters.onnx import export_onnx
 from compress.runtimes.client import Worker
 from compress.runtimes.graph_files import fix_batch, fixed_batch, read_graph_file
 

@@ -14,7 +14,7 @@ from baselines.macs import attention_macs, dense_macs, stem_macs
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import variant
 from compress.checkpoints.checkpoint import Checkpoint
-from compress.export.onnx import export_onnx
+from compress.exporters.onnx import export_onnx
 from compress.measure import cost
 from compress.measure.rollout import trace
 from compress.methods import Bf16, ToMe

@@ -19,8 +19,8 @@ from baselines.errors import InputError
 from compress import cli, loading, variant
 from compress.checkpoints import checkpoint, user_models
 from compress.checkpoints.checkpoint import Checkpoint
-from compress.export import operators as graph
-from compress.export.onnx import export_onnx
+from compress.exporters import operators as graph
+from compress.exporters.onnx import export_onnx
 from compress.importers import Hints
 from compress.measure import cost
 from compress.methods import METHODS, Bf16, Int8

@@ -30,7 +30,7 @@ def guarded(call: Callable[[], Any]) -> int:
         if usage is not None:
             command = getattr(getattr(error, "ctx", None), "command_path", "compress")
             return refuse(f"{usage().rstrip('.')}; see {command} --help")
-        from compress.export.onnx import ParityError
+        from compress.exporters.onnx import ParityError
         from compress.runtimes.server import out_of_memory
 
         if isinstance(error, ParityError):

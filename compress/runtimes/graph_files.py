@@ -55,7 +55,7 @@ def fix_batch(source: Path, target: Path, batch_size: int) -> None:
         return
     import onnx
 
-    from compress.export.onnx import set_batch_size
+    from compress.exporters.onnx import set_batch_size
 
     proto = onnx.load(source)
     set_batch_size(proto, batch_size)

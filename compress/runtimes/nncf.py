@@ -36,8 +36,8 @@ class Nncf(Openvino):
 
         from compress import variant
         from compress.checkpoints.user_models import Wrapped
-        from compress.export.onnx import INTEGER_AGREEMENT, INTEGER_TOLERANCE, ParityError, export_onnx
-        from compress.export.operators import find_products
+        from compress.exporters.onnx import INTEGER_AGREEMENT, INTEGER_TOLERANCE, ParityError, export_onnx
+        from compress.exporters.operators import find_products
         from compress.methods import Int8
         from compress.quantization.calibration import rounding_off
         from compress.runtimes.openvino_export import move_pair

@@ -31,7 +31,7 @@ class Openvino(Runtime):
         return ("cpu",)
 
     def build(self, inputs: BuildInputs, path: Path) -> None:
-        from compress.export.onnx import convert_for_onnx, export_onnx
+        from compress.exporters.onnx import convert_for_onnx, export_onnx
 
         converted = convert_for_onnx(inputs.model, inputs.which, inputs.content)
         export_onnx(converted, path, inputs.images, inputs.content)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from baselines.classifier import Classifier
     from compress.checkpoints.checkpoint import Checkpoint
-    from compress.export.onnx import Parity
+    from compress.exporters.onnx import Parity
 
 
 def write_openvino(
@@ -35,7 +35,7 @@ def write_openvino(
     """
     import onnx
 
-    from compress.export.onnx import ParityError, compare_logits, export_onnx, find_fallback_dtype, has_integers
+    from compress.exporters.onnx import ParityError, compare_logits, export_onnx, find_fallback_dtype, has_integers
 
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "model.onnx", Path(folder) / "model.xml"

@@ -30,7 +30,7 @@ class Ort(Runtime):
     def build(self, inputs: BuildInputs, path: Path) -> None:
         from compress import variant
         from compress.checkpoints.user_models import Wrapped
-        from compress.export.onnx import export_onnx
+        from compress.exporters.onnx import export_onnx
 
         if isinstance(inputs.model, Wrapped) and inputs.which.dtype == "int8":
             from compress.runtimes.ort_int8 import build_int8

@@ -28,13 +28,13 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
 from compress import files, variant
-from compress.export.onnx import check_parity, describe_file, trace_model
-from compress.export.operators import PRODUCTS, find_products
+from compress.exporters.onnx import check_parity, describe_file, trace_model
+from compress.exporters.operators import PRODUCTS, find_products
 from compress.methods import Int8
 from compress.runtimes.base import overflow_notes
 
 if TYPE_CHECKING:
-    from compress.export.onnx import Parity
+    from compress.exporters.onnx import Parity
     from compress.runtimes.base import BuildInputs
 
 PASSING = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool")  # levels go through them

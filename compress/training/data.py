@@ -17,7 +17,7 @@ from baselines.errors import InputError
 from baselines.subset import Subset, cut
 from baselines.vit import VisionTransformer
 from compress.checkpoints.checkpoint import Checkpoint
-from compress.export.onnx import PARITY_BATCHES
+from compress.exporters.onnx import PARITY_BATCHES
 from compress.importers import Hints, list_normalizations
 from compress.importers.normalization import DATA, Normalization
 

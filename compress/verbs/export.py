@@ -9,8 +9,8 @@ from baselines.errors import InputError
 from baselines.vit import VisionTransformer
 from compress import loading, runtimes
 from compress.checkpoints.checkpoint import Checkpoint
-from compress.export import libraries
-from compress.export.onnx import convert_for_onnx, export_onnx
+from compress.exporters import libraries
+from compress.exporters.onnx import convert_for_onnx, export_onnx
 from compress.importers import Hints
 from compress.measure.environment import available_cpus
 from compress.runtimes.openvino_export import write_openvino

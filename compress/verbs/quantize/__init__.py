@@ -19,7 +19,7 @@ from baselines.vit import VisionTransformer, ViTConfig
 from compress import files, loading, runtimes, variant
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.evaluate import Goal, Images, Options, evaluate, selection, share_cost, take_test_images
-from compress.export.operators import list_layers
+from compress.exporters.operators import list_layers
 from compress.measure import environment
 from compress.methods import Int8, Qat
 from compress.quantization.linear import match_layers

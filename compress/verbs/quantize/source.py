@@ -19,7 +19,7 @@ from compress.checkpoints import checkpoint
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.evaluate import Candidate, describe_variant
 from compress.evaluate.candidate import warn_of_few_images
-from compress.export.onnx import make_metadata
+from compress.exporters.onnx import make_metadata
 from compress.measure.cost import Cost
 from compress.methods import Bf16, Method
 from compress.runtimes import BuildInputs

@@ -16,7 +16,7 @@ from compress import files, importers
 from compress.checkpoints import checkpoint
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.checkpoints.serialization import serialize_safetensors, serialize_torch
-from compress.export.onnx import ParityError
+from compress.exporters.onnx import ParityError
 from compress.importers import LAYOUTS, Hints, ImportedModel, Layout
 from compress.importers.base import ExportedModel
 from compress.loading import cast_to_float32

@@ -19,7 +19,7 @@ from baselines.vit import Attention, Encoder, VisionTransformer
 from compress import files, variant
 from compress.checkpoints import user_models
 from compress.checkpoints.checkpoint import Checkpoint
-from compress.export.operators import halve_constants, list_translations
+from compress.exporters.operators import halve_constants, list_translations
 
 OPSET = 20
 PARITY_BATCHES = (1, 2, 7)
