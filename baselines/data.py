@@ -1,4 +1,4 @@
-"""What a data set is: two splits of uint8 images, their classes, their normalization.
+"""What a data set is: two splits of images, mostly uint8, their classes, their normalization.
 
 Small sets live as one tensor on the device and are augmented there, batch by batch, with no worker process; larger
 ones are decoded by a DataLoader as they are needed.
@@ -102,6 +102,7 @@ class Data:
     test: Split
     mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
     std: tuple[float, ...]
+    normalized: bool = False  # whether images are float and were normalized so by whoever made them
 
     @cached_property
     def fingerprint(self) -> str:
@@ -123,9 +124,15 @@ class Data:
         """
         order = torch.arange(len(split.labels)) if indices is None else indices
         chunks = list(order.split(batch_size))
-        mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (self.mean, self.std))
         for chunk, images in zip(chunks, split.fetch(chunks, device), strict=True):
-            yield (images.float() / 255 - mean) / std, split.labels[chunk].to(device)
+            yield self.normalize(images), split.labels[chunk].to(device)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Images of a split (B, C, height, width), as models take them."""
+        if self.normalized:
+            return images
+        mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (self.mean, self.std))
+        return (images.float() / 255 - mean) / std
 
     def with_normalization(self, mean: tuple[float, ...], std: tuple[float, ...]) -> "Data":
         """The same images, normalized as a model expects them that was trained elsewhere."""

@@ -49,18 +49,21 @@ class Feed:
             raise InputError(
                 f"{given} cannot be shared evenly by {world.size} processes; make it a multiple of {2 * world.size}"
             )
+        if data.normalized and config.randaugment:
+            raise InputError(
+                f"randaugment takes bytes, and the images of {data.name} are float; set randaugment = 0, or give uint8"
+            )
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from step `start` on."""
         order = self._order(torch.Generator().manual_seed(seed_of(self.seed, epoch)))
         chunks = list(order.split(self.batch_size))[start : self.steps]
-        mean, std = (torch.tensor(v, device=self.device)[:, None, None] for v in (self.data.mean, self.data.std))
         mine = [chunk[self.world.part(len(chunk))] for chunk in chunks]
         fetched = self.data.train.fetch(mine, self.device)
         for step, (chunk, images) in enumerate(zip(mine, fetched, strict=True), start=start):
             generator = torch.Generator().manual_seed(seed_of(self.seed, epoch * self.steps + step))
             dice = Dice(generator, len(chunks[step - start]), self.world.part(len(chunks[step - start])))
-            images = (augment(images, self.config, dice).float() / 255 - mean) / std
+            images = self.data.normalize(augment(images, self.config, dice))
             labels = self.data.train.labels[chunk].to(self.device)
             others, share = labels, None
             if self.config.mixup or self.config.cutmix:

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 from reports.compare import render_comparison, rich_comparison
-from reports.csv import csv_text
+from reports.csv import csv_text, make_frame
 from reports.latex import latex_text
 from reports.markdown import report_md
 from reports.page import report_html
+from reports.page_table import table as html_table
 from reports.pictures import pictures
 from reports.plots import plot_files
 from reports.row import Row, RowError, latest, parse_rows
@@ -17,7 +18,9 @@ from reports.terminal import rich_table
 __all__ = [
     "Row",
     "RowError",
+    "html_table",
     "latest",
+    "make_frame",
     "markdown_table",
     "parse_rows",
     "render",

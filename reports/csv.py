@@ -2,15 +2,24 @@
 
 import math
 import re
+from typing import TYPE_CHECKING
 
 from reports.columns import COLUMNS
 from reports.results import relate_rows
 from reports.row import Row
 from reports.text import clean
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 def csv_text(rows: list[Row]) -> str:
-    """One line a row under one header line: unrounded values in base units, empty where not measured.
+    """One line a row under one header line; see `make_frame`."""
+    return make_frame(rows).to_csv(index=False, lineterminator="\n")
+
+
+def make_frame(rows: list[Row]) -> "pd.DataFrame":
+    """A line for each row: unrounded values in base units, None where not measured.
 
     Of the environment only its plain strings appear, as `environment_<name>`.
     """
@@ -34,5 +43,4 @@ def csv_text(rows: list[Row]) -> str:
         [raw(c.value(result)) for c in COLUMNS] + [words(result.row.environment.get(n)) for n in names.values()]
         for result in relate_rows(rows)
     ]
-    frame = pd.DataFrame(records, columns=pd.Index([c.key for c in COLUMNS] + list(names)), dtype=object)
-    return frame.to_csv(index=False, lineterminator="\n")
+    return pd.DataFrame(records, columns=pd.Index([c.key for c in COLUMNS] + list(names)), dtype=object)

@@ -103,7 +103,7 @@ def load(path: Path, hints: Hints | None = None) -> Checkpoint:
     elif hints.model is not None:
         content = load_user_model(hints, found)
     else:
-        content = _from_imported(importers.convert(found, hints))
+        content = from_imported(importers.convert(found, hints))
     if hints.model is not None:
         content = _relabel(path, content, hints.model)
     if hints.normalize in (None, DATA):
@@ -170,7 +170,7 @@ def _parse_own(path: Path, content: dict[str, Any]) -> Checkpoint:
     return checkpoint
 
 
-def _from_imported(imported: ImportedModel) -> Checkpoint:
+def from_imported(imported: ImportedModel) -> Checkpoint:
     """A model of another library; one without a head is as if it was pretrained."""
     return Checkpoint(
         config=imported.config,

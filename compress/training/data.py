@@ -26,13 +26,15 @@ BATCH = 128
 PROBED = 256  # training images, on which a normalization is chosen
 
 
-def load_data(name: str, image_size: tuple[int, int], channels: int, out: Path, subset: Subset | None = None) -> Data:
-    """A data set by its name, cut to `subset`.
+def load_data(
+    name: str | Data, image_size: tuple[int, int], channels: int, out: Path, subset: Subset | None = None
+) -> Data:
+    """A data set by its name, or one that is there already, cut to `subset`.
 
     A checkpoint keeps the name alone: `quantize` and `export` take images of the whole set, whose training images hold
     those the model learned from, and whose test images it never saw.
     """
-    data = sources.load(name, image_size, channels, root=out / "data")
+    data = name if isinstance(name, Data) else sources.load(name, image_size, channels, root=out / "data")
     return cut(data, subset) if subset else data
 
 
@@ -61,6 +63,8 @@ def adapt_to_data(
         InputError: the data set has other classes, or `hints` name no normalization.
     """
     content, data = match_classes(path, model, content, data, say)
+    if data.normalized and not content.mean:
+        content = replace(content, mean=data.mean, std=data.std)
     if hints.normalize is not None or not content.mean:
         known = {**list_normalizations(hints.normalize, len(data.mean)), DATA: (data.mean, data.std)}
         if hints.normalize is not None:

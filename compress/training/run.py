@@ -71,6 +71,7 @@ def open_run(
     start: Path | None = None,
     *,
     hints: Hints | None = None,
+    images: Data | None = None,
     tensorboard: bool = False,
     restart: Variant | None = None,
     world: World = ALONE,
@@ -82,6 +83,7 @@ def open_run(
         out: run directory, writable.
         start: checkpoint to use as the baseline instead of training one.
         hints: what the files of `start` and of the weights that training begins with do not say themselves.
+        images: the data set, instead of the one that `config` names.
         world: processes that train together; all do the same.
 
     Other arguments are the fields of `Run`.
@@ -100,7 +102,7 @@ def open_run(
     geometry: ImageConfig = restored[2].config if restored else config.model
 
     def load() -> Data:
-        return load_data(config.data, geometry.image_size, geometry.channels, out, config.subset)
+        return load_data(images or config.data, geometry.image_size, geometry.channels, out, config.subset)
 
     data = load() if config.data.startswith("folder:") else world.in_turn(load)  # what is fetched, once
     if config.subset and world.rank == 0:

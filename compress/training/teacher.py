@@ -56,15 +56,20 @@ def check(settings: Mapping[str, Mapping[str, Any]], data: Data) -> None:
         read(path, data)
 
 
-def adopt(path: Path, hints: Hints, config: BenchConfig, out: Path, say: Callable[[str], Any]) -> Path:
-    """The teacher as a checkpoint of ours: itself, or what is made of a file of another library and kept in `out`."""
+def adopt(
+    path: Path, hints: Hints, config: BenchConfig, out: Path, say: Callable[[str], Any], given: Data | None = None
+) -> Path:
+    """The teacher as a checkpoint of ours: itself, or what is made of a file of another library and kept in `out`.
+
+    Args:
+        given: the data set, instead of the one that the settings name.
+    """
     model, _, content = loading.restore(path, hints)
     if content.origin is None:
         return path
     size, channels = content.config.image_size, content.config.channels
-    content, _ = adapt_to_data(
-        path, model, content, load_data(config.data, size, channels, out, config.subset), hints, say
-    )
+    data = load_data(given or config.data, size, channels, out, config.subset)
+    content, _ = adapt_to_data(path, model, content, data, hints, say)
     checkpoint.save(out / FILE, content)
     return out / FILE
 

@@ -15,6 +15,7 @@ from rich.console import Console
 
 import reports
 from baselines import device as devices
+from baselines.data import Data
 from baselines.errors import InputError
 from compress import config, files, runtimes
 from compress.checkpoints.checkpoint import load as load_checkpoint
@@ -45,6 +46,7 @@ class Request:
     plain: bool = True  # add the plain alternatives
     tensorboard: bool = False
     hints: Hints = field(default_factory=Hints)  # what the file of `checkpoint` does not say itself
+    images: Data | None = None  # the data set itself, instead of the one that `config` names
 
 
 def read_settings(
@@ -85,6 +87,7 @@ def bench(request: Request, console: Console) -> list[Row]:
         console.print,
         request.checkpoint,
         hints=request.hints,
+        images=request.images,
         tensorboard=request.tensorboard,
     )
     images = take_test_images(run.data)

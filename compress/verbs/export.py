@@ -1,10 +1,13 @@
 """`compress export CHECKPOINT`: a file for an engine, as safetensors, or for the library that it came from."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from baselines.classifier import Classifier
+from baselines.data import Data
 from baselines.errors import InputError
 from baselines.vit import VisionTransformer
 from compress import loading, runtimes
@@ -14,19 +17,21 @@ from compress.exporters.onnx import convert_for_onnx, export_onnx
 from compress.importers import Hints
 from compress.measure.environment import available_cpus
 from compress.runtimes.openvino_export import write_openvino
-from compress.training.data import adapt_to_data, load_data, sample_parity_images
+from compress.training.data import PARITY_IMAGES, adapt_to_data, load_data, sample_parity_images
 from compress.variant import Variant
 
 ENGINES = {"onnx": ".onnx", "openvino": ".xml"}
 
 
 def export(
-    path: Path, to: str, data: str | None, out: Path | None, batch_size: int | None, hints: Hints, console: Console
-) -> None:
+    path: Path, to: str, data: str | Data | None, out: Path | None, batch_size: int | None, hints: Hints,
+    console: Console,
+) -> Path:  # fmt: skip
     """Writes the file and says how it compares with the checkpoint.
 
     Args:
         to: an engine, `safetensors`, or a library.
+        data: images that an engine's file is checked on; None: those that the checkpoint names, or else noise.
         out: the file, or its folder; beside the checkpoint without.
         batch_size: of all batches that an engine's file takes; None: any.
 
@@ -53,6 +58,7 @@ def export(
         outcome = f"read back, its logits differ by {made.difference:.1g} of the largest; to load it:\n\n{made.usage}"
     size = size or runtimes.count_bytes(target)
     console.print(f"wrote {target} ({size / 1e6:.2f} MB); {outcome}")
+    return target
 
 
 def _write_for_engine(
@@ -61,7 +67,7 @@ def _write_for_engine(
     which: Variant,
     content: Checkpoint,
     target: Path,
-    data: str | None,
+    data: str | Data | None,
     batch_size: int | None,
     hints: Hints,
     console: Console,
@@ -72,12 +78,19 @@ def _write_for_engine(
     openvino = target.suffix == ENGINES["openvino"]
     if openvino:
         runtimes.get("openvino")  # whether it is installed is better known before the work begins
-    name = data or content.dataset
-    if not name:
-        raise InputError(f"{path} does not say which images it knows; give some with --data folder:PATH")
-    whole = load_data(name, content.config.image_size, content.config.channels, path.parent)
-    content, adapted = adapt_to_data(path, model, content, whole, hints, console.print)
-    model, images = convert_for_onnx(model, which, content), sample_parity_images(adapted)
+    config, name = content.config, data or content.dataset
+    if name:
+        whole = load_data(name, config.image_size, config.channels, path.parent)
+        content, adapted = adapt_to_data(path, model, content, whole, hints, console.print)
+        images = sample_parity_images(adapted)
+    else:
+        content = replace(content, classes=content.classes or tuple(map(str, range(config.classes))))
+        noise = torch.Generator().manual_seed(0)
+        images = torch.randn(PARITY_IMAGES, config.channels, *config.image_size, generator=noise)
+        console.print(f"{path} names no images: the file is checked on noise; --data gives it images of yours")
+        if not content.mean:
+            console.print("nor does it say how images are normalized, and so neither will the file: --normalize")
+    model = convert_for_onnx(model, which, content)
     if openvino:
         parity = write_openvino(model, target, images, content, available_cpus(), batch_size)
     else:

@@ -70,7 +70,8 @@ def prune(request: Request, console: Console) -> None:
         (model, _, content), data = run.start, run.data
     else:
         config = content.config
-        data = load_data(settings.data, config.image_size, config.channels, request.path.parent, settings.subset)
+        named, folder = request.images or settings.data, request.path.parent
+        data = load_data(named, config.image_size, config.channels, folder, settings.subset)
         content, data = adapt_to_data(request.path, model, content, data, request.hints, console.print)
     assert isinstance(model, VisionTransformer)
     files.writable_folder(request.target.parent)
@@ -154,7 +155,8 @@ def _open_run(
     if not request.epochs:
         return None
     restart = None if request.resume else Variant((method,))
-    return open_run(settings, request.folder, device, console.print, request.path, hints=request.hints, restart=restart)
+    start: dict[str, Any] = {"hints": request.hints, "images": request.images, "restart": restart}
+    return open_run(settings, request.folder, device, console.print, request.path, **start)
 
 
 def _calibrate(pruned: list[Model], before: Variant, calibration: list[torch.Tensor]) -> Iterator[Model]:

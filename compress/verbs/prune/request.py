@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from baselines.data import Data
 from baselines.errors import InputError
 from compress import config as config_
 from compress import files, variant
@@ -38,6 +39,7 @@ class Request:
     resume: bool
     hints: Hints = field(default_factory=Hints)
     seconds: float = 5.0  # of latency measurement, at most
+    images: Data | None = None  # the data set itself, instead of its name
 
     @property
     def target(self) -> Path:
@@ -51,7 +53,8 @@ class Request:
 
 def read_settings(request: Request, content: Checkpoint) -> BenchConfig:
     """Those of the file, on the data of the checkpoint unless another is named; fine-tuning takes `epochs`."""
-    settings = config_.read_for_checkpoint(request.path, content.dataset, request.config, request.data, request.seed)
+    name = request.images.name if request.images else request.data
+    settings = config_.read_for_checkpoint(request.path, content.dataset, request.config, name, request.seed)
     return config_.shorten_finetuning(settings, request.epochs)
 
 

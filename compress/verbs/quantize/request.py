@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from baselines.data import Data
 from compress import config
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.config import BenchConfig
@@ -15,6 +16,7 @@ class Request:
     mode: str | None = None  # None: static and dynamic
     runtimes: tuple[str, ...] = ()  # empty: all that work here
     data: str | None = None
+    images: Data | None = None  # the data set itself, instead of its name
     config: Path | None = None
     calibration_images: int = 256
     test_images: int | None = None  # scored; None: all
@@ -42,5 +44,6 @@ class Request:
 
 def read_settings(request: Request, content: Checkpoint) -> BenchConfig:
     """Those of the file, on the data of the checkpoint unless another is named."""
-    settings = config.read_for_checkpoint(request.path, content.dataset, request.config, request.data, request.seed)
+    name = request.images.name if request.images else request.data
+    settings = config.read_for_checkpoint(request.path, content.dataset, request.config, name, request.seed)
     return config.shorten_finetuning(settings, request.epochs)

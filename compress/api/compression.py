@@ -1,0 +1,188 @@
+"""What makes a model smaller or faster and measures it: `quantize`, `prune`, `halt` and `bench` for Python."""
+
+from pathlib import Path
+from typing import Any
+
+import reports
+from baselines.errors import InputError
+from compress import config
+from compress import runtimes as engines
+from compress.api import models
+from compress.api.results import Result
+from compress.api.work import begin_work
+from compress.checkpoints import checkpoint
+from compress.evaluate import Options
+from compress.measure.environment import available_cpus
+from compress.verbs import bench as bench_
+from compress.verbs import prune as prune_
+from compress.verbs import quantize as quantize_
+from reports import Row
+
+
+def quantize(
+    model: Any,
+    data: Any = None,
+    *,
+    test: Any = None,
+    out: str | Path | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    verbose: bool = True,
+    runtimes: tuple[str, ...] = (),
+    threads: int | None = None,
+    **options: Any,
+) -> Result:
+    """The fastest integer file of a model that this machine can make and that keeps the accuracy.
+
+    Args:
+        model: module or checkpoint; it is not changed.
+        data: images that set the ranges; None: those that the checkpoint names.
+        test: images that are scored; None: a fifth of `data`, or the test split of a named data set.
+        out: folder for the file and the rows; None: a temporary one, which lives as long as the result.
+        image_size: height and width, of a module that does not say it.
+        verbose: whether progress is told on standard error.
+        runtimes: engines to try; all that multiply integers here without.
+        threads: that the model may use; all of this machine without.
+        options: further fields of `compress.verbs.quantize.Request`, such as max_drop (points of top-1), batch_size,
+            calibration_images, test_images, skip, mode, exhaustive.
+
+    Returns:
+        Rows of all candidates; `path` is None where no integer file keeps the accuracy.
+
+    Raises:
+        InputError: model, images or options cannot be used.
+    """
+    work = begin_work(model, data, test, out, image_size, verbose=verbose)
+    request = quantize_.Request(
+        path=work.source.path,
+        images=work.data,
+        hints=work.source.hints,
+        out=work.folder,
+        runtimes=runtimes,
+        threads=threads or available_cpus(),
+        **options,
+    )
+    quantize_.quantize(request, work.console)
+    rows = _read_rows(request.folder)
+    kept = next((row for row in rows if row.chosen), None)
+    found = sorted(work.folder.glob(f"{request.path.stem}.int8.*"), key=lambda path: path.suffix == ".bin")
+    path = next((path for path in found if kept and path.suffix in _suffixes(kept.runtime)), None)
+    return Result(rows, work.folder, path, kept.runtime if kept else "auto", work.holds)
+
+
+def prune(
+    model: Any,
+    data: Any = None,
+    *,
+    method: str = "topk",
+    test: Any = None,
+    out: str | Path | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    verbose: bool = True,
+    threads: int | None = None,
+    epochs: int = 0,
+    batch_size: int = 1,
+    device: str = "auto",
+    seed: int | None = None,
+    **amounts: float | str,
+) -> Result:
+    """A Vision Transformer that removes or merges tokens, beside what it was.
+
+    Args:
+        method: topk, tome or dynamicvit; avit is `halt`.
+        epochs: of fine-tuning; 0: none.
+        amounts: keep (share of the patches), r (tokens that merge in each block) or target_macs (share of the MACs).
+
+    Other arguments are those of `quantize`.
+
+    Returns:
+        Rows of the model before and after; `path` is the checkpoint after, which every verb takes.
+
+    Raises:
+        InputError: model, images, method or options cannot be used.
+    """
+    work = begin_work(model, data, test, out, image_size, verbose=verbose)
+    request = prune_.Request(
+        path=work.source.path,
+        verb="halt" if method == "avit" else "prune",
+        method=method,
+        amounts={name: str(value) for name, value in amounts.items()},
+        epochs=epochs,
+        config=None,
+        data=None,
+        images=work.data,
+        device=device,
+        batch_size=batch_size,
+        threads=threads or available_cpus(),
+        seed=seed,
+        out=work.folder,
+        resume=True,
+        hints=work.source.hints,
+    )
+    prune_.prune(request, work.console)
+    path = request.target if request.target.is_file() else None
+    return Result(_read_rows(request.folder), work.folder, path, "torch", work.holds)
+
+
+def halt(model: Any, data: Any = None, **options: Any) -> Result:
+    """A Vision Transformer whose tokens stop when they have seen enough (A-ViT); arguments are those of `prune`."""
+    return prune(model, data, method="avit", **options)
+
+
+def bench(
+    model: Any,
+    data: Any = None,
+    *,
+    variants: str | tuple[str, ...] = "vit,int8",
+    test: Any = None,
+    out: str | Path | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    verbose: bool = True,
+    runtimes: tuple[str, ...] = (),
+    settings: str | Path | None = None,
+    plain: bool = False,
+    **options: Any,
+) -> Result:
+    """Variants of a model beside each other, with the report that `compress bench` writes.
+
+    Args:
+        variants: names, such as "vit,topk,topk_int8"; what their methods train is trained.
+        settings: TOML file, as `--config` takes it.
+        plain: whether the plain alternatives take part: bf16, torch.compile, a narrower model.
+        options: fields of `compress.evaluate.Options`, such as batch_sizes, devices, threads, seconds.
+
+    Other arguments are those of `quantize`.
+
+    Raises:
+        InputError: model, images, variants or options cannot be used.
+    """
+    work = begin_work(model, data, test, out, image_size, verbose=verbose)
+    names = tuple(part.strip() for part in variants.split(",")) if isinstance(variants, str) else variants
+    known = config.read(Path(settings) if settings else None, work.data.name if work.data else _name_data(work.source))
+    options = {"threads": available_cpus(), "seed": known.seed, **options}
+    request = bench_.Request(
+        config=known.model_copy(update={"variants": names}),
+        out=work.folder,
+        options=Options(verb="bench", **options),
+        runtimes=runtimes,
+        checkpoint=work.source.path,
+        plain=plain,
+        hints=work.source.hints,
+        images=work.data,
+    )
+    return Result(bench_.bench(request, work.console), work.folder, holds=work.holds)
+
+
+def _suffixes(runtime: str) -> tuple[str, ...]:
+    engine = engines.describe(runtime)
+    return engine.suffix.rpartition(".")[1] + engine.suffix.rpartition(".")[2], *engine.opens
+
+
+def _name_data(source: models.Source) -> str:
+    name = checkpoint.load(source.path, source.hints).dataset
+    if not name:
+        raise InputError(f"{source.path} does not say which images it knows; give some as data")
+    return name
+
+
+def _read_rows(folder: Path) -> list[Row]:
+    return reports.latest(bench_.read_rows(folder))
