@@ -2,135 +2,244 @@
 
 `torch.load(weights_only=True)` runs no code, but it believes what it reads: a few bytes can ask for storages of any
 size, for tensors larger than what they lie in, for dictionaries inside of themselves, for keys that take years to hash.
-So each pickle is walked first, step by step as torch would, with stubs (`pickle_allowlist.py`) for what it makes.
-picklescan and fickling look at the names of what is called alone, and Python's own unpickler hashes keys and sets
-memory aside before anybody can object.
+So each pickle is read first, step by step as torch would, with stubs for what it makes. Allowed are trees of plain
+values, and tensors that lie in their storages: nothing that is hooked, expanded, sparse or quantized. picklescan and
+fickling look at the names of what is called alone, and Python's unpickler in C sets memory aside before anybody can
+object; the one in Python does not.
 """
 
+import itertools
+import math
+import pickle
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
+
+import torch
+from torch.serialization import StorageType
 
 from baselines.errors import InputError
-from compress.importers import pickle_allowlist as allowlist
 from compress.importers.integrity import REMEDY, refuse_damaged
-from compress.importers.pickle_allowlist import Global, Refused, Storage
 
 LONGEST = 64 * 2**20  # bytes of a pickle; that of a model with its optimizer has less than one
 MOST_STEPS = 1_000_000
-CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-VALUES = frozenset({"BININT", "BININT1", "BININT2", "BINFLOAT", "BINUNICODE", "LONG1"})
-TAKEN = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "SETITEM": 2}  # values from the stack
-EMPTY = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict}
+MOST_BYTES = 64 * 2**20  # of a tree, each value and character counted as often as it is met
+VALUE_BYTES = 32
+DEEPEST = 100  # containers inside of one another
+MOST_DIMENSIONS = 25
+LARGEST = 2**48  # of a tensor's sizes
+STEPS = (  # those of torch
+    "APPEND APPENDS BINFLOAT BINGET BININT BININT1 BININT2 BINPERSID BINPUT BINUNICODE BUILD EMPTY_DICT EMPTY_LIST "
+    "EMPTY_TUPLE GLOBAL LONG1 LONG_BINGET LONG_BINPUT MARK NEWFALSE NEWOBJ NEWTRUE NONE PROTO REDUCE SETITEM SETITEMS "
+    "SHORT_BINSTRING STOP TUPLE TUPLE1 TUPLE2 TUPLE3"
+)
+KINDS = "Bool Byte Char Half BFloat16 Short Float Int Double Long ComplexFloat ComplexDouble"
+ODD_TENSORS = ("torch._utils._rebuild", "torch._tensor._rebuild", "torch.serialization._get_layout")
+AS_TENSORS = "save plain tensors: torch.save(model.state_dict(), 'weights.pth')"
+PythonUnpickler: Any = pickle._Unpickler  # whose methods type checkers do not know
 
 
-class BoundedFile:
-    """A file of which no more than so many bytes are read."""
-
-    def __init__(self, file: IO[bytes], most: int = LONGEST):
-        self.file, self.left = file, most
-
-    def read(self, count: int) -> bytes:
-        self._spend(count)
-        return self.file.read(count)
-
-    def readline(self) -> bytes:
-        line = self.file.readline(self.left + 1)
-        self._spend(len(line))
-        return line
-
-    def _spend(self, count: int) -> None:
-        self.left -= count
-        if self.left < 0:
-            raise ValueError("the pickle is too long")
+class Refused(ValueError):
+    """What a file holds that no weights need, to be said after its name."""
 
 
-class PickleScan:
-    """The steps of one pickle after another.
+@dataclass(frozen=True)
+class Storage:
+    """Numbers of a file in a row."""
+
+    size: int  # bytes
+    width: int  # bytes of a number
+
+
+class Ordered(dict[Any, Any]):
+    """An OrderedDict, made empty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+class Options(Ordered):
+    """An `argparse.Namespace`."""
+
+
+def scan_pickle(path: Path, file: IO[bytes], storages: dict[str, Storage]) -> Any:
+    """What the next pickle stands for, with stubs for tensors.
 
     Args:
-        storage: takes what a pickle says of a storage (its class, its key, ...), and gives it where there is one.
+        path: for messages.
+        storages: by key; those that the pickle speaks of are added.
+
+    Raises:
+        InputError: it is damaged, or asks for something that no weights need.
     """
+    try:
+        check_steps(file)
+        tree = StubUnpickler(file, storages).load()
+        check_extent(tree)
+    except Refused as error:
+        raise InputError(f"{path} {error}") from error
+    except Exception as error:  # whatever a wrong order of steps leads to
+        raise refuse_damaged(path) from error
+    return tree
 
-    def __init__(self, path: Path, storage: Callable[..., Storage]):
-        self.path, self.storage = path, storage
 
-    def scan(self, file: Any) -> Any:
-        """What the next pickle stands for, with stand-ins for tensors.
+def check_steps(file: IO[bytes]) -> None:
+    """Raises Refused where the next pickle has too many steps, or is of another protocol."""
+    start = file.tell()
+    for count, (step, value, _) in enumerate(pickletools.genops(file)):
+        if step.name == "PROTO" and value != 2:
+            raise Refused(f"is written in pickle protocol {value}; save it anew, with that of torch.save")
+        if count >= MOST_STEPS:
+            raise Refused(f"holds more values than any model has, so it is refused; {REMEDY}")
+    file.seek(start)
 
-        Args:
-            file: that has `read` and `readline`.
 
-        Raises:
-            InputError: it is damaged, or asks for something that no weights need.
-        """
-        try:
-            tree = self._walk(file)
-        except Refused as error:
-            raise InputError(f"{self.path} {error}") from error
-        except Exception as error:  # whatever a wrong order of steps leads to
-            raise refuse_damaged(self.path) from error
-        if not allowlist.is_bounded(tree):
+def check_extent(tree: Any) -> None:
+    """Raises Refused where a container holds itself, or a tree is too deep or too large when it is written out."""
+    left = MOST_BYTES
+
+    def visit(value: Any, depth: int) -> None:
+        nonlocal left
+        left -= VALUE_BYTES + (len(value) if isinstance(value, str | bytes) else 0)
+        if left < 0 or depth > DEEPEST:
             what = "holds values that contain themselves, or that grow beyond all bounds"
-            raise InputError(f"{self.path} {what}, so it is refused; {REMEDY}")
-        return tree
+            raise Refused(f"{what}, so it is refused; {REMEDY}")
+        if isinstance(value, dict):
+            value = itertools.chain(value, value.values())
+        elif not isinstance(value, list | tuple):
+            return
+        for each in value:
+            visit(each, depth + 1)
 
-    def _walk(self, file: Any) -> Any:
-        stack: list[Any] = []
-        marks: list[list[Any]] = []
-        memo: dict[Any, Any] = {}
-        arg: Any
-        for step, (opcode, arg, _) in enumerate(pickletools.genops(file)):
-            name = opcode.name
-            if name in VALUES or name in CONSTANTS:
-                stack.append(CONSTANTS.get(name, arg))
-            elif name in ("BINPUT", "LONG_BINPUT"):
-                memo[arg] = stack[-1]
-            elif name in ("BINGET", "LONG_BINGET"):
-                stack.append(memo[arg])
-            elif name in EMPTY:
-                stack.append(EMPTY[name]())
-            elif name == "MARK":
-                marks.append(stack)
-                stack = []
-            elif name in ("TUPLE", "APPENDS", "SETITEMS"):
-                items, stack = stack, marks.pop()
-                stack.append(tuple(items)) if name == "TUPLE" else allowlist.extend(stack[-1], items)
-            elif name in TAKEN:
-                items = [stack.pop() for _ in range(TAKEN[name])][::-1]
-                stack.append(tuple(items)) if name.startswith("TUPLE") else allowlist.extend(stack[-1], items)
-            elif name == "GLOBAL":
-                stack.append(allowlist.allow_global(arg))
-            elif name == "BINPERSID":
-                stack.append(self._find_storage(stack.pop()))
-            elif name in ("REDUCE", "NEWOBJ"):
-                args, called = stack.pop(), stack.pop()
-                stack.append(allowlist.simulate_call(name, called.name, args))
-            elif name == "BUILD":
-                state = stack.pop()
-                allowlist.attach(stack[-1], state)
-            elif name == "STOP":
-                return stack.pop()
-            else:
-                stack += _read_rare(name, arg)
-            if step >= MOST_STEPS:
-                raise Refused(f"holds more values than any model has, so it is refused; {REMEDY}")
-        raise EOFError
+    visit(tree, 0)
 
-    def _find_storage(self, told: Any) -> Storage:
-        mark, kind, *rest = told
-        if mark != "storage" or not isinstance(kind, Global) or kind.name not in allowlist.STORAGES:
+
+class StubUnpickler(PythonUnpickler):
+    """Takes the steps that torch takes, and makes stubs. What is no step of a whole file raises whatever error."""
+
+    def __init__(self, file: Any, storages: dict[str, Storage]):
+        super().__init__(file)
+        self.storages = storages
+
+    def find_class(self, module: str, name: str) -> Any:
+        return find_stub(f"{module}.{name}")
+
+    def persistent_load(self, pid: Any) -> Storage:
+        mark, kind, key, _place, elements, *view = pid
+        width = kind.dtype.itemsize
+        found = Storage(elements * width, width)
+        if mark != "storage" or not isinstance(key, str) or not is_size(elements) or any(view):
             raise ValueError("no storage")
-        return self.storage(kind.name, *rest)
+        if self.storages.setdefault(key, found) != found:
+            raise ValueError("a storage that contradicts itself")
+        return found
+
+    def load_setitem(self) -> None:
+        check_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        check_keys(self.stack[::2])
+        super().load_setitems()
+
+    def load_build(self) -> None:
+        """Attributes: whatever options are there, and of an OrderedDict what modules note, which hides no method."""
+        state, target = self.stack.pop(), self.stack[-1]
+        free = type(target) is Options or (type(target) is Ordered and state.keys() <= {"_metadata"})
+        if not free or type(state) is not dict or not all(isinstance(name, str) for name in state):
+            raise ValueError("no attributes")
+        target[object()] = state  # beside its values
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        code[0]: PythonUnpickler.dispatch[code[0]] for code in (getattr(pickle, name) for name in STEPS.split())
+    } | {pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems, pickle.BUILD[0]: load_build}
 
 
-def _read_rare(name: str, arg: Any) -> list[Any]:
-    """What a rare step puts on the stack: text of Python 2, or nothing for the protocol."""
-    if name == "SHORT_BINSTRING" and arg.isascii():
-        return [arg]
-    if name != "PROTO":
-        raise ValueError(name)
-    if arg != 2:
-        raise Refused(f"is written in pickle protocol {arg}; save it anew, with that of torch.save")
-    return []
+def find_stub(name: str) -> Any:
+    """What stands for a class or function; raises Refused for one that no weights need."""
+    if name in STUBS:
+        return STUBS[name]
+    told = name.replace("__builtin__", "builtins")[:100]
+    if name.startswith(ODD_TENSORS):
+        raise Refused(f"holds tensors that are sparse, quantized or of a class of their own ({told}); {AS_TENSORS}")
+    raise Refused(
+        f"holds more than weights ({told}) and could run code when loaded, so it is refused; "
+        "save its weights alone: torch.save(model.state_dict(), 'weights.pth')"
+    )
+
+
+def make_tensor(storage: Storage, offset: int, shape: Any, strides: Any, _gradient: Any = None, *more: Any) -> None:
+    """A tensor within its storage.
+
+    Args:
+        more: its hooks, and what else is known of it.
+
+    Raises:
+        Refused: it is larger than what it lies in, or has hooks.
+        ValueError: it is none.
+    """
+    if any(more):
+        raise Refused(f"holds tensors with hooks or further attributes; {AS_TENSORS}")
+    if len(shape) != len(strides) or len(shape) > MOST_DIMENSIONS or not all(map(is_size, (offset, *shape, *strides))):
+        raise ValueError("no tensor")
+    count = math.prod(shape)
+    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    if count and max(last + 1, count) * storage.width > storage.size:
+        raise Refused(f"holds a tensor of {count:,} values that lies in {storage.size:,} bytes; {AS_TENSORS}")
+
+
+def make_typed_tensor(
+    storage: Storage, offset: int, shape: Any, strides: Any, gradient: Any, hooks: Any, dtype: torch.dtype, *more: Any
+) -> None:
+    """A tensor whose numbers are others than its storage says."""
+    make_tensor(Storage(storage.size, dtype.itemsize), offset, shape, strides, gradient, hooks, *more)
+
+
+def make_parameter(_tensor: Any, _gradient: Any, hooks: Any) -> None:
+    if hooks:
+        raise ValueError("hooks")
+
+
+def make_bytes(text: str, codec: str) -> bytes:
+    if codec != "latin1":
+        raise ValueError(codec)
+    return text.encode(codec)
+
+
+def make_set(values: Any) -> Any:
+    check_keys(values)
+    return values
+
+
+def check_keys(values: Iterable[Any]) -> None:
+    """Raises ValueError unless they are hashed in no time: names, numbers, or a few of them together."""
+    for value in values:
+        parts = value if type(value) is tuple and len(value) <= 8 else (value,)
+        for each in parts:
+            if not (each is None or isinstance(each, str | float) or (isinstance(each, int) and abs(each) < 2**63)):
+                raise ValueError("no key")
+
+
+def is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < LARGEST
+
+
+STUBS: dict[str, Any] = {
+    **{f"torch.{kind}Storage": StorageType(f"{kind}Storage") for kind in KINDS.split()},
+    "torch.storage.UntypedStorage": StorageType("ByteStorage"),
+    **{f"torch.{name}": value for name, value in vars(torch).items() if isinstance(value, torch.dtype)},
+    "argparse.Namespace": Options,
+    "collections.OrderedDict": Ordered,
+    "collections.Counter": make_set,
+    "torch.Size": tuple,
+    "torch.device": torch.device,
+    "_codecs.encode": make_bytes,
+    **{f"{module}.set": make_set for module in ("builtins", "__builtin__")},
+    **{f"{module}.complex": complex for module in ("builtins", "__builtin__")},
+    "torch._utils._rebuild_parameter": make_parameter,
+    "torch._utils._rebuild_tensor": make_tensor,
+    "torch._utils._rebuild_tensor_v2": make_tensor,
+    "torch._utils._rebuild_tensor_v3": make_typed_tensor,
+}
