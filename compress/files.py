@@ -46,12 +46,6 @@ def write_together(contents: Mapping[Path, bytes | str]) -> None:
             _forget(half)
 
 
-def size(path: Path) -> int:
-    """Bytes of an artifact: of its own file, and of the second one where some kinds keep their weights."""
-    beside = {".onnx": path.with_name(f"{path.name}.data"), ".xml": path.with_suffix(".bin")}.get(path.suffix)
-    return path.stat().st_size + (beside.stat().st_size if beside and beside.is_file() else 0)
-
-
 def append(path: Path, line: str) -> None:
     """Adds one line. A line that a kill or a full disk cut off before is cut away first.
 

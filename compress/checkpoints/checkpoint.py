@@ -5,6 +5,7 @@ that would run code is refused. Or it is a safetensors file, whose metadata are 
 other libraries are read by `importers`.
 """
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -42,10 +43,10 @@ class Checkpoint:
     config: ImageConfig  # a ViTConfig, or a ModuleConfig
     methods: tuple[dict[str, Any], ...]  # in order, each {"name": ..., hyper-parameters}
     state: dict[str, Tensor]
-    dataset: str  # as --data takes it
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
-    std: tuple[float, ...]
+    dataset: str = ""  # as --data takes it
+    classes: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()  # per channel, of pixels in [0, 1]
+    std: tuple[float, ...] = ()
     converted: bool = False  # whether the methods' `convert` has been applied: a model that ships
     pretrained: bool = False  # whether it has seen no labels: its head knows nothing
     calibration: dict[str, Any] | None = None  # `images`, `sha256` of those that set what is measured, not learned
@@ -57,7 +58,9 @@ class Checkpoint:
         if isinstance(self.config, ViTConfig):
             return self.config
         assert isinstance(self.config, ModuleConfig)
-        raise user_models.refuse_user_model(self.config)
+        raise InputError(
+            f"{self.config.factory} is no Vision Transformer: int8, bf16, bench and export work on it, this does not"
+        )
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -66,18 +69,11 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     Raises:
         InputError: the place cannot be written.
     """
-    facts = {
-        "config": checkpoint.config.model_dump(),
-        "methods": list(checkpoint.methods),
-        "dataset": checkpoint.dataset,
-        "classes": list(checkpoint.classes),
-        "mean": list(checkpoint.mean),
-        "std": list(checkpoint.std),
-        "converted": checkpoint.converted,
-        "pretrained": checkpoint.pretrained,
-        "calibration": checkpoint.calibration,
-        "origin": checkpoint.origin,
-    }
+    facts: dict[str, Any] = {"config": checkpoint.config.model_dump()}
+    for field in dataclasses.fields(checkpoint):
+        if field.name not in ("config", "state"):
+            value = getattr(checkpoint, field.name)
+            facts[field.name] = list(value) if isinstance(value, tuple) else value
     if path.suffix == ".safetensors":
         metadata = {"format": FORMAT, **{name: json.dumps(value) for name, value in facts.items()}}
         files.write(path, serialize_safetensors(checkpoint.state, metadata))
@@ -122,19 +118,15 @@ def load_user_model(hints: Hints, found: Content | None = None) -> Checkpoint:
     model = user_models.wrap_model(hints.model, hints)
     state = user_models.match_weights(found, model, hints) if found else model.state_dict()
     origin = {"family": f"code of {model.config.factory}", "numbers": importers.find_dtype(state), "notes": []}
-    return Checkpoint(model.config, (), state, dataset="", classes=(), mean=(), std=(), origin=origin)
+    return Checkpoint(model.config, (), state, origin=origin)
 
 
 def _relabel(path: Path, content: Checkpoint, factory: str) -> Checkpoint:
     """A model of the user's code is called as the user calls it."""
     if not isinstance(content.config, ModuleConfig):
         raise InputError(f"{path} is a Vision Transformer that compress knows without its code; leave out --model")
-    return replace(
-        content,
-        config=content.config.model_copy(
-            update={"factory": user_models.shorten_spec(factory), "name": user_models.get_base_name(factory)}
-        ),
-    )
+    named = {"factory": user_models.shorten_spec(factory), "name": user_models.get_base_name(factory)}
+    return replace(content, config=content.config.model_copy(update=named))
 
 
 def _parse_metadata(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -176,7 +168,6 @@ def from_imported(imported: ImportedModel) -> Checkpoint:
         config=imported.config,
         methods=(),
         state=imported.state,
-        dataset="",
         classes=imported.classes,
         mean=imported.mean,
         std=imported.std,

@@ -29,6 +29,7 @@ from baselines.vit import VisionTransformer, ViTConfig
 from compress.checkpoints.wrapped import ModuleConfig, Wrapped
 from compress.importers import Content, Hints
 from compress.importers.state_dict import extract_state_dict
+from compress.importers.weights import format_names, format_shape
 
 VARIABLE = "COMPRESS_MODEL"
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of names, as DistributedDataParallel, compiling and Lightning leave
@@ -52,11 +53,6 @@ def resolve_spec(spec: str | None) -> str | None:
     return whole
 
 
-def get_spec(hints: Hints | None) -> str | None:
-    """The factory that the user named, for a file or for the whole command."""
-    return (hints.model if hints else None) or os.environ.get(VARIABLE)
-
-
 def build_model(config: ImageConfig, path: Path | None = None, hints: Hints | None = None) -> Classifier:
     """A model as a checkpoint describes it, with any weights.
 
@@ -69,7 +65,7 @@ def build_model(config: ImageConfig, path: Path | None = None, hints: Hints | No
     if isinstance(config, ViTConfig):
         return VisionTransformer(config)
     assert isinstance(config, ModuleConfig)
-    spec = get_spec(hints)
+    spec = (hints.model if hints else None) or os.environ.get(VARIABLE)  # for this file, or for the whole command
     if spec is None:
         raise InputError(
             f"{path or 'the model'} was made from the code of {config.factory}, which runs only where you name it: "
@@ -148,14 +144,11 @@ def match_weights(content: Content, model: Wrapped, hints: Hints) -> dict[str, T
     misfit = f"{content.path} does not fit --model {model.config.factory}:"
     for what, names in (("lacks", wanted.keys() - tensors.keys()), ("also holds", tensors.keys() - wanted.keys())):
         if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise InputError(f"{misfit} it {what} {min(names)}{more}; give weights of that very model")
+            raise InputError(f"{misfit} it {what} {format_names(sorted(names))}; give weights of that very model")
     for name, value in tensors.items():
         if value.shape != wanted[name].shape:
-            sizes = [" x ".join(map(str, each.shape)) or "one number" for each in (value, wanted[name])]
-            raise InputError(
-                f"{misfit} {name} is {sizes[0]} and not {sizes[1]}; let the factory make a model of its size"
-            )
+            sizes = f"{format_shape(value.shape)} and not {format_shape(wanted[name].shape)}"
+            raise InputError(f"{misfit} {name} is {sizes}; let the factory make a model of its size")
         if value.is_floating_point() and not value.isfinite().all():
             raise InputError(f"{content.path}: {name} holds values that are not finite; fetch it again")
     return {f"module.{name}": tensors[name].to(value.dtype) for name, value in wanted.items()}
@@ -165,13 +158,6 @@ def shorten_spec(spec: str) -> str:
     """A factory as a person knows it, without the folders in front."""
     place, _, name = spec.rpartition(":")
     return f"{Path(place).name}:{name}" if place.endswith(".py") else spec
-
-
-def refuse_user_model(config: ModuleConfig) -> InputError:
-    """What is said where nothing but a Vision Transformer will do."""
-    return InputError(
-        f"{config.factory} is no Vision Transformer: int8, bf16, bench and export work on it, this does not"
-    )
 
 
 @functools.cache

@@ -53,7 +53,7 @@ def convert(content: Content, hints: Hints) -> ImportedModel:
             weights = Weights(content, prefix)
             model = layout.read(weights, hints)
             weights.check_none_left()
-            check_shapes(model, content.path)
+            check_shapes(weights, model)
             notes, dtype = (*weights.notes, *model.notes), find_dtype(content.tree)
             return replace(model, layout=layout.name, dtype=dtype, notes=notes)
     names, kind = ", ".join(list(content.tree)[:3]), content.settings.get("model_type")

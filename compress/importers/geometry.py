@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,6 +45,14 @@ def infer_heads(weights: Weights, hints: Hints, dim: int, depth: int) -> int:
     return heads
 
 
+def confirm_heads(weights: Weights, hints: Hints, heads: int, source: str = "") -> int:
+    """The number of heads that a file tells, by `source`; raises InputError where the user says another."""
+    if hints.heads not in (None, heads):
+        what = "one head" if heads == 1 else f"{heads} heads"
+        raise InputError(f"{weights.path} has {what} in each block{source}; leave out --heads {hints.heads}")
+    return heads
+
+
 def infer_image_size(weights: Weights, hints: Hints, patches: int, patch_size: int) -> tuple[int, int]:
     """Height and width in pixels of images that make so many patches: square, unless it is said.
 
@@ -82,8 +89,12 @@ def infer_config(weights: Weights, state: Mapping[str, Tensor], **settings: Any)
     Raises:
         InputError: it cannot be.
     """
-    attention, mlp = (state[f"encoder.blocks.0.{name}.weight"] for name in ("attn.proj", "mlp.fc1"))
-    dim, inner = attention.shape
+    attention, mlp = (f"encoder.blocks.0.{name}.weight" for name in ("attn.proj", "mlp.fc1"))
+    for name in (attention, mlp, "head.weight", "representation.weight"):
+        if name in state and (state[name].ndim != 2 or not state[name].numel()):
+            theirs = weights.sources.get(name, name)
+            raise weights.error(f"{theirs} is {format_shape(state[name].shape)}, which no such weight can be")
+    dim, inner = state[attention].shape
     patches, classes = state.get("patch_embed.weight"), len(state["head.weight"])
     if classes == 1:
         raise InputError(
@@ -94,7 +105,7 @@ def infer_config(weights: Weights, state: Mapping[str, Tensor], **settings: Any)
         "dim": dim,
         "depth": sum(name.endswith(".norm1.weight") for name in state),
         "head_dim": 0 if inner == dim else inner // settings["heads"],
-        "mlp_dim": len(mlp),
+        "mlp_dim": len(state[mlp]),
         "classes": classes,
         "pool": "cls" if "cls_token" in state else "mean",
         "registers": state["registers"].shape[1] if "registers" in state else 0,
@@ -112,17 +123,22 @@ def infer_config(weights: Weights, state: Mapping[str, Tensor], **settings: Any)
         raise files.explain(error, str(weights.path)) from error
 
 
-def make_empty_head(dim: int, name: str = "head") -> dict[str, Tensor]:
-    """A head for a model that knows no classes: whatever takes it up begins with its own."""
-    return {f"{name}.weight": torch.zeros(2, dim), f"{name}.bias": torch.zeros(2)}
+def make_empty_head(state: Mapping[str, Tensor], dim: int, name: str = "head") -> dict[str, Tensor]:
+    """A head for a model that knows no classes: whatever takes it up begins with its own.
+
+    Args:
+        state: what was read; a layer before the head decides on its width.
+    """
+    width = len(state.get("representation.bias", ())) or dim
+    return {f"{name}.weight": torch.zeros(2, width), f"{name}.bias": torch.zeros(2)}
 
 
-def check_shapes(model: ImportedModel, path: Path) -> None:
+def check_shapes(weights: Weights, model: ImportedModel) -> None:
     """Raises InputError where weights do not fit the geometry that was read from them."""
     with torch.device("meta"):
         wanted = VisionTransformer(model.config).state_dict()
-    for name in wanted.keys() | model.state.keys():
-        got, asked = (tuple(each[name].shape) if name in each else None for each in (model.state, wanted))
-        if got != asked:
-            told = " and not ".join("missing" if each is None else format_shape(each) for each in (got, asked))
-            raise InputError(f"{path}: what should be {name} is {told}; fetch it again, or save it anew")
+    for name in wanted.keys() ^ model.state.keys():
+        raise weights.error(f"it {'lacks' if name in wanted else 'has'} what should be {name}")
+    for name, value in model.state.items():
+        if value.shape != wanted[name].shape:
+            raise weights.misfit(weights.sources.get(name, name), value.shape, wanted[name].shape)

@@ -13,6 +13,8 @@ has a position, unless positions are big_vision's `pos_embedding`; without one t
 Legend: C channels, D width, H heads, K width of a head, N tokens, P patch size.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -58,9 +60,9 @@ def read(weights: Weights, hints: Hints) -> ImportedModel:
     for ours, theirs in (("representation", "pre_logits"), ("head", "head")):
         if f"{theirs}/kernel" in weights:
             inputs = len(state.get("representation.bias", ())) or dim
-            state |= take_dense(weights, ours, theirs, inputs, weights.shape(f"{theirs}/kernel", 2)[1])
+            state |= take_dense(weights, ours, theirs, (inputs,), weights.shape(f"{theirs}/kernel", 2)[1:])
     known = "head.weight" in state
-    state |= {} if known else make_empty_head(len(state.get("representation.bias", ())) or dim)
+    state |= {} if known else make_empty_head(state, dim)
     weights.notes.append(
         "images in [-1, 1], as all models of google-research/vision_transformer take them (--normalize)"
     )
@@ -76,7 +78,7 @@ def take_tokens(weights: Weights, dim: int) -> dict[str, Tensor]:
     name = f"{ENCODER}posembed_input/pos_embedding"
     of_patches = name not in weights and "pos_embedding" in weights
     name = "pos_embedding" if of_patches else name
-    positions = weights.take(name, 1, weights.shape(name, 3)[1], dim)
+    positions = weights.take_tokens(name, dim)
     if cls is None:
         return {"pos_embed": positions}
     positions = torch.cat([torch.zeros(1, 1, dim), positions], 1) if of_patches else positions
@@ -94,26 +96,24 @@ def take_block(
     """
     dim, heads, width, mlp_dim = sizes
     attention, second, mlp = (theirs + part for part in parts)
-    qkv = [f"{attention}{name}" for name in ("query", "key", "value")]
-    kernels = [weights.take(f"{name}/kernel", dim, heads, width).flatten(1).T for name in qkv]  # (D, H, K) -> (HK, D)
-    biases = [weights.take(f"{name}/bias", heads, width).flatten() for name in qkv]
-    out = weights.take(f"{attention}out/kernel", heads, width, dim)
+    names = [f"{attention}{name}" for name in ("query", "key", "value")]
+    qkv = [take_dense(weights, f"{ours}attn.qkv", name, (dim,), (heads, width)) for name in names]
     return {
         **take_norm(weights, f"{ours}norm1", f"{theirs}LayerNorm_0", dim),
-        f"{ours}attn.qkv.weight": torch.cat(kernels),
-        f"{ours}attn.qkv.bias": torch.cat(biases),
-        f"{ours}attn.proj.weight": out.flatten(0, 1).T.contiguous(),  # (H, K, D) -> (D, HK)
-        f"{ours}attn.proj.bias": weights.take(f"{attention}out/bias", dim),
+        **{name: torch.cat([part[name] for part in qkv]) for name in qkv[0]},
+        **take_dense(weights, f"{ours}attn.proj", f"{attention}out", (heads, width), (dim,)),
         **take_norm(weights, f"{ours}norm2", second, dim),
-        **take_dense(weights, f"{ours}mlp.fc1", f"{mlp}Dense_0", dim, mlp_dim),
-        **take_dense(weights, f"{ours}mlp.fc2", f"{mlp}Dense_1", mlp_dim, dim),
+        **take_dense(weights, f"{ours}mlp.fc1", f"{mlp}Dense_0", (dim,), (mlp_dim,)),
+        **take_dense(weights, f"{ours}mlp.fc2", f"{mlp}Dense_1", (mlp_dim,), (dim,)),
     }
 
 
-def take_dense(weights: Weights, ours: str, theirs: str, inputs: int, outputs: int) -> dict[str, Tensor]:
-    """Weight and bias of a layer under our name; theirs is (inputs, outputs)."""
-    kernel = weights.take(f"{theirs}/kernel", inputs, outputs)
-    return {f"{ours}.weight": kernel.T.contiguous(), f"{ours}.bias": weights.take(f"{theirs}/bias", outputs)}
+def take_dense(
+    weights: Weights, ours: str, theirs: str, inputs: tuple[int, ...], outputs: tuple[int, ...]
+) -> dict[str, Tensor]:
+    """Weight and bias of a layer under our name; theirs is (*inputs, *outputs), heads being a dimension of their own."""
+    kernel, bias = weights.take(f"{theirs}/kernel", *inputs, *outputs), weights.take(f"{theirs}/bias", *outputs)
+    return {f"{ours}.weight": kernel.reshape(math.prod(inputs), -1).T.contiguous(), f"{ours}.bias": bias.flatten()}
 
 
 def take_norm(weights: Weights, ours: str, theirs: str, dim: int) -> dict[str, Tensor]:

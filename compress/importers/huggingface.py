@@ -20,7 +20,7 @@ from baselines.errors import InputError
 from compress.importers import huggingface_settings as settings
 from compress.importers.base import UNKNOWN, Hints, ImportedModel, Layout
 from compress.importers.geometry import infer_config, make_empty_head
-from compress.importers.huggingface_export import BLOCKS, LAYERS, NORMS, PATCHES, QKV, write
+from compress.importers.huggingface_export import BLOCKS, DISTILL_HEAD, LAYERS, PATCHES, QKV, TOKENS, map_layers, write
 from compress.importers.weights import Weights
 
 NEWER = {  # names of layers of a block in version 5, and of ours
@@ -38,8 +38,8 @@ def read(weights: Weights, hints: Hints) -> ImportedModel:
     start = next((name for name in ("vit.", "deit.") if f"{name}{PATCHES}.weight" in weights), "")
     dim, channels, patch_size, _ = weights.shape(f"{start}{PATCHES}.weight", 4)
     blocks, names = find_block_names(weights, start)
-    first = blocks.format(0)
-    depth = weights.count(f"{blocks}layernorm_before.weight")
+    first = start + blocks.format(0)
+    depth = weights.count(f"{start}{blocks}layernorm_before.weight")
     inner, _ = weights.shape(f"{first}{names['query']}.weight", 2)
     mlp_dim, _ = weights.shape(f"{first}{names['mlp.fc1']}.weight", 2)
     settings.check_sizes(weights, hidden_size=dim, num_hidden_layers=depth, intermediate_size=mlp_dim)
@@ -49,17 +49,12 @@ def read(weights: Weights, hints: Hints) -> ImportedModel:
     state |= take_tokens(weights, start, dim, distilled="distill_head.weight" in state)
     prefix = sum(state[name].shape[1] for name in ("cls_token", "distill_token", "registers") if name in state)
     size = settings.read_image_size(weights, hints, state["pos_embed"].shape[1] - prefix, patch_size)
-    state |= weights.take_layer("patch_embed", start + PATCHES, dim, channels, patch_size, patch_size)
     qkv_bias = bool(weights.content.settings.get("qkv_bias", f"{first}{names['query']}.bias" in weights))
-    layers = {"attn.proj": (dim, inner), "mlp.fc1": (mlp_dim, dim), "mlp.fc2": (dim, mlp_dim)}
+    layers = map_layers(depth, start, blocks, names)
     for i in range(depth):
-        ours, theirs = f"encoder.blocks.{i}.", blocks.format(i)
-        for name, other in NORMS.items():
-            state |= weights.take_layer(ours + name, theirs + other, dim)
-        for name, shape in layers.items():
-            state |= weights.take_layer(ours + name, theirs + names[name], *shape)
-        state |= weights.take_qkv(f"{ours}attn.qkv", [theirs + names[name] for name in QKV], inner, dim, bias=qkv_bias)
-    state |= weights.take_layer("norm", f"{start}layernorm", dim)
+        ours = f"encoder.blocks.{i}."
+        state |= weights.take_qkv(f"{ours}attn.qkv", [layers.pop(ours + name) for name in QKV], bias=qkv_bias)
+    state |= weights.take_layers(layers)
     weights.drop(f"{start}embeddings.mask_token", f"{start}pooler.dense.weight", f"{start}pooler.dense.bias")
     kinds = settings.read_numerics(weights)
     config = infer_config(weights, state, heads=heads, head_dim=head_dim, image_size=size, **kinds)
@@ -69,14 +64,14 @@ def read(weights: Weights, hints: Hints) -> ImportedModel:
 
 
 def find_block_names(weights: Weights, start: str) -> tuple[str, dict[str, str]]:
-    """What stands in front of the weights of a block, with {} for its number, and the names of its layers.
+    """What stands in front of the names of a block, with {} for its number, and the names of its layers.
 
     Raises:
         InputError: there are no blocks of a ViT.
     """
     for blocks, names in LAYOUTS.items():
         if f"{start}{blocks.format(0)}layernorm_before.weight" in weights:
-            return start + blocks, names
+            return blocks, names
     raise InputError(f"{weights.path} begins like a ViT of Hugging Face, but does not have its blocks; {UNKNOWN}")
 
 
@@ -86,14 +81,13 @@ def take_tokens(weights: Weights, start: str, dim: int, *, distilled: bool) -> d
     Args:
         distilled: whether a head looks at the distillation token.
     """
-    names = {name: f"{start}embeddings.{name}" for name in ("cls_token", "distillation_token", "position_embeddings")}
-    _, count, _ = weights.shape(names["position_embeddings"], 3)
+    names = {ours: start + theirs for ours, theirs in TOKENS.items()}
     state = {
         "cls_token": weights.take(names["cls_token"], 1, 1, dim),
-        "pos_embed": weights.take(names["position_embeddings"], 1, count, dim),
+        "pos_embed": weights.take_tokens(names["pos_embed"], dim),
     }
-    if distilled or names["distillation_token"] in weights or weights.content.settings.get("model_type") == "deit":
-        state["distill_token" if distilled else "registers"] = weights.take(names["distillation_token"], 1, 1, dim)
+    if distilled or names["distill_token"] in weights or weights.content.settings.get("model_type") == "deit":
+        state["distill_token" if distilled else "registers"] = weights.take(names["distill_token"], 1, 1, dim)
     return state
 
 
@@ -107,13 +101,9 @@ def take_head(weights: Weights, dim: int) -> tuple[dict[str, Tensor], bool]:
     distilled = "cls_classifier.weight" in weights or "ForImageClassificationWithTeacher" in promised
     if not distilled and "classifier.weight" not in weights and "ForImageClassification" not in promised:
         weights.drop("decoder.0.weight", "decoder.0.bias")  # with which it was pretrained
-        return make_empty_head(dim), False
-    name = "cls_classifier" if distilled else "classifier"
-    classes, _ = weights.shape(f"{name}.weight", 2)
-    state = weights.take_layer("head", name, classes, dim)
-    if distilled:
-        state |= weights.take_layer("distill_head", "distillation_classifier", classes, dim)
-    return state, True
+        return make_empty_head({}, dim), False
+    names = {"head": "cls_classifier", "distill_head": DISTILL_HEAD} if distilled else {"head": "classifier"}
+    return weights.take_layers(names), True
 
 
 LAYOUT = Layout("huggingface", (f"vit.{PATCHES}.weight", f"deit.{PATCHES}.weight", f"{PATCHES}.weight"), read, write)

@@ -5,6 +5,7 @@ distillation token of `DeiTForImageClassification`, which nobody looks at in the
 `ViTModel` or `DeiTModel`.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +17,13 @@ from compress.importers.huggingface_settings import PIXELS, make_label_names
 PATCHES = "embeddings.patch_embeddings.projection"
 BLOCKS = "encoder.layer.{}."  # what stands in front of the weights of a block
 NORMS = {"norm1": "layernorm_before", "norm2": "layernorm_after"}  # ours: theirs
+TOKENS = {
+    "cls_token": "embeddings.cls_token",
+    "distill_token": "embeddings.distillation_token",
+    "registers": "embeddings.distillation_token",
+    "pos_embed": "embeddings.position_embeddings",
+}
+DISTILL_HEAD = "distillation_classifier"
 QKV = ("query", "key", "value")
 LAYERS = {
     **{name: f"attention.attention.{name}" for name in QKV},
@@ -39,7 +47,9 @@ def write(model: ImportedModel) -> ExportedModel:
     }
     check_support("Hugging Face", config, faults)
     kind = "deit" if config.distill_token or config.registers else "vit"
-    names = map_names(model, f"{kind}." if model.head else "")
+    start = f"{kind}." if model.head else ""
+    names = map_layers(config.depth, start, BLOCKS, LAYERS) | {ours: start + theirs for ours, theirs in TOKENS.items()}
+    names |= {"head": "cls_classifier" if config.distill_token else "classifier", "distill_head": DISTILL_HEAD}
     tensors: dict[str, Tensor] = {}
     for name, value in model.state.items():
         layer, _, last = name.rpartition(".")
@@ -53,25 +63,19 @@ def write(model: ImportedModel) -> ExportedModel:
     return ExportedModel(tensors, f"transformers.{usage}", make_config(model, kind), make_preprocessor_config(model))
 
 
-def map_names(model: ImportedModel, start: str) -> dict[str, str]:
-    """Our names of layers and tokens: theirs.
+def map_layers(depth: int, start: str, blocks: str, layers: Mapping[str, str]) -> dict[str, str]:
+    """Our names of layers outside of heads: theirs. Queries, keys and values are one layer each.
 
     Args:
-        start: in front of all but the heads.
+        start: in front of all of theirs.
+        blocks: in front of those of a block, with {} for its number.
+        layers: of a block, ours: theirs.
     """
-    names = {
-        "patch_embed": PATCHES,
-        "cls_token": "embeddings.cls_token",
-        "distill_token": "embeddings.distillation_token",
-        "registers": "embeddings.distillation_token",
-        "pos_embed": "embeddings.position_embeddings",
-        "norm": "layernorm",
-    }
-    for i in range(model.config.depth):
-        names |= {f"encoder.blocks.{i}.{ours}": BLOCKS.format(i) + theirs for ours, theirs in (NORMS | LAYERS).items()}
-    names = {ours: start + theirs for ours, theirs in names.items()}
-    names["head"] = "cls_classifier" if model.config.distill_token else "classifier"
-    return {**names, "distill_head": "distillation_classifier"}
+    names = {"patch_embed": f"{start}{PATCHES}", "norm": f"{start}layernorm"}
+    for i in range(depth):
+        theirs = start + blocks.format(i)
+        names |= {f"encoder.blocks.{i}.{name}": theirs + other for name, other in {**NORMS, **layers}.items()}
+    return names
 
 
 def get_architecture(model: ImportedModel, kind: str) -> str:

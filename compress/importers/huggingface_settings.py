@@ -8,7 +8,7 @@ from typing import Any
 
 from baselines.errors import InputError
 from compress.importers.base import UNKNOWN, Hints
-from compress.importers.geometry import infer_heads, infer_image_size
+from compress.importers.geometry import confirm_heads, infer_heads, infer_image_size
 from compress.importers.weights import Weights
 
 EPS = 1e-12  # of norms, where no config.json says another
@@ -46,8 +46,7 @@ def read_heads(weights: Weights, hints: Hints, dim: int, depth: int, inner: int)
     number = _read_count(weights, "num_attention_heads")
     if number is None:
         number = infer_heads(weights, hints, dim, depth)
-    elif hints.heads not in (None, number):
-        raise InputError(f"{weights.path} has {number} heads, as its config.json says; leave out --heads {hints.heads}")
+    confirm_heads(weights, hints, number, ", as its config.json says")
     width = _read_count(weights, "head_dim") or dim // number
     if number * width != inner:
         raise weights.error(f"{number} heads of width {width} do not make queries of {inner} values")

@@ -5,8 +5,6 @@
     transformer.encoder.encoder_norm  head
 
 Read from the names and shapes that its code writes. Norms have an epsilon of 1e-6 there.
-
-Legend: D width, N tokens.
 """
 
 from compress.importers.base import Hints, ImportedModel, Layout
@@ -15,33 +13,31 @@ from compress.importers.weights import Weights
 
 EPS = 1e-6
 EMBEDDINGS, ENCODER = "transformer.embeddings.", "transformer.encoder."
-LAYERS = {"attn.proj": "attn.out", "mlp.fc1": "ffn.fc1", "mlp.fc2": "ffn.fc2"}  # ours: theirs
-NORMS = {"norm1": "attention_norm", "norm2": "ffn_norm"}
-QKV = ("query", "key", "value")
+LAYERS = {"patch_embed": f"{EMBEDDINGS}patch_embeddings", "norm": f"{ENCODER}encoder_norm", "head": "head"}
+BLOCK = {  # ours: theirs
+    "norm1": "attention_norm",
+    "attn.proj": "attn.out",
+    "norm2": "ffn_norm",
+    "mlp.fc1": "ffn.fc1",
+    "mlp.fc2": "ffn.fc2",
+}
 
 
 def read(weights: Weights, hints: Hints) -> ImportedModel:
     """See `Layout`."""
-    dim, channels, patch_size, _ = weights.shape(f"{EMBEDDINGS}patch_embeddings.weight", 4)
+    dim, _, patch_size, _ = weights.shape(f"{EMBEDDINGS}patch_embeddings.weight", 4)
     depth = weights.count(f"{ENCODER}layer.{{}}.attention_norm.weight")
-    weights.shape(f"{ENCODER}layer.0.ffn.fc1.weight", 2)
-    _, count, _ = weights.shape(f"{EMBEDDINGS}position_embeddings", 3)
-    size, patches = infer_image_size(weights, hints, count - 1, patch_size), (channels, patch_size, patch_size)
     state = {
         "cls_token": weights.take(f"{EMBEDDINGS}cls_token", 1, 1, dim),
-        "pos_embed": weights.take(f"{EMBEDDINGS}position_embeddings", 1, count, dim),
-        **weights.take_layer("patch_embed", f"{EMBEDDINGS}patch_embeddings", dim, *patches, bias=None),
-        **weights.take_layer("norm", f"{ENCODER}encoder_norm", dim, bias=None),
-        **weights.take_layer("head", "head", weights.shape("head.weight", 2)[0], dim, bias=None),
+        "pos_embed": weights.take_tokens(f"{EMBEDDINGS}position_embeddings", dim),
+        **weights.take_layers(LAYERS, bias=None),
     }
+    size = infer_image_size(weights, hints, state["pos_embed"].shape[1] - 1, patch_size)
     for i in range(depth):
         ours, theirs = f"encoder.blocks.{i}.", f"{ENCODER}layer.{i}."
-        state |= weights.take_qkv(f"{ours}attn.qkv", [f"{theirs}attn.{name}" for name in QKV], dim, dim, bias=None)
-        for name, other in NORMS.items():
-            state |= weights.take_layer(ours + name, theirs + other, dim, bias=None)
-        for name, other in LAYERS.items():
-            shape = weights.shape(f"{theirs}{other}.weight", 2)
-            state |= weights.take_layer(ours + name, theirs + other, *shape, bias=None)
+        qkv = [f"{theirs}attn.{name}" for name in ("query", "key", "value")]
+        state |= weights.take_qkv(f"{ours}attn.qkv", qkv, bias=None)
+        state |= weights.take_layers({ours + name: theirs + other for name, other in BLOCK.items()}, bias=None)
     heads = infer_heads(weights, hints, dim, depth)
     return ImportedModel(infer_config(weights, state, heads=heads, image_size=size, norm_eps=EPS), state)
 

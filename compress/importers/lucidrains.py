@@ -24,7 +24,7 @@ from torch import Tensor
 
 from baselines.errors import InputError
 from compress.importers.base import UNKNOWN, Hints, ImportedModel, Layout
-from compress.importers.geometry import infer_config, infer_image_size, is_square, make_empty_head
+from compress.importers.geometry import confirm_heads, infer_config, infer_image_size, is_square, make_empty_head
 from compress.importers.weights import Weights
 
 WRAPS = ("", "fn.", "fn.fn.")  # what may lie around attention and MLP
@@ -39,7 +39,6 @@ def read(weights: Weights, hints: Hints) -> ImportedModel:
     wrap = next(wrap for wrap in WRAPS if MARKER.format(wrap) in weights)
     rows, dim = weights.shape(MARKER.format(wrap), 2)
     inner, depth = rows // 3, weights.count(f"transformer.layers.{{}}.0.{wrap}to_qkv.weight")
-    mlp_dim, _ = weights.shape(f"transformer.layers.0.1.{wrap}net.{0 if wrap else 1}.weight", 2)
     heads = read_heads(weights, hints, wrap, inner, dim)
     factor = 1.0
     if "patch_to_embedding.weight" in weights and inner != heads * dim:
@@ -51,7 +50,7 @@ def read(weights: Weights, hints: Hints) -> ImportedModel:
     state, kinds = take_patches(weights, dim)
     for i in range(depth):
         names = f"transformer.layers.{i}.", f"encoder.blocks.{i}."
-        state |= take_block(weights, *names, wrap, (inner, dim, mlp_dim), factor)
+        state |= take_block(weights, *names, wrap, (inner, dim), factor)
     simple = "linear_head.weight" in weights or "linear_head.1.weight" in weights
     take = compute_positions if simple else take_tokens
     tokens, size = take(weights, hints, dim, kinds["patch_size"])
@@ -72,12 +71,7 @@ def read_heads(weights: Weights, hints: Hints, wrap: str, inner: int, dim: int) 
         InputError: it is not given, or does not fit.
     """
     if inner == dim and find_output(weights, f"transformer.layers.0.0.{wrap}") is None:
-        if hints.heads not in (None, 1):
-            raise InputError(
-                f"{weights.path} has one head in each block, since its attention has no to_out; leave out "
-                f"--heads {hints.heads}"
-            )
-        return 1
+        return confirm_heads(weights, hints, 1, ", since its attention has no to_out")
     if hints.heads is None:
         usual = f", {inner // 64} if its dim_head was left at 64" if inner % 64 == 0 else ""
         raise InputError(
@@ -111,40 +105,42 @@ def take_patches(weights: Weights, dim: int) -> tuple[dict[str, Tensor], dict[st
         weights.notes.append(f"images of one channel, since {values} values of a patch make no square of three")
     settings = {"tokenizer": "normed" if normed else "linear", "channels": channels, "patch_size": size}
     if normed:
-        state = take_layer(weights, "patch_embed.before", name, values)
-        state |= take_layer(weights, "patch_embed.project", "to_patch_embedding.2", dim, values)
-        return state | take_layer(weights, "patch_embed.after", "to_patch_embedding.3", dim), settings
+        parts = {"before": 1, "project": 2, "after": 3}
+        names = {f"patch_embed.{ours}": f"to_patch_embedding.{theirs}" for ours, theirs in parts.items()}
+        return weights.take_layers(names, bias=None), settings
     state = take_layer(weights, "patch_embed", name, dim, values)
     last = state["patch_embed.weight"].view(dim, size, size, channels)
     return {**state, "patch_embed.weight": last.permute(0, 3, 1, 2).contiguous()}, settings
 
 
 def take_block(
-    weights: Weights, theirs: str, ours: str, wrap: str, widths: tuple[int, int, int], factor: float
+    weights: Weights, theirs: str, ours: str, wrap: str, widths: tuple[int, int], factor: float
 ) -> dict[str, Tensor]:
     """The weights of one block under our names.
 
     Args:
-        widths: of queries, tokens and the hidden layer.
+        widths: of queries and of tokens.
         factor: on the queries.
     """
-    inner, dim, mlp_dim = widths
+    inner, dim = widths
     around = wrap.removesuffix("fn.")
     attention, net = f"{theirs}0.{wrap}", f"{theirs}1.{wrap}net."
-    state = take_layer(weights, f"{ours}norm1", f"{theirs}0.{around}norm", dim)
-    state |= take_layer(weights, f"{ours}norm2", f"{theirs}1.{around}norm" if wrap else f"{net}0", dim)
-    state |= take_layer(weights, f"{ours}attn.qkv", f"{attention}to_qkv", 3 * inner, dim)
+    last = next((i for i in (4, 3, 2) if f"{net}{i}.weight" in weights), 3)  # with and without dropout before it
+    names = {
+        "norm1": f"{theirs}0.{around}norm",
+        "norm2": f"{theirs}1.{around}norm" if wrap else f"{net}0",
+        "mlp.fc1": f"{net}{0 if wrap else 1}",
+        "mlp.fc2": f"{net}{last}",
+    }
+    state = take_layer(weights, f"{ours}attn.qkv", f"{attention}to_qkv", 3 * inner, dim)
     for name in ("weight", "bias") if factor != 1 else ():
         q, kv = state[f"{ours}attn.qkv.{name}"].split([inner, 2 * inner])
         state[f"{ours}attn.qkv.{name}"] = torch.cat([factor * q, kv])
-    out = find_output(weights, attention)
-    if out is None:
-        state |= {f"{ours}attn.proj.weight": torch.eye(dim, inner), f"{ours}attn.proj.bias": torch.zeros(dim)}
+    if (out := find_output(weights, attention)) is not None:
+        names["attn.proj"] = out
     else:
-        state |= take_layer(weights, f"{ours}attn.proj", out, dim, inner)
-    last = next((i for i in (4, 3, 2) if f"{net}{i}.weight" in weights), 3)  # with and without dropout before it
-    state |= take_layer(weights, f"{ours}mlp.fc1", f"{net}{0 if wrap else 1}", mlp_dim, dim)
-    return state | take_layer(weights, f"{ours}mlp.fc2", f"{net}{last}", dim, mlp_dim)
+        state |= {f"{ours}attn.proj.weight": torch.eye(dim, inner), f"{ours}attn.proj.bias": torch.zeros(dim)}
+    return state | weights.take_layers({ours + name: other for name, other in names.items()}, bias=None)
 
 
 def find_output(weights: Weights, attention: str) -> str | None:
@@ -214,9 +210,9 @@ def take_head(weights: Weights, name: str, dim: int) -> tuple[dict[str, Tensor],
     if any(f"{name}.{i}.weight" in weights for i in (2, 3, 4)):
         raise InputError(f"{weights.path} has a hidden layer in its {name}; {UNKNOWN}")
     joined = f"{name}.1.weight" in weights
-    state = take_layer(weights, "norm", f"{name}.0" if joined else "transformer.norm", dim)
+    state = take_layer(weights, "norm", f"{name}.0" if joined else "transformer.norm")
     known = joined or f"{name}.weight" in weights
-    head = take_layer(weights, "head", f"{name}.1" if joined else name) if known else make_empty_head(dim)
+    head = take_layer(weights, "head", f"{name}.1" if joined else name) if known else make_empty_head(state, dim)
     return state | head, known, joined
 
 

@@ -9,8 +9,6 @@ Read from the names and shapes that timm 1.0 writes. What they do not show is ta
 (`timm_settings.py`). Else the head looks at the mean where there is `fc_norm` or no class token; GELU is exact, though
 models of CLIP named quickgelu, and some of SigLIP, look the same; positions are learned alone; norms stand before
 attention and MLP, with an epsilon of 1e-6, or of 1e-5 where one stands in front of all blocks (CLIP).
-
-Legend: D width, N tokens.
 """
 
 import itertools
@@ -19,10 +17,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from baselines.errors import InputError
 from compress.importers import timm_export, timm_settings
 from compress.importers.base import Hints, ImportedModel, Layout
-from compress.importers.geometry import infer_config, infer_heads, make_empty_head
+from compress.importers.geometry import confirm_heads, infer_config, infer_heads, make_empty_head
 from compress.importers.timm_settings import Settings, unknown_part
 from compress.importers.timm_tokens import take_tokens
 from compress.importers.weights import Weights, format_shape
@@ -62,17 +59,18 @@ def read(weights: Weights, hints: Hints) -> ImportedModel:
     note_assumptions(weights, told, parts)
     dim, _, patch_size, _ = weights.shape("patch_embed.proj.weight", 4)
     if "attn.q_norm.weight" in parts:
-        heads = read_heads(weights, hints, blocks[0], dim)
+        heads = dim // weights.shape(f"{blocks[0]}attn.q_norm.weight", 1)[0]
+        heads = confirm_heads(weights, hints, heads)
     else:
         heads = infer_heads(weights, replace(hints, heads=hints.heads or told.heads(dim)), dim, len(blocks))
     state, mean, size = take_tokens(weights, hints, told, dim, patch_size)
     pooled = "fc_norm.weight" in weights
     pre_norm = weights.has_layer("norm_pre")
     state |= weights.take_layer("patch_embed", "patch_embed.proj", bias=None if pre_norm else True)  # none in CLIP
-    state |= weights.take_layer("pre_norm", "norm_pre", dim) if pre_norm else {}
+    state |= weights.take_layer("pre_norm", "norm_pre") if pre_norm else {}
     for i, name in enumerate(blocks):
-        state |= take_block(weights, name, f"encoder.blocks.{i}.", parts, dim)
-    state |= weights.take_layer("norm", "fc_norm" if pooled else "norm", dim)
+        state |= take_block(weights, name, f"encoder.blocks.{i}.", parts)
+    state |= weights.take_layer("norm", "fc_norm" if pooled else "norm")
     known = weights.has_layer("head")
     state |= take_heads(weights, dim, known=known, distilled="distill_token" in state)
     config = infer_config(
@@ -130,15 +128,7 @@ def find_blocks(weights: Weights, told: Settings) -> list[str]:
     return names
 
 
-def read_heads(weights: Weights, hints: Hints, block: str, dim: int) -> int:
-    """Number of heads, as norms of queries tell it; raises InputError where the user says another."""
-    heads = dim // weights.shape(f"{block}attn.q_norm.weight", 1)[0]
-    if hints.heads not in (None, heads):
-        raise InputError(f"{weights.path} has {heads} heads in each block; leave out --heads {hints.heads}")
-    return heads
-
-
-def take_block(weights: Weights, theirs: str, ours: str, parts: set[str], dim: int) -> dict[str, Tensor]:
+def take_block(weights: Weights, theirs: str, ours: str, parts: set[str]) -> dict[str, Tensor]:
     """The weights of one block under our names.
 
     Args:
@@ -150,7 +140,7 @@ def take_block(weights: Weights, theirs: str, ours: str, parts: set[str], dim: i
         state |= weights.take_layer(ours + name, theirs + name, bias=name in norms or f"{name}.bias" in parts)
     for pair in (("ls1.gamma", "ls2.gamma"), ("gamma_1", "gamma_2")):  # of timm, of DeiT-III
         for number, name in enumerate(pair, 1) if parts & {*pair} else ():
-            state[f"{ours}scale{number}"] = weights.take(theirs + name, dim)
+            state[f"{ours}scale{number}"] = weights.take(theirs + name)
     return state
 
 
@@ -175,13 +165,9 @@ def take_heads(weights: Weights, dim: int, *, known: bool, distilled: bool) -> d
     """
     state: dict[str, Tensor] = {}
     if weights.has_layer("pre_logits.fc"):
-        state |= weights.take_layer("representation", "pre_logits.fc", *weights.shape("pre_logits.fc.weight", 2))
-    width = len(state.get("representation.bias", ())) or dim
+        state |= weights.take_layer("representation", "pre_logits.fc")
     for ours, theirs in (("head", "head"), *([("distill_head", "head_dist")] if distilled else [])):
-        if known:
-            state |= weights.take_layer(ours, theirs, *weights.shape(f"{theirs}.weight", 2))
-        else:
-            state |= make_empty_head(width, ours)
+        state |= weights.take_layer(ours, theirs) if known else make_empty_head(state, dim, ours)
     return state
 
 

@@ -65,14 +65,13 @@ def format_usage(config: ViTConfig, classes: int) -> str:
     }
     if config.pool == "mean":
         settings |= {"class_token": False, "global_pool": "avg", "fc_norm": config.norm_at == "pooled"}
-    if config.registers:
-        settings["reg_tokens"] = config.registers
-    if config.pre_norm:
-        settings["pre_norm"] = True
-    if config.qk_norm:
-        settings["qk_norm"] = True
-    if config.layer_scale:
-        settings["init_values"] = config.layer_scale
+    further = {
+        "reg_tokens": config.registers,
+        "pre_norm": config.pre_norm,
+        "qk_norm": config.qk_norm,
+        "init_values": config.layer_scale,
+    }
+    settings |= {name: value for name, value in further.items() if value}
     if config.activation != "gelu":
         settings["act_layer"] = config.activation
     if config.norm_eps != EPS:

@@ -31,7 +31,7 @@ def take_tokens(
         InputError: the size of images, or what has a position, cannot be read from them.
     """
     names = ("cls_token", "dist_token", "reg_token", "register_tokens")
-    prefix = {name: take_rows(weights, name, dim) for name in names if name in weights}
+    prefix = {name: weights.take_tokens(name, dim) for name in names if name in weights}
     if "cls_token" not in prefix and told.pool == "token":
         weights.shape("cls_token")  # it is lost
     mean = "cls_token" not in prefix or (told.pool == "avg" if told.pool else "fc_norm.weight" in weights)
@@ -76,7 +76,7 @@ def take_positions(
                 "size with --image-size HEIGHTxWIDTH"
             )
         return torch.zeros(1, count + patches, dim), size
-    found = take_rows(weights, "pos_embed", dim)
+    found = weights.take_tokens("pos_embed", dim)
     number = found.shape[1]
     fitting = [each for each in placed if size and size[0] * size[1] == (number - each) * patch_size**2]
     if fitting:
@@ -91,8 +91,3 @@ def take_positions(
     own = fitting[0] if fitting else placed[0]
     size = infer_image_size(weights, hints, number - own, patch_size)
     return torch.cat([found[:, :own], torch.zeros(1, count - own, dim), found[:, own:]], 1), size
-
-
-def take_rows(weights: Weights, name: str, dim: int) -> Tensor:
-    """Rows (1, n, D) of that name."""
-    return weights.take(name, 1, weights.shape(name, 3)[1], dim)

@@ -9,10 +9,9 @@ Read from the names and shapes that torchvision 0.12 (`linear_1`) to 0.29 write,
 which puts a Linear in place of all of `heads`. Norms have an epsilon of 1e-6.
 
 On the way back, factors of branches (LayerScale) are multiplied into the layers in front of them.
-
-Legend: D width, N tokens.
 """
 
+import itertools
 from typing import Any
 
 from baselines.errors import InputError
@@ -25,6 +24,7 @@ EPS = 1e-6
 LAYER = "encoder.layers.encoder_layer_{}."
 MLPS = ({"mlp.fc1": "mlp.0", "mlp.fc2": "mlp.3"}, {"mlp.fc1": "mlp.linear_1", "mlp.fc2": "mlp.linear_2"})  # new, old
 PARTS = {"norm1": "ln_1", "attn.proj": "self_attention.out_proj", "norm2": "ln_2"}  # ours: theirs
+QKV = {kind: f"self_attention.in_proj_{kind}" for kind in ("weight", "bias")}
 HEADS = ("heads.head", "heads", "heads.0")
 
 
@@ -40,33 +40,38 @@ def read(weights: Weights, hints: Hints) -> ImportedModel:
             f"{weights.path} has patches of {patch_size} x {width} pixels, which are no squares; {UNKNOWN}"
         )
     mlp = MLPS[f"{LAYER.format(0)}mlp.linear_1.weight" in weights]
-    weights.shape(f"{LAYER.format(0)}{mlp['mlp.fc1']}.weight", 2)
     depth = max(weights.count(f"{LAYER}{norm}.weight") for norm in ("ln_1", "ln_2"))  # one that is lost is named below
     heads = infer_heads(weights, hints, dim, depth)
-    _, count, _ = weights.shape("encoder.pos_embedding", 3)
+    names = map_names(depth, mlp)
+    if weights.has_layer("heads.pre_logits"):
+        names["representation"] = "heads.pre_logits"
+    name = next(filter(weights.has_layer, HEADS), None)
+    if name is not None:
+        names["head"] = name
     state = {
         "cls_token": weights.take("class_token", 1, 1, dim),
-        "pos_embed": weights.take("encoder.pos_embedding", 1, count, dim),
-        **weights.take_layer("patch_embed", "conv_proj"),
-        **weights.take_layer("norm", "encoder.ln", dim),
+        "pos_embed": weights.take_tokens("encoder.pos_embedding", dim),
+        **weights.take_layers(names),
     }
-    for i in range(depth):
-        ours, theirs = f"encoder.blocks.{i}.", LAYER.format(i)
-        for kind, shape in {"weight": (3 * dim, dim), "bias": (3 * dim,)}.items():
-            state[f"{ours}attn.qkv.{kind}"] = weights.take(f"{theirs}self_attention.in_proj_{kind}", *shape)
-        for name, other in {**PARTS, **mlp}.items():
-            state |= weights.take_layer(ours + name, theirs + other)
-    if weights.has_layer("heads.pre_logits"):
-        shape = weights.shape("heads.pre_logits.weight", 2)
-        state |= weights.take_layer("representation", "heads.pre_logits", *shape)
-    name = next(filter(weights.has_layer, HEADS), None)
+    for i, kind in itertools.product(range(depth), QKV):
+        state[f"encoder.blocks.{i}.attn.qkv.{kind}"] = weights.take(LAYER.format(i) + QKV[kind])
     if name is None:
-        state |= make_empty_head(len(state.get("representation.bias", ())) or dim)
-    else:
-        state |= weights.take_layer("head", name, *weights.shape(f"{name}.weight", 2))
-    size = infer_image_size(weights, hints, count - 1, patch_size)
+        state |= make_empty_head(state, dim)
+    size = infer_image_size(weights, hints, state["pos_embed"].shape[1] - 1, patch_size)
     config = infer_config(weights, state, heads=heads, image_size=size, norm_eps=EPS)
     return ImportedModel(config, state, head=name is not None)
+
+
+def map_names(depth: int, mlp: dict[str, str]) -> dict[str, str]:
+    """Our names of layers outside of heads, but queries, keys and values: theirs.
+
+    Args:
+        mlp: one of MLPS.
+    """
+    names = {"patch_embed": "conv_proj", "norm": "encoder.ln"}
+    for i in range(depth):
+        names |= {f"encoder.blocks.{i}.{ours}": LAYER.format(i) + theirs for ours, theirs in {**PARTS, **mlp}.items()}
+    return names
 
 
 def write(foreign: ImportedModel) -> ExportedModel:
@@ -86,18 +91,17 @@ def write(foreign: ImportedModel) -> ExportedModel:
     }
     check_support("torchvision", config, faults)
     tensors = {"class_token": state["cls_token"], "encoder.pos_embedding": state["pos_embed"]}
-    names = {"patch_embed": "conv_proj", "norm": "encoder.ln", "head": "heads.head"}
+    names = map_names(config.depth, MLPS[0]) | {"head": "heads.head"}
     if config.representation:
         names["representation"] = "heads.pre_logits"
     for i in range(config.depth):
-        ours, theirs = f"encoder.blocks.{i}.", LAYER.format(i)
-        names |= {ours + name: theirs + other for name, other in {**PARTS, **MLPS[0]}.items()}
+        ours = f"encoder.blocks.{i}."
         for scale, layer in (("scale1", "attn.proj"), ("scale2", "mlp.fc2")) if config.layer_scale else ():
             factor = state[ours + scale]
             state[f"{ours}{layer}.weight"] = factor[:, None] * state[f"{ours}{layer}.weight"]
             state[f"{ours}{layer}.bias"] = factor * state[f"{ours}{layer}.bias"]
-        for kind in ("weight", "bias"):
-            tensors[f"{theirs}self_attention.in_proj_{kind}"] = state[f"{ours}attn.qkv.{kind}"]
+        for kind, theirs in QKV.items():
+            tensors[LAYER.format(i) + theirs] = state[f"{ours}attn.qkv.{kind}"]
     tensors |= {
         f"{theirs}.{kind}": state[f"{ours}.{kind}"] for ours, theirs in names.items() for kind in ("weight", "bias")
     }

@@ -1,5 +1,6 @@
 """The tensors of a file by name, taken one after another until none is left."""
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ class Weights:
 
     def __init__(self, content: Content, prefix: str = ""):
         self.content, self.prefix, self.notes = content, prefix, list(content.notes)
+        self.sources: dict[str, str] = {}  # our names of what was taken: theirs
         self._left: dict[str, Tensor] = dict(content.tree)
 
     @property
@@ -60,8 +62,7 @@ class Weights:
         self._check(name)
         value = self._left.pop(self.prefix + name)
         if shape and tuple(value.shape) != shape:
-            got, wanted = format_shape(value.shape), format_shape(shape)
-            raise self.error(f"{name} is {got}, where its other weights ask for {wanted}")
+            raise self.misfit(name, value.shape, shape)
         if value.dtype not in DTYPES:
             raise self.error(
                 f"{name} holds {str(value.dtype).removeprefix('torch.')}, where float weights are expected"
@@ -80,29 +81,40 @@ class Weights:
         for name in names:
             self._left.pop(self.prefix + name, None)
 
+    def take_tokens(self, name: str, dim: int) -> Tensor:
+        """Tokens or their positions (1, n, D)."""
+        return self.take(name, 1, self.shape(name, 3)[1], dim)
+
     def take_layer(self, ours: str, theirs: str, *shape: int, bias: bool | None = True) -> dict[str, Tensor]:
         """Weight and bias of a layer, or gain and bias of a norm, under our name.
 
         Args:
-            shape: of the weight.
+            shape: of the weight; where none is given, `check_shapes` looks at it in the end.
             bias: whether it has one, otherwise 0 stands in for it; None: where the file has one.
         """
+        self.sources |= {f"{ours}.{kind}": f"{theirs}.{kind}" for kind in ("weight", "bias")}
         weight = self.take(f"{theirs}.weight", *shape)
         if bias or (bias is None and f"{theirs}.bias" in self):
             return {f"{ours}.weight": weight, f"{ours}.bias": self.take(f"{theirs}.bias", *weight.shape[:1])}
         return {f"{ours}.weight": weight, f"{ours}.bias": torch.zeros(weight.shape[:1])}
 
-    def take_qkv(self, ours: str, theirs: Sequence[str], *shape: int, bias: bool | None = True) -> dict[str, Tensor]:
+    def take_layers(self, names: Mapping[str, str], *, bias: bool | None = True) -> dict[str, Tensor]:
+        """All layers of `names`, which says theirs for ours; see `take_layer`."""
+        state: dict[str, Tensor] = {}
+        for ours, theirs in names.items():
+            state |= self.take_layer(ours, theirs, bias=bias)
+        return state
+
+    def take_qkv(self, ours: str, theirs: Sequence[str], *, bias: bool | None = True) -> dict[str, Tensor]:
         """The layers of queries, keys and values as one layer; see `take_layer`."""
+        shape = self.shape(f"{theirs[0]}.weight", 2)
         parts = [self.take_layer(ours, name, *shape, bias=bias) for name in theirs]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def count(self, pattern: str) -> int:
-        """How many of `pattern`, with {} for 0, 1, 2 and so on, there are."""
-        number = 0
-        while pattern.format(number) in self:
-            number += 1
-        return number
+        """How many of `pattern`, with {} for 0, 1, 2 and so on, there are; 1 where there is none."""
+        # what is lost is then said when it is taken
+        return max(next(i for i in itertools.count() if pattern.format(i) not in self), 1)
 
     def check_none_left(self) -> None:
         """Raises InputError where tensors are left that nobody asked for: the model may be another than it seemed."""
@@ -113,6 +125,10 @@ class Weights:
     def error(self, what: str) -> InputError:
         """A fault of the file, in a sentence."""
         return InputError(f"{self.path}: {what}; fetch it again, or save it anew")
+
+    def misfit(self, name: str, shape: Iterable[int], wanted: Iterable[int]) -> InputError:
+        """A fault of a weight, whose shape is another than it should be."""
+        return self.error(f"{name} is {format_shape(shape)}, where its other weights ask for {format_shape(wanted)}")
 
     def _check(self, name: str) -> None:
         if name not in self:

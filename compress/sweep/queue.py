@@ -61,7 +61,7 @@ class Taken:
 
     def failed(self, reason: str) -> None:
         self._note(reason=reason)
-        self._tell(state=TrialState.FAIL)
+        self.drop()
 
     def drop(self) -> None:
         """Leaves it to whoever comes next."""
