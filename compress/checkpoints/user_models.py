@@ -19,14 +19,16 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from baselines.classifier import Classifier, ImageConfig
 from baselines.errors import InputError
+from baselines.output import ClassifierOutput
 from baselines.vit import VisionTransformer, ViTConfig
-from compress.checkpoints.wrapped import ModuleConfig, Wrapped
 from compress.importers import Content, Hints
 from compress.importers.state_dict import extract_state_dict
 from compress.importers.weights import format_names, format_shape
@@ -35,6 +37,31 @@ VARIABLE = "COMPRESS_MODEL"
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of names, as DistributedDataParallel, compiling and Lightning leave
 COUNTER = ".num_batches_tracked"  # which older files do not have, and no answer needs
 SAID = 160  # letters of an error of the user's code that are told
+
+
+class ModuleConfig(ImageConfig):
+    """A model that only its code can make."""
+
+    kind: Literal["module"] = "module"
+    factory: str = Field(max_length=500)  # as the user typed it; read by people alone
+    name: str = Field(pattern=r"^\w{1,80}$")  # of its variants, such as resnet18
+
+
+class Wrapped(Classifier[ModuleConfig]):
+    """Somebody else's module as a model of compress."""
+
+    def __init__(self, module: nn.Module, config: ModuleConfig):
+        super().__init__()
+        self.config, self.module, self.last = config, module, nn.Identity()
+
+    def compute_output(self, images: Tensor) -> ClassifierOutput:
+        """See `Classifier`; some libraries hand out an object that holds the logits."""
+        out = self.module(images)
+        return ClassifierOutput(self.last(getattr(out, "logits", out)))
+
+    @property
+    def ends(self) -> tuple[nn.Module, nn.Module]:
+        return self.module, self.last
 
 
 def resolve_spec(spec: str | None) -> str | None:

@@ -111,7 +111,7 @@ def take_block(
 def take_dense(
     weights: Weights, ours: str, theirs: str, inputs: tuple[int, ...], outputs: tuple[int, ...]
 ) -> dict[str, Tensor]:
-    """Weight and bias of a layer under our name; theirs is (*inputs, *outputs), heads being a dimension of their own."""
+    """Weight and bias of a layer under our name; theirs is (*inputs, *outputs), where heads are a dimension."""
     kernel, bias = weights.take(f"{theirs}/kernel", *inputs, *outputs), weights.take(f"{theirs}/bias", *outputs)
     return {f"{ours}.weight": kernel.reshape(math.prod(inputs), -1).T.contiguous(), f"{ours}.bias": bias.flatten()}
 
