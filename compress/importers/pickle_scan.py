@@ -170,8 +170,8 @@ def find_stub(name: str) -> Any:
     )
 
 
-def make_tensor(storage: Storage, offset: int, shape: Any, strides: Any, _gradient: Any = None, *more: Any) -> None:
-    """A tensor within its storage.
+def make_tensor(storage: Storage, offset: int, shape: Any, strides: Any, _gradient: Any = None, *more: Any) -> Storage:
+    """A tensor within its storage, which stands for it.
 
     Args:
         more: its hooks, and what else is known of it.
@@ -188,18 +188,20 @@ def make_tensor(storage: Storage, offset: int, shape: Any, strides: Any, _gradie
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if count and max(last + 1, count) * storage.width > storage.size:
         raise Refused(f"holds a tensor of {count:,} values that lies in {storage.size:,} bytes; {AS_TENSORS}")
+    return storage
 
 
 def make_typed_tensor(
     storage: Storage, offset: int, shape: Any, strides: Any, gradient: Any, hooks: Any, dtype: torch.dtype, *more: Any
-) -> None:
+) -> Storage:
     """A tensor whose numbers are others than its storage says."""
-    make_tensor(Storage(storage.size, dtype.itemsize), offset, shape, strides, gradient, hooks, *more)
+    return make_tensor(Storage(storage.size, dtype.itemsize), offset, shape, strides, gradient, hooks, *more)
 
 
-def make_parameter(_tensor: Any, _gradient: Any, hooks: Any) -> None:
-    if hooks:
-        raise ValueError("hooks")
+def make_parameter(tensor: Any, _gradient: Any, hooks: Any) -> Storage:
+    if hooks or not isinstance(tensor, Storage):
+        raise ValueError("no parameter")
+    return tensor
 
 
 def make_bytes(text: str, codec: str) -> bytes:
