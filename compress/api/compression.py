@@ -66,7 +66,8 @@ def quantize(
     kept = next((row for row in rows if row.chosen), None)
     found = sorted(work.folder.glob(f"{request.path.stem}.int8.*"), key=lambda path: path.suffix == ".bin")
     path = next((path for path in found if kept and path.suffix in _suffixes(kept.runtime)), None)
-    return Result(rows, work.folder, path, kept.runtime if kept else "auto", work.holds)
+    known = kept is not None and path is not None and kept.runtime in engines.find_openers(path)
+    return Result(rows, work.folder, path, kept.runtime if kept and known else "auto", work.holds)
 
 
 def prune(

@@ -19,7 +19,7 @@ from baselines.vit import Attention, Encoder, VisionTransformer
 from compress import files, variant
 from compress.checkpoints import user_models
 from compress.checkpoints.checkpoint import Checkpoint
-from compress.exporters.operators import halve_constants, list_translations
+from compress.exporters.operators import halve_constants, list_gathered_indices, list_translations
 
 OPSET = 20
 PARITY_BATCHES = (1, 2, 7)
@@ -64,6 +64,7 @@ def export_onnx(
         set_batch_size(proto, batch_size)
     if has_integers(proto):
         halve_constants(proto)
+        list_gathered_indices(proto)
     onnx.checker.check_model(proto)
     serialised = proto.SerializeToString()
     parity = check_parity(model, serialised, images.cpu(), integer=has_integers(proto), batch_size=batch_size)
@@ -135,6 +136,7 @@ def describe_file(proto: onnx.ModelProto, content: Checkpoint) -> None:
         methods     what was done to it, in order, with all settings
         calibration how many training images set its ranges, and a hash of them; null where none did
         fallback_dtype  in which an engine may compute whatever is not in integers: fp32 or bf16; once called `rest`
+        runtime     the engine that it was kept for, in a file that `compress quantize` chose
     """
     del proto.graph.value_info[:]  # stale shapes; ONNX Runtime's own tools stumble over them
     for node in proto.graph.node:

@@ -47,6 +47,29 @@ def halve_constants(proto: onnx.ModelProto) -> None:
     proto.graph.node.extend(nodes)
 
 
+def list_gathered_indices(proto: onnx.ModelProto) -> None:
+    """Lets every gather of one index take a list of that index, and a squeeze follow it: the same values.
+
+    OpenVINO (2026.4.1) computes a graph of integers wrongly where the index is a number, without an error: it moves
+    scales past such a gather, and loses that an axis is gone. So a file is right in it whoever loads it.
+    """
+    numbers = {each.name: each for each in proto.graph.initializer if not each.dims}
+    nodes = []
+    for node in proto.graph.node:
+        nodes.append(node)
+        if node.op_type != "Gather" or node.input[1] not in numbers:
+            continue
+        axis = next((each.i for each in node.attribute if each.name == "axis"), 0)
+        index, output = onnx.numpy_helper.to_array(numbers[node.input[1]]), node.output[0]
+        listed, axes, behind = f"{output}_index", f"{output}_axis", f"{output}_listed"
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(index.reshape(1), listed))
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([axis], np.int64), axes))
+        node.input[1], node.output[0] = listed, behind
+        nodes.append(onnx.helper.make_node("Squeeze", [behind, axes], [output], name=f"{node.name}_squeeze"))
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+
+
 def list_layers(module: nn.Module) -> dict[str, Any]:
     """The layers whose products can be in integers, by name."""
     return {name: each for name, each in module.named_modules() if isinstance(each, nn.Linear | _ConvNd)}

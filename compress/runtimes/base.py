@@ -74,6 +74,16 @@ class BuildInputs:
     calibration: Sequence[Tensor] = ()
 
 
+def describe_images(content: Checkpoint) -> str:
+    """Lines of Python that make an image as a model takes it."""
+    shape = 1, content.config.channels, *content.config.image_size
+    mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (content.mean, content.std))
+    return (
+        f"import numpy as np\n\nimages = np.zeros({shape}, np.float32)  # pixels in [0, 1], minus ({mean}), "
+        f"divided by ({std})"
+    )
+
+
 class Session(ABC):
     """A loaded artifact. Inputs are moved to the device by `put`, outside what is timed."""
 
@@ -151,6 +161,13 @@ class Runtime(ABC):
     @abstractmethod
     def inspect(self, path: Path, batch_size: int | None = None) -> Inspection:
         """What the kernels really do with an artifact, loaded for that batch size."""
+
+    def write_usage(self, path: Path, content: Checkpoint, threads: int) -> str:
+        """Python that runs a file as it was measured here; `images` are normalized."""
+        return (
+            f"import compress\n{describe_images(content)}\n"
+            f"model = compress.load({str(path)!r}, runtime={self.name!r}, threads={threads})\nlogits = model(images)\n"
+        )
 
     def missing_packages(self) -> list[str]:
         """Those of `packages` that are not installed."""

@@ -66,8 +66,10 @@ def relabel(source: Path, target: Path, metadata: Mapping[str, str]) -> None:
     """Writes a graph of ours once more, with other metadata; what is not among them stays."""
     if source.suffix == ".xml":
         tree = ElementTree.parse(source)
-        for entry in tree.findall("rt_info/compress/*"):
-            entry.set("value", metadata.get(entry.tag, entry.attrib["value"]))
+        (section,) = tree.findall("rt_info/compress")
+        for name, value in metadata.items():
+            entry = section.find(name)
+            (ElementTree.SubElement(section, name) if entry is None else entry).set("value", value)
         content = ElementTree.tostring(tree.getroot(), xml_declaration=True, encoding="utf-8")
         files.write_together({target.with_suffix(".bin"): source.with_suffix(".bin").read_bytes(), target: content})
         return

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from baselines.cpu import cpu_flags
-from compress.runtimes.base import BuildInputs, Inspection, Runtime
+from compress.runtimes.base import BuildInputs, Inspection, Runtime, describe_images
 
 if TYPE_CHECKING:
+    from compress.checkpoints.checkpoint import Checkpoint
     from compress.runtimes.openvino_session import OpenvinoSession
 
 
@@ -35,6 +36,18 @@ class Openvino(Runtime):
 
         converted = convert_for_onnx(inputs.model, inputs.which, inputs.content)
         export_onnx(converted, path, inputs.images, inputs.content)
+
+    def write_usage(self, path: Path, content: Checkpoint, threads: int) -> str:
+        from compress.runtimes.graph_files import read_graph_file
+
+        fallback = "bf16" if "bf16" in read_graph_file(path).metadata.get("fallback_dtype", "") else "f32"
+        settings = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": threads}
+        return (
+            f"import openvino\n{describe_images(content)}\nmodel = openvino.Core().read_model({str(path)!r})\n"
+            "model.reshape(images.shape)  # compiled for one batch size, as it was measured\n"
+            f"settings = {settings | {'INFERENCE_PRECISION_HINT': fallback}}\n"
+            "compiled = openvino.compile_model(model, 'CPU', settings)\nlogits = compiled(images)[0]\n"
+        )
 
     def load(self, path: Path, device: str, threads: int, batch_size: int | None = None) -> OpenvinoSession:
         from compress.runtimes.openvino_session import OpenvinoSession

@@ -8,9 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compress.runtimes.base import BuildInputs, Inspection, Runtime
+from compress.runtimes.base import BuildInputs, Inspection, Runtime, describe_images
 
 if TYPE_CHECKING:
+    from compress.checkpoints.checkpoint import Checkpoint
     from compress.runtimes.ort_session import OrtSession
 
 
@@ -39,6 +40,14 @@ class Ort(Runtime):
             return
         converted = variant.convert(inputs.model, inputs.which.methods)
         export_onnx(converted, path, inputs.images, inputs.content)
+
+    def write_usage(self, path: Path, content: Checkpoint, threads: int) -> str:
+        return (
+            f"import onnxruntime\n{describe_images(content)}\noptions = onnxruntime.SessionOptions()\n"
+            f"options.intra_op_num_threads = {threads}\n"
+            f"session = onnxruntime.InferenceSession({str(path)!r}, options, providers=['CPUExecutionProvider'])\n"
+            "(logits,) = session.run(None, {'images': images})\n"
+        )
 
     def load(self, path: Path, device: str, threads: int, batch_size: int | None = None) -> OrtSession:
         from compress.runtimes.ort_session import BoundSession, OrtSession

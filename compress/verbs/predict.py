@@ -97,13 +97,22 @@ def predict(request: Request, console: Console) -> None:
 def choose_runtime(path: Path, asked: str) -> Runtime:
     """The engine for a file; raises InputError where the one asked for is unknown, not here, or opens no such files."""
     fits = runtimes.find_openers(path)
-    name = fits[0] if asked == "auto" else asked
+    name = find_chosen_runtime(path, fits) if asked == "auto" else asked
     if name in runtimes.REGISTRY and name not in fits:
         kind = "openvino" if ".xml" in runtimes.describe(name).opens else "onnx"
         made = f"or make its file: compress export {path} --to {kind}"
         remedy = made if runtimes.is_checkpoint(path) else "choose one of them"
         raise InputError(f"--runtime {name} does not open {path}, as {' and '.join(fits)} do; {remedy}")
     return runtimes.get(name)
+
+
+def find_chosen_runtime(path: Path, fits: Sequence[str]) -> str:
+    """The engine that a file was kept for, where it says so and the engine is here; else the first that opens it."""
+    if runtimes.is_checkpoint(path) or not path.is_file():
+        return fits[0]
+    said = read_graph_file(path).metadata.get("runtime", "").strip('"')
+    usable = said in fits and not runtimes.describe(said).missing_packages()
+    return said if usable else fits[0]
 
 
 def choose_device(runtime: Runtime, asked: str) -> str:

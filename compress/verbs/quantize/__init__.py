@@ -4,6 +4,7 @@ The same 8 bits run at 0.3 to 5 times the speed of float32, depending on nothing
 recipe takes part in an evaluation whose goal is the fastest file that keeps the accuracy (`compress/evaluate`).
 """
 
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from compress.methods import Int8, Qat
 from compress.quantization.linear import match_layers
 from compress.runtimes import choices
 from compress.runtimes.choices import Choice
-from compress.runtimes.graph_files import fix_batch
+from compress.runtimes.graph_files import fix_batch, relabel
 from compress.training.data import adapt_to_data, describe_calibration, load_data, sample_held_out_images, sample_images
 from compress.verbs.quantize import accuracy_control, qat, study
 from compress.verbs.quantize.recipes import Recipe, check_architecture, list_engines, list_recipes, read_method
@@ -139,7 +140,8 @@ def _measure(request: Request, source: Source, method: Int8 | Qat, images: Image
     console.print(rows[number].chosen)
     written = _keep(request, source, recipes[number], recipes)
     _remember(key, describe_model(source), recipes, rows, number, console)
-    console.print(f"wrote {' and '.join(map(str, written))}")
+    console.print(f"wrote {' and '.join(map(str, written))}; to run it in a program:\n")
+    console.print(recipes[number].runtime.write_usage(written[0], source.content, request.threads))
     return 0
 
 
@@ -163,9 +165,11 @@ def _keep(request: Request, source: Source, best: Recipe, recipes: Sequence[Reci
     """Copies the file that is kept beside the checkpoint, and the float ONNX file where there is one."""
     stem = (request.out / request.path.stem) if request.out else request.path.with_suffix("")
     made = source.locate(best)
-    if request.fixed and not runtimes.is_checkpoint(made):
-        free, made = made, source.folder / f"fixed_{made.name}"
-        fix_batch(free, made, request.batch_size)
+    if not runtimes.is_checkpoint(made):
+        free, made = made, source.folder / f"kept_{made.name}"
+        relabel(free, made, {"runtime": json.dumps(best.runtime.name)})
+        if request.fixed:
+            fix_batch(made, made, request.batch_size)
     target = stem.with_name(f"{stem.name}.int8{made.suffix}")
     contents = {target.with_suffix(each.suffix): each.read_bytes() for each in reversed(runtimes.list_files(made))}
     floats = [source.locate(each) for each in recipes if each.method is None and each.runtime.suffix == ".onnx"]
