@@ -12,7 +12,6 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as V
 
 from baselines.augment import Dice, warp
 
@@ -130,11 +129,15 @@ def invert(images: Tensor, strength: Tensor) -> Tensor:
 
 
 def autocontrast(images: Tensor, strength: Tensor) -> Tensor:
-    return V.autocontrast(images)
+    from torchvision.transforms.v2 import functional  # slow to import, and few trainings need it
+
+    return functional.autocontrast(images)
 
 
 def equalize(images: Tensor, strength: Tensor) -> Tensor:
-    return V.equalize(images)
+    from torchvision.transforms.v2 import functional  # slow to import, and few trainings need it
+
+    return functional.equalize(images)
 
 
 OPERATIONS: dict[str, Operation] = {

@@ -3,19 +3,22 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 
 RESAMPLES = 2000
 
 
 def wilson(right: int, total: int) -> tuple[float, float]:
     """95 % Wilson score interval of a share."""
+    from scipy import stats  # slow to import, and no worker needs it
+
     interval = stats.binomtest(right, total).proportion_ci(confidence_level=0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
 
 def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> float:
     """Two-sided exact McNemar p-value of two models' right answers (n,) bool on the same images."""
+    from scipy import stats
+
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 

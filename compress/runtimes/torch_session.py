@@ -88,6 +88,7 @@ def compile_model(model: nn.Module, mode: str | None = None) -> None:
     import torch._inductor.config
 
     torch._inductor.config.freezing = True
+    torch.compiler.assume_constant_result(in_hardware)
     torch._dynamo.config.recompile_limit = 64  # each timed batch size is a compilation of its own
     model.compile(dynamic=False, mode=mode)
 

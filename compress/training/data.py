@@ -17,7 +17,6 @@ from baselines.errors import InputError
 from baselines.subset import Subset, cut
 from baselines.vit import VisionTransformer
 from compress.checkpoints.checkpoint import Checkpoint
-from compress.exporters.onnx import PARITY_BATCHES
 from compress.importers import Hints, list_normalizations
 from compress.importers.normalization import DATA, Normalization
 
@@ -166,5 +165,7 @@ def _shuffle_indices(data: Data, seed: int = 0) -> Tensor:
 
 def sample_parity_images(data: Data) -> Tensor:
     """Training images for the check of an exported graph, (n, C, height, width); few ones come again and again."""
+    from compress.exporters.onnx import PARITY_BATCHES  # imports onnx, which few verbs need
+
     images = torch.cat(sample_images(data, PARITY_IMAGES))
     return images.repeat(-(-sum(PARITY_BATCHES) // len(images)), 1, 1, 1)
