@@ -1,6 +1,7 @@
 """What tests share: a tiny configuration, and one run directory that the real command line made from it."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests share the processors, and so does what they start
 
 import torch
+from filelock import FileLock
 
 from compress.quantization.products import multiplies_exactly
 
@@ -94,9 +96,16 @@ def run(
     tiny: Path, script: Callable[..., subprocess.CompletedProcess[str]], tmp_path_factory: pytest.TempPathFactory
 ) -> Run:
     """vit, avit and avit_int8, trained, compressed and measured on the CPU; not to be changed."""
-    out = tmp_path_factory.mktemp("bench") / "run"
-    args = ["--config", str(tiny), "--device", "cpu", "--batch-size", "4", "--threads", "1", "--seconds", "0.1"]
-    args += ["--no-plain", "--out", str(out)]
-    done = script(*args)
-    assert (done.returncode, done.stderr) == (0, "")
-    return Run(out, args, done.stdout)
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "bench"  # one for all workers
+    folder.mkdir(exist_ok=True)
+    args = ["--config", str(folder / "tiny.toml"), "--device", "cpu", "--batch-size", "4", "--threads", "1"]
+    args += ["--seconds", "0.1", "--no-plain", "--out", str(folder / "run")]
+    said = folder / "stdout.txt"
+    with FileLock(folder / "lock"):
+        if not said.exists():
+            shutil.copy(tiny, folder / "tiny.toml")
+            done = script(*args)
+            assert (done.returncode, done.stderr) == (0, "")
+            said.write_text(done.stdout)
+    return Run(folder / "run", args, said.read_text())

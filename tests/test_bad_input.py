@@ -102,11 +102,10 @@ def test_a_command_that_does_not_exist_and_one_that_lacks_its_file(refused: Refu
     assert "'checkpoint'" in refused("export").lower()
 
 
-@pytest.mark.parametrize("args", [["--variants", "int8_avit"], ["--config", "nowhere.toml"], ["--data", "imagenet"]])
-def test_the_script_itself(args: list[str], script: Any, tmp_path: Path) -> None:
-    done = script(*args, "--out", str(tmp_path / "out"))
+def test_the_script_itself(script: Any, tmp_path: Path) -> None:
+    done = script("--variants", "int8_avit", "--out", str(tmp_path / "out"))
     assert done.returncode == 2
-    assert args[1] in one_sentence(done.stdout, done.stderr)
+    assert "int8_avit" in one_sentence(done.stdout, done.stderr)
 
 
 # --- settings

@@ -262,7 +262,8 @@ def test_a_broken_engine_is_reported_and_breaks_nothing_else(folder: Path, tmp_p
     (tmp_path / "onnxruntime.py").write_text("raise RuntimeError('[red]libfoo.so is missing')\n")
     code = (
         "import sys\nfrom pathlib import Path\nfrom rich.console import Console\n"
-        "from compress.doctor.overview import doctor\n"
+        "from compress.doctor import engines\nfrom compress.doctor.overview import doctor\n"
+        "probe = engines.probe\nengines.probe = lambda: probe(['torch', 'onnxruntime'])\n"
         "sys.exit(doctor(Path(sys.argv[1]), 1, Console(width=300)))"
     )
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", "OMP_PROC_BIND": "close"}

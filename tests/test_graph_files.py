@@ -1,17 +1,15 @@
 """Graphs are looked through before an engine opens them: the weights they name lie beside them, or they are refused."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
 from hostile_files import XML, graph
 from onnx import ModelProto, helper
 
 from baselines.errors import InputError
 from compress.checkpoints.graph_files import check_onnx, check_xml
+from compress.cli import main
 
 OUTSIDE = "asks for a file outside its own folder"
 NONE, NO_XML = "is no ONNX file", "is no OpenVINO file"
@@ -111,11 +109,10 @@ def test_graphs_whose_weights_are_there(tmp_path: Path) -> None:
     check_xml(tmp_path / "a.xml")
 
 
-def test_the_command_line(tmp_path: Path) -> None:
+def test_doctor_refuses_it_in_a_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(external("/etc/hostname"))
-    command = [sys.executable, "-m", "compress", "doctor", str(path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"error: {path} {OUTSIDE} (/etc/hostname)")
-    assert done.stderr.count("\n") == 1
+    assert main(["doctor", str(path)]) == 2
+    said, error = capfd.readouterr()
+    assert (said, error.count("\n")) == ("", 1)
+    assert error.startswith(f"error: {path} {OUTSIDE} (/etc/hostname)")

@@ -113,7 +113,7 @@ def test_a_graph_that_computes_something_else_is_refused() -> None:
 
 def test_what_is_not_multiplied_in_integers_takes_16_bits(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    size = ViTConfig(image_size=(64, 64), patch_size=8, dim=192, depth=4, heads=3, mlp_dim=768, classes=1000)
+    size = ViTConfig(image_size=(64, 64), patch_size=8, dim=192, depth=2, heads=3, mlp_dim=768, classes=1000)
     model, images, method = VisionTransformer(size).eval(), torch.randn(10, 3, 64, 64), Int8(reconstruct=False)
     model.head.bias.data[3] = 5.0  # classes far apart, for the check of the export
     model = variant.prepare(model, [method])

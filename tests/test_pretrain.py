@@ -2,14 +2,11 @@
 
 import copy
 import itertools
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
 
 from baselines import pretrain
 from baselines.augment import Dice
@@ -221,11 +218,10 @@ def test_from_images_without_labels_to_a_classifier(tmp_path: Path, capfd: pytes
     path.write_text(CONFIG)
     common = ["--device", "cpu", "--threads", "1", "--out", str(out)]
     command = ["pretrain", "--config", str(path), "--data", "digits", "--epochs", "1", *common]
-    done = subprocess.run(
-        [sys.executable, "-m", "compress", *command], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "pretraining vit on digits: 1 epochs" in done.stdout
+    assert main(command) == 0
+    said, error = capfd.readouterr()
+    assert error == ""
+    assert "pretraining vit on digits: 1 epochs" in said
     pretrained = out / "pretrained_vit_model.pth"
     content = checkpoint.load(pretrained)
     assert content.pretrained

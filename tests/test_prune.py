@@ -1,6 +1,7 @@
 """`compress prune` and `compress halt`: one trained model, tokens taken out of it, before and after side by side."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from compress import loading, variant
 from compress.checkpoints import checkpoint
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.cli import main
+from compress.evaluate import processes
+from compress.runtimes.client import Worker
 from compress.training.data import sample_images
 from reports import Row, parse_rows
 
@@ -24,6 +27,13 @@ TINY_FINETUNE = "[finetune]\nbatch_size = 64\nlr = 2e-3\nwarmup_epochs = 0.2\nem
 def model(run: Run, tmp_path: Path) -> Path:
     """A checkpoint of its own for each test."""
     return Path(shutil.copy(run.checkpoint(), tmp_path / "model.pth"))
+
+
+@pytest.fixture
+def _made_up_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines that start at once, for tests that look at files."""
+    command = [sys.executable, str(Path(__file__).with_name("fake_worker.py")), "0.01"]
+    monkeypatch.setattr(processes.Worker, "start", lambda *_: Worker(command, threads=1))
 
 
 def read_rows(model: Path, verb: str = "prune") -> list[Row]:
@@ -110,6 +120,7 @@ def test_a_curve_begins_with_the_model_itself_and_writes_none(model: Path, capfd
     assert macs[0] == macs[1] > macs[2] > macs[3]
 
 
+@pytest.mark.usefixtures("_made_up_times")
 def test_after_training_a_third_row_and_the_second_time_at_once(
     model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,6 +147,7 @@ def test_after_training_a_third_row_and_the_second_time_at_once(
     assert "training topk" in capfd.readouterr().out
 
 
+@pytest.mark.usefixtures("_made_up_times")
 def test_weights_stay_in_the_precision_of_the_file(model: Path) -> None:
     content = checkpoint.load(model)
     half = {name: value.half() if value.is_floating_point() else value for name, value in content.state.items()}
@@ -146,6 +158,7 @@ def test_weights_stay_in_the_precision_of_the_file(model: Path) -> None:
     }
 
 
+@pytest.mark.usefixtures("_made_up_times")
 def test_a_narrow_model_loses_tokens_too(model: Path, tmp_path: Path) -> None:
     content = checkpoint.load(model)
     config = ViTConfig(**{**content.config.model_dump(), "dim": 16, "mlp_dim": 32})

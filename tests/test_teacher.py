@@ -1,9 +1,6 @@
 """Teachers of any kind for students of any kind, as the command line brings them together."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT, TINY
+from conftest import TINY
 
 from baselines.data import Data, TensorSplit
 from baselines.sources import load
@@ -149,19 +146,16 @@ def test_a_student_that_was_stopped_goes_on(
     assert ends[0] == ends[1]
 
 
-def test_the_command_line(run: Path, tmp_path: Path) -> None:
+def test_paths_are_relative_to_where_the_command_runs(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "student.toml").write_text(STUDENT + TRAINING.replace("epochs = 8", "epochs = 1"))
     args = ["distill", str(checkpoint_of(run, "vit")), "--student", "student.toml", "--device", "cpu", "--threads", "1"]
-    done = subprocess.run(
-        [sys.executable, "-m", "compress", *args],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-1].endswith("copied to runs/best_vit_distill_model.pth")
+    assert main(args) == 0
+    said, error = capfd.readouterr()
+    assert error == ""
+    assert said.splitlines()[-1].endswith("copied to runs/best_vit_distill_model.pth")
     assert (tmp_path / "runs/best_vit_distill_model.pth").exists()
 
 

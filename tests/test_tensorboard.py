@@ -1,14 +1,13 @@
 """What is noted of a training while it runs, read back by TensorBoard itself, and beginning anew."""
 
 import json
-import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, TINY
+from conftest import TINY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from compress.cli import main
@@ -97,10 +96,10 @@ def test_the_command_line_writes_resumes_and_begins_anew(tmp_path: Path, capfd: 
     for left in (state, artifact):
         left.write_bytes(b"of an earlier training: reading it would fail")
     weights = torch.load(model, weights_only=True)["state"]
-    command = [sys.executable, "-m", "compress", *args, "--no-resume", "--tensorboard"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "training vit" in done.stdout
+    assert main([*args, "--no-resume", "--tensorboard"]) == 0
+    said, error = capfd.readouterr()
+    assert error == ""
+    assert "training vit" in said
     again = torch.load(model, weights_only=True)["state"]
     assert all(torch.equal(weights[name], again[name]) for name in weights)
     assert not state.exists()

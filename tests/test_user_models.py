@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -107,13 +106,13 @@ def test_work_is_that_of_the_published_models(nets: Path) -> None:
 
 
 def test_rows_stand_beside_those_of_a_vit(
-    run: Run, nets: Path, tmp_path: Path, script: Callable[..., subprocess.CompletedProcess[str]]
+    run: Run, nets: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(run.out, out := tmp_path / "run")
     where = ["--device", "cpu", "--batch-size", "4", "--threads", "1", "--seconds", "0.1", "--no-plain"]
     model = ["--model", f"{nets}:resnet10", "--image-size", "32", "--normalize", "data", "--data", "digits"]
-    done = script(*model, *where, "--runtime", "onnxruntime", "--out", str(out))
-    assert (done.returncode, done.stderr) == (0, "")
+    assert cli.main(["bench", *model, *where, "--runtime", "onnxruntime", "--out", str(out)]) == 0
+    assert capfd.readouterr().err == ""
     rows = parse_rows((out / "rows.jsonl").read_text(), "rows")
     ours = {(row.variant, row.runtime): row for row in rows if row.base == "resnet10"}
     assert set(ours) == {("resnet10", "onnxruntime"), ("resnet10_int8", "onnxruntime")}
