@@ -23,7 +23,7 @@ from compress.runtimes import BuildInputs, nncf
 
 RUNTIME = runtimes.get("nncf")
 CONFIG = ViTConfig(
-    image_size=(16, 16), channels=3, patch_size=4, dim=64, depth=2, heads=2, mlp_dim=96, tokenizer="conv"
+    image_size=(16, 16), channels=3, patch_size=4, dim=64, depth=2, heads=2, mlp_dim=144, tokenizer="conv"
 )
 VARIANTS: dict[str, tuple[Method, ...]] = {
     "int8": (Int8(),),

@@ -25,7 +25,7 @@ from compress.runtimes.ort_graph import make_example, profile
 
 RUNTIME = runtimes.get("openvino")
 CONFIG = ViTConfig(
-    image_size=(16, 16), channels=3, patch_size=4, dim=64, depth=2, heads=2, mlp_dim=96, tokenizer="conv"
+    image_size=(16, 16), channels=3, patch_size=4, dim=64, depth=2, heads=2, mlp_dim=144, tokenizer="conv"
 )
 TOKENS: list[tuple[Method, ...]] = [(kind(),) for kind in METHODS.values() if kind.stage == Stage.TOKENS]
 VARIANTS: dict[str, tuple[Method, ...]] = {
