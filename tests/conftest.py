@@ -56,6 +56,16 @@ ema = 0.9
 """
 
 
+# What takes longest begins first, so that no worker is left alone with it; the first one also makes `run`.
+LONG = ("test_adding_a_column.py", "test_openvino.py", "test_nncf.py", "test_benchmarks.py", "test_distributed.py")
+LONG += ("test_fuzz.py", "test_resilience.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: index for index, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz", type=int, default=3000, help="how many damaged files tests/test_fuzz.py reads")
 
