@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests share the processors, and
 import torch
 from filelock import FileLock
 
+import reports
 from compress.quantization.products import multiplies_exactly
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,6 +100,13 @@ def script() -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
     return start
+
+
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports of this process are text alone: drawing takes seconds, and most tests look at rows."""
+    monkeypatch.setattr(reports, "plot_files", lambda _rows: {})
+    monkeypatch.setattr(reports, "pictures", lambda _rows: {})
 
 
 @pytest.fixture(scope="session")

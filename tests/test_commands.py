@@ -120,7 +120,7 @@ def test_every_row_is_whole_and_true(run: Run) -> None:
 
 
 def test_a_second_run_does_nothing_again_and_another_measurement_is_added(
-    run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
     out = tmp_path / "run"
     shutil.copytree(run.out, out)
@@ -133,6 +133,7 @@ def test_a_second_run_does_nothing_again_and_another_measurement_is_added(
     assert "measured before" in said
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
+    request.getfixturevalue("no_plots")
     args += ["--variants", "vit", "--runtime", "onnxruntime"]
     assert main(args) == 0
     assert "training" not in capfd.readouterr().out
@@ -160,6 +161,7 @@ def test_a_deleted_copy_of_the_baseline_comes_back(run: Run, tmp_path: Path) -> 
     assert (out / "best_vit_model.pth").read_bytes() == run.checkpoint().read_bytes()
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_a_baseline_of_ones_own(run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     own = tmp_path / "mine.pth"
     shutil.copy(run.checkpoint(), own)
@@ -255,6 +257,7 @@ def test_a_stopped_and_then_killed_training_ends_with_the_same_weights(tmp_path:
 # --- images of one's own
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_a_folder_of_images(tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """One image a class to learn from, and classes told apart by their colour: every test image is got right."""
     chance = np.random.default_rng(0)

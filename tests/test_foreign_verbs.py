@@ -96,6 +96,7 @@ def test_halt_with_training(compress, place: Path) -> None:
     assert (place / "halted" / "timm.avit.pth").is_file()
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_bench(compress, place: Path) -> None:
     short = "--runtime onnxruntime --no-plain --seconds 0.1 --batch-size 1"
     compress(f"bench --checkpoint {WITH} --variants int8 {short} --out bench")

@@ -187,6 +187,7 @@ SMALL = re.sub("epochs = 8", "epochs = 1\nvalidation = 0.1", TINY.replace("depth
 SUBSET = "\n[subset]\ntrain = [100, 90, 80, 70, 60, 50, 40, 30, 20, 10]\ntest = 30\n"
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_a_bench_of_a_subset(tmp_path: Path) -> None:
     file, out = tmp_path / "cut.toml", tmp_path / "run"
     file.write_text(SMALL + SUBSET)

@@ -48,6 +48,7 @@ def test_bf16_rounds_the_weights_and_answers_in_float() -> None:
     assert 0 < (logits - exact).abs().max() < 0.05 * exact.abs().max()
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_plain_alternatives_stand_beside(run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     shutil.copytree(run.out, out)
@@ -93,6 +94,7 @@ def run_config(run: Run) -> ViTConfig:
     return loading.restore(run.checkpoint())[2].config
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_a_break_even_is_looked_for_until_every_variant_has_won(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +110,7 @@ def test_a_break_even_is_looked_for_until_every_variant_has_won(
     assert "## Break-even" in (out / "report.md").read_text()
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_a_quick_look_says_that_it_is_one(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "quick"
     args = ["--config", str(tiny), "--quick", "--variants", "vit", "--runtime", "onnxruntime", "--threads", "1"]

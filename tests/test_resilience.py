@@ -17,6 +17,8 @@ from compress.evaluate import images, processes
 from compress.runtimes.client import Worker
 from reports import Row, parse_rows
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 
 def rows_of(out: Path) -> list[Row]:
     path = out / "rows.jsonl"

@@ -105,6 +105,7 @@ def test_work_is_that_of_the_published_models(nets: Path) -> None:
     assert told.startswith("thop counts 527,956,992 MACs for one image, torch FlopCounterMode 566,065,664")
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_rows_stand_beside_those_of_a_vit(
     run: Run, nets: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
