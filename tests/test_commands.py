@@ -38,10 +38,12 @@ def test_help_needs_no_torch() -> None:
     code = (
         "import sys; from compress.cli import main; "
         "assert main(['--help']) == main([]) == main(['bench', '--help']) == 0; "
-        "assert not {'torch', 'onnxruntime', 'matplotlib'} & set(sys.modules)"
+        "assert not {'torch', 'onnxruntime', 'matplotlib'} & set(sys.modules); "
+        "assert main(['bench', '--variants', 'int8_avit']) == 2; "  # and a start needs little beside torch
+        "assert not {'torch._dynamo', 'torchvision', 'scipy', 'onnx', 'matplotlib'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1), done.stderr
     for command in (
         "bench",
         "train",
