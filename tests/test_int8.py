@@ -73,7 +73,7 @@ TOKENS: list[tuple[Method, ...]] = [(kind(),) for kind in METHODS.values() if ki
 @pytest.mark.parametrize(
     "methods", [(*tokens, Int8()) for tokens in [(), *TOKENS]], ids=lambda methods: variant.Variant(methods).name
 )
-def test_every_linear_of_the_blocks_runs_in_integers(methods: tuple, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_every_linear_of_the_blocks_runs_in_integers(methods: tuple[Method, ...], tmp_path: Path) -> None:
     torch.manual_seed(0)
     images = torch.randn(40, 1, 8, 8)
     model = variant.prepare(VisionTransformer(CONFIG), methods).eval()
@@ -81,6 +81,8 @@ def test_every_linear_of_the_blocks_runs_in_integers(methods: tuple, tmp_path) -
         method.calibrate(model, [images])
     shipped = variant.convert(model, methods)
     assert sum(isinstance(module, QuantLinear) for module in shipped.modules()) == 4 * CONFIG.depth
+    if methods[0].name not in ("int8", "dynamicvit"):  # alone, and beside layers of its own that stay in float
+        return  # openvino_checks.py exports them all
     content = Checkpoint(CONFIG, (), shipped.state_dict(), "digits", tuple("0123456789"), (0.3,), (0.4,))
     path = tmp_path / "int8.onnx"
     parity = export_onnx(shipped, path, images, content)
