@@ -252,3 +252,12 @@ def test_bf16_of_a_new_geometry_becomes_onnx(tmp_path: Path) -> None:
     export_onnx(convert_for_onnx(model, which, content), tmp_path / "a.onnx", sample_parity_images(data), content)
     heads = [each.dims for each in onnx.load(tmp_path / "a.onnx").graph.initializer if each.name == "cls_token"]
     assert [list(dims) for dims in heads] == [[1, 1, content.geometry.dim]]
+
+
+def test_a_model_whose_logits_are_all_zero_equals_itself(tmp_path: Path) -> None:
+    path, model = made(tmp_path / "model.pth")
+    for parameter in model.head.parameters():
+        torch.nn.init.zeros_(parameter)
+    images = torch.randn(10, model.config.channels, *model.config.image_size)
+    parity = export_onnx(model, tmp_path / "model.onnx", images, checkpoint.load(path))
+    assert (parity.max_difference, parity.agreement) == (0.0, 1.0)

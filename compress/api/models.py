@@ -6,6 +6,7 @@ to the processes which measure it.
 """
 
 import copy
+import json
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -89,7 +90,7 @@ def describe_vit(model: nn.Module, size: tuple[int, int] | None) -> Checkpoint |
         origin = {"family": "Python", "numbers": importers.find_dtype(state), "notes": []}
         return Checkpoint(model.config, (), state, dataset="", classes=(), mean=(), std=(), origin=origin)
     config: Any = getattr(model, "config", None)
-    settings = config.to_dict() if hasattr(config, "to_dict") else {}
+    settings = json.loads(json.dumps(config.to_dict(), default=str)) if hasattr(config, "to_dict") else {}
     told: list[Any] = [getattr(each, "num_heads", None) for each in model.modules()]
     heads = next((each for each in told if isinstance(each, int)), None)
     hints = Hints(image_size=size) if settings else Hints(heads, size or find_image_size(model))
