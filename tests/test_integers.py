@@ -200,11 +200,11 @@ class TestCalibration:
         method = Int8(attention=True)
         model = variant.prepare(model_of(), [method])
         layers, place = quantized_layers(model), next(m for m in model.modules() if isinstance(m, Rounding))
-        layers["encoder.blocks.1.mlp.fc2"].simulate = place.active = False
+        layers["encoder.blocks.1.mlp.fc2"].active = place.active = False
         for images in (IMAGES, IMAGES * float("inf")):
             with contextlib.suppress(InputError):
                 method.calibrate(model, [images])
-            assert [name for name, layer in layers.items() if not layer.simulate] == ["encoder.blocks.1.mlp.fc2"]
+            assert [name for name, layer in layers.items() if not layer.active] == ["encoder.blocks.1.mlp.fc2"]
             assert [m for m in model.modules() if isinstance(m, Rounding) and not m.active] == [place]
             assert not any(module._forward_pre_hooks for module in model.modules())
 

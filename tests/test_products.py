@@ -106,7 +106,7 @@ CONFIG = ViTConfig(image_size=(8, 8), channels=1, patch_size=2, dim=32, depth=2,
 def model_of(activations: Activations) -> VisionTransformer:
     torch.manual_seed(0)
     model = VisionTransformer(CONFIG).eval()
-    replace_linears(model.encoder.blocks, (), activations, signed=False)
+    replace_linears(model, (), lambda linear: QuantLinear(linear, activations))
     for layer in quantized_layers(model).values():
         if layer.input is not None:
             layer.input.set_range(-3.0, 3.0)

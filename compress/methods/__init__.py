@@ -17,19 +17,4 @@ METHODS: dict[str, type[Method]] = {
     method.name: method for method in (AViT, TopK, DynamicViT, ToMe, Distill, Int8, Qat, Int4, Fp8, Bf16, Narrow)
 }
 
-__all__ = [
-    "METHODS",
-    "AViT",
-    "Bf16",
-    "Distill",
-    "DynamicViT",
-    "Fp8",
-    "Int4",
-    "Int8",
-    "Method",
-    "Narrow",
-    "Qat",
-    "Stage",
-    "ToMe",
-    "TopK",
-]
+__all__ = ["METHODS", "Method", "Stage"]

@@ -39,7 +39,7 @@ from baselines.output import EncoderOutput, Halting
 from baselines.ragged import Ragged
 from baselines.train import Step
 from baselines.vit import Encoder, VisionTransformer, ViTConfig
-from compress.methods.base import TokenMethod, tokens_per_block
+from compress.methods.base import TokenMethod
 
 FAR = 1e5  # a shift that halts or spares everything, whatever the gate says
 CLOSE = 0.01  # to which calibration finds it
@@ -92,8 +92,12 @@ class AViT(TokenMethod):
 
         def too_much(shift: float) -> bool:
             encoder.gate_shift.fill_(shift)
-            macs = torch.cat([halting_macs(model.config, tokens) for tokens in tokens_per_block(model, batches)])
-            return macs.mean().item() > self.target_macs * dense_macs(model.config)
+            spent = []
+            for images in batches:
+                counts_BL = model.compute_output(images).encoder.counts
+                assert counts_BL is not None
+                spent.append(halting_macs(model.config, counts_BL))
+            return torch.cat(spent).mean().item() > self.target_macs * dense_macs(model.config)
 
         low = high = encoder.gate_shift.item()  # more of it, earlier halting
         step = 0.5  # training left it near; how far off depends on the weights of the gate

@@ -1,6 +1,6 @@
 """What a compression method is."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from typing import Any, ClassVar, Literal
 
@@ -11,7 +11,7 @@ from baselines.errors import InputError
 from baselines.reduction import choose_blocks, count_patches_left
 from baselines.train import Step, TrainConfig
 from baselines.vit import VisionTransformer, ViTConfig
-from compress.quantization.linear import quantized_layers
+from compress.quantization.linear import PackedLinear
 
 
 class Stage(IntEnum):
@@ -190,10 +190,21 @@ class Pruning(TokenMethod):
         return found
 
 
-class Integers(Method):
-    """A method after which the Linear layers of the blocks multiply integers."""
+class Numerics(Method):
+    """A method that decides in which numbers weights are kept and multiplied."""
 
     stage: ClassVar[Stage] = Stage.NUMERICS
+
+    def convert(self, model: VisionTransformer) -> VisionTransformer:
+        for module in model.modules():
+            if isinstance(module, PackedLinear):
+                module.pack_()
+        return model
+
+
+class Integers(Numerics):
+    """A method after which the Linear layers of the blocks multiply integers."""
+
     dtype: ClassVar[str] = "int8"
 
     signed: bool = False  # activations are int8 instead of uint8
@@ -206,16 +217,3 @@ class Integers(Method):
     @property
     def fallback(self) -> str:
         return self.fallback_dtype
-
-    def convert(self, model: VisionTransformer) -> VisionTransformer:
-        for layer in quantized_layers(model).values():
-            layer.pack_()
-        return model
-
-
-def tokens_per_block(model: VisionTransformer, batches: list[Tensor]) -> Iterator[Tensor]:
-    """Runs the model; for each batch the tokens (B, L) of each image that ran in each block."""
-    for images in batches:
-        counts_BL = model.compute_output(images).encoder.counts
-        assert counts_BL is not None
-        yield counts_BL

@@ -7,13 +7,12 @@ become float32 on their way out. Nothing is trained or calibrated. Half the file
 from typing import ClassVar
 
 from baselines.classifier import Classifier
-from compress.methods.base import Method, Stage
+from compress.methods.base import Numerics
 from compress.quantization.bfloat16 import convert_to_bf16
 
 
-class Bf16(Method):
+class Bf16(Numerics):
     name: ClassVar[str] = "bf16"
-    stage: ClassVar[Stage] = Stage.NUMERICS
     dtype: ClassVar[str] = "bf16"
     anywhere: ClassVar[bool] = True
 

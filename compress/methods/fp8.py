@@ -7,16 +7,17 @@ scale for each output channel, activations one for each token, found while it ru
 
 from typing import ClassVar
 
+from torch import nn
+
 from baselines.vit import VisionTransformer
-from compress.methods.base import Method, Stage
+from compress.methods.base import Numerics
 from compress.quantization.bfloat16 import convert_to_bf16
-from compress.quantization.float8 import Float8Linear, find_unfit
-from compress.quantization.linear import quantized_layers, replace_linears
+from compress.quantization.float8 import Float8Linear, fits
+from compress.quantization.linear import replace_linears
 
 
-class Fp8(Method):
+class Fp8(Numerics):
     name: ClassVar[str] = "fp8"
-    stage: ClassVar[Stage] = Stage.NUMERICS
     dtype: ClassVar[str] = "fp8"
 
     skip: tuple[str, ...] = ()  # layers that stay in bf16: blocks.0.mlp.fc2, or fc2, with * for anything
@@ -26,15 +27,8 @@ class Fp8(Method):
         return "bf16"
 
     def prepare(self, model: VisionTransformer) -> VisionTransformer:
-        blocks = model.encoder.blocks
-        left = {name: blocks.get_submodule(name) for name in find_unfit(blocks)}
-        replace_linears(blocks, self.skip, "token", signed=True, prefix="blocks.")
-        for name, layer in quantized_layers(blocks).items():
-            blocks.set_submodule(name, left.get(name) or Float8Linear(layer.weight, layer.bias))
-        return convert_to_bf16(model)
+        def make(linear: nn.Linear) -> nn.Module:
+            return Float8Linear(linear) if fits(linear) else linear
 
-    def convert(self, model: VisionTransformer) -> VisionTransformer:
-        for module in model.modules():
-            if isinstance(module, Float8Linear):
-                module.pack_()
-        return model
+        replace_linears(model, self.skip, make)
+        return convert_to_bf16(model)

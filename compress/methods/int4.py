@@ -9,37 +9,28 @@ the weights lose. With activations in float the products would take twice as lon
 weight is turned into float first. What this is for is size: int8 runs faster on CPUs.
 """
 
+from functools import partial
 from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from baselines.vit import VisionTransformer
-from compress.methods.base import Method, Stage
+from compress.methods.base import Numerics
 from compress.quantization.int4 import Int4Linear
-from compress.quantization.linear import quantized_layers, replace_linears
+from compress.quantization.linear import replace_linears
 from compress.quantization.storage import round_unquantized
 
 
-class Int4(Method):
+class Int4(Numerics):
     name: ClassVar[str] = "int4"
-    stage: ClassVar[Stage] = Stage.NUMERICS
     dtype: ClassVar[str] = "int4"
 
     group: Literal[16, 32, 64, 128, 256] = 32  # inputs that share a scale, as many as engines can
     skip: tuple[str, ...] = ()  # layers that stay float: blocks.0.mlp.fc2, or fc2, with * for anything
 
     def prepare(self, model: VisionTransformer) -> VisionTransformer:
-        blocks = model.encoder.blocks
-        replace_linears(blocks, self.skip, "token", signed=True, prefix="blocks.")
-        for name, layer in quantized_layers(blocks).items():
-            blocks.set_submodule(name, Int4Linear(layer.weight, layer.bias, self.group))
+        replace_linears(model, self.skip, partial(Int4Linear, group=self.group))
         return model
 
     def calibrate(self, model: VisionTransformer, batches: list[Tensor]) -> None:
         round_unquantized(model)
-
-    def convert(self, model: VisionTransformer) -> VisionTransformer:
-        for module in model.modules():
-            if isinstance(module, Int4Linear):
-                module.pack_()
-        return model

@@ -13,6 +13,7 @@ Of another architecture nothing is changed here: runtimes that quantize graphs o
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
@@ -22,9 +23,9 @@ from baselines.classifier import Classifier
 from baselines.errors import InputError
 from baselines.vit import VisionTransformer
 from compress.methods.base import Integers
-from compress.quantization.attention import round_attention
-from compress.quantization.calibration import ObserverName, Recipe, calibrate
-from compress.quantization.linear import Activations, replace_linears
+from compress.quantization.calibration import Recipe, calibrate
+from compress.quantization.linear import Activations, QuantLinear, replace_linears, round_attention
+from compress.quantization.observers import ObserverName
 from compress.quantization.storage import round_unquantized
 
 
@@ -35,9 +36,7 @@ class Int8(Integers):
 
     activations: Activations = "static"  # token, tensor: scales for each token, or all, are found while it runs
     observer: ObserverName = "mse"
-    percentile: float = Field(
-        default=99.99, gt=50, le=100
-    )  # of activations inside the range, for the observer of that name
+    percentile: float = Field(default=99.99, gt=50, le=100)  # of activations kept, for the observer of that name
     rescale: bool = True  # channels are brought to about one range where that is free
     correct_bias: bool = True  # the mean error of each output is taken off
     reconstruct: bool = True  # weights are rounded such that errors cancel, instead of to the nearest
@@ -51,20 +50,17 @@ class Int8(Integers):
 
     def prepare(self, model: Classifier) -> Classifier:
         if not isinstance(model, VisionTransformer):
-            self._check_elsewhere()
+            if self.activations != "static" or self.attention or self.signed:
+                raise InputError(
+                    "[methods.int8] activations, attention and signed are for Vision Transformers; leave them out for "
+                    "another architecture"
+                )
             return model
-        replace_linears(model.encoder.blocks, self.skip, self.activations, self.signed, prefix="blocks.")
+        make = partial(QuantLinear, activations=self.activations, signed=self.signed)
+        replace_linears(model, self.skip, make)
         if self.attention:
             round_attention(model, self.signed)
         return model
-
-    def _check_elsewhere(self) -> None:
-        """Raises InputError for what only our own layers do."""
-        if self.activations != "static" or self.attention or self.signed:
-            raise InputError(
-                "[methods.int8] activations, attention and signed are for Vision Transformers; leave them out for "
-                "another architecture"
-            )
 
     def calibrate(self, model: Classifier, batches: list[Tensor]) -> None:
         if not isinstance(model, VisionTransformer):

@@ -13,6 +13,7 @@ The float model teaches: its answers have `weight` of the objective, the labels 
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -23,7 +24,7 @@ from baselines.train import Step, TrainConfig
 from baselines.vit import VisionTransformer
 from compress.methods.base import Integers
 from compress.quantization.calibration import Recipe, calibrate, calibrate_weights
-from compress.quantization.linear import quantized_layers, replace_linears
+from compress.quantization.linear import QuantLinear, quantized_layers, replace_linears
 from compress.quantization.storage import round_unquantized
 
 START = Recipe("mse", 99.99, rescale=True, reconstruct=False, correct_bias=True)
@@ -41,7 +42,7 @@ class Qat(Integers):
     lr: float = Field(default=0.3, gt=0)  # share of the learning rate of [finetune]: the model is trained already
 
     def prepare(self, model: VisionTransformer) -> VisionTransformer:
-        replace_linears(model.encoder.blocks, self.skip, "static", self.signed, prefix="blocks.")
+        replace_linears(model, self.skip, partial(QuantLinear, signed=self.signed))
         for layer in quantized_layers(model).values():
             layer.whole_weights = self.recipe == "short"
         return model

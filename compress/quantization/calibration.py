@@ -6,24 +6,23 @@ second sees the ranges of all activations, which is what observers are for. Noth
 Legend: R rows, I inputs and O outputs of a layer.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from baselines.errors import InputError
 from baselines.vit import VisionTransformer
-from compress.quantization import observers, rescale, rounding
+from compress.quantization import rescale, rounding
 from compress.quantization.linear import QuantLinear, Rounding, quantized_layers
+from compress.quantization.observers import Observer, ObserverName, make_observer
 from compress.quantization.operators import channel_scale
 
 ROWS = 512  # of its input that are kept of each layer
-
-ObserverName = Literal["minmax", "moving", "percentile", "mse", "entropy"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,8 @@ def calibrate(model: VisionTransformer, batches: list[Tensor], recipe: Recipe) -
             rescale.rescale(model, rows, partial(observe_rows, recipe=recipe))
         watched = observe(model, batches, recipe)
     for name, (place, observer) in watched.items():
-        place.set_range(*find_range(name, observer))
+        with naming(name):
+            place.set_range(*observer.range())
     set_weights(layers, rows, recipe)
 
 
@@ -72,7 +72,7 @@ def set_weights(layers: dict[str, QuantLinear], rows: dict[str, Tensor], recipe:
     for name, layer in layers.items():
         layer.weight_scale.copy_(channel_scale(layer.weight))
         weight = layer.weight.clone()
-        x = round_rows(layer, rows[name])
+        x = rows[name] if layer.input is None else layer.input(rows[name])
         if recipe.reconstruct and len(x):
             layer.weight.copy_(rounding.reconstruct(weight, layer.weight_scale, x))
         if recipe.correct_bias and layer.bias is not None and len(x):
@@ -97,24 +97,18 @@ def check(batches: list[Tensor], shape: tuple[int, int, int]) -> None:
 @contextmanager
 def rounding_off(model: nn.Module) -> Iterator[None]:
     """The model computes in float meanwhile."""
-    layers = [module for module in model.modules() if isinstance(module, QuantLinear)]
-    places = [module for module in model.modules() if isinstance(module, Rounding)]
-    before = [layer.simulate for layer in layers], [place.active for place in places]
+    active = [module for module in model.modules() if isinstance(module, QuantLinear | Rounding) and module.active]
     try:
-        for layer in layers:
-            layer.simulate = False
-        for place in places:
-            place.active = False
+        for module in active:
+            module.active = False
         yield
     finally:
-        for layer, simulate in zip(layers, before[0], strict=True):
-            layer.simulate = simulate
-        for place, active in zip(places, before[1], strict=True):
-            place.active = active
+        for module in active:
+            module.active = True
 
 
 @contextmanager
-def watch_inputs(modules: dict[str, nn.Module], note: Callable[[str, Tensor], None]) -> Iterator[None]:
+def watch_inputs(modules: Mapping[str, nn.Module], note: Callable[[str, Tensor], None]) -> Iterator[None]:
     """Calls `note` with the name and the input of each of the modules, whenever it is run."""
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
@@ -144,50 +138,39 @@ def collect_rows(model: nn.Module, layers: dict[str, QuantLinear], batches: list
         chosen = torch.linspace(0, max(len(x) - 1, 0), min(share, len(x)), device=x.device).long()
         kept[name].append(x[chosen])
 
-    with watch_inputs(dict(layers), note):
+    with watch_inputs(layers, note):
         for images in batches:
             model(images)
     return {name: torch.cat(each) if each else layers[name].weight.new_empty(0, 0) for name, each in kept.items()}
 
 
-def observe(model: nn.Module, batches: list[Tensor], recipe: Recipe) -> dict[str, tuple[Rounding, observers.Observer]]:
+def observe(model: nn.Module, batches: list[Tensor], recipe: Recipe) -> dict[str, tuple[Rounding, Observer]]:
     """An observer for each place that rounds to 8 bits, after it has seen all images."""
-    layers = quantized_layers(model)
-    watched: dict[str, tuple[nn.Module, Rounding]] = {
-        name: (layer, layer.input) for name, layer in layers.items() if layer.input is not None
-    }
-    inside = {place for _, place in watched.values()}
-    for name, place in model.named_modules():
-        if isinstance(place, Rounding) and place not in inside:
-            watched[name] = place, place
-    seen = {name: observers.make_observer(recipe.observer, percentile=recipe.percentile) for name in watched}
+    found = {name: module for name, module in model.named_modules() if isinstance(module, Rounding)}
+    places = {name.removesuffix(".input"): place for name, place in found.items()}
+    seen = {name: make_observer(recipe.observer, recipe.percentile) for name in places}
 
     def note(name: str, x: Tensor) -> None:
-        try:
+        with naming(name):
             seen[name].update(x)
-        except InputError as error:
-            raise InputError(f"{name}: {error}") from error
 
-    with watch_inputs({name: module for name, (module, _) in watched.items()}, note):
+    with watch_inputs(places, note):
         for images in batches:
             model(images)
-    return {name: (place, seen[name]) for name, (_, place) in watched.items()}
+    return {name: (place, seen[name]) for name, place in places.items()}
 
 
-def find_range(name: str, observer: observers.Observer) -> tuple[float, float]:
+@contextmanager
+def naming(layer: str) -> Iterator[None]:
+    """Errors of a user begin with the name of the layer."""
     try:
-        return observer.range()
+        yield
     except InputError as error:
-        raise InputError(f"{name}: {error}") from error
+        raise InputError(f"{layer}: {error}") from error
 
 
 def observe_rows(rows: Tensor, recipe: Recipe) -> tuple[float, float]:
     """The range that an observer finds in some rows."""
-    observer = observers.make_observer(recipe.observer, percentile=recipe.percentile)
+    observer = make_observer(recipe.observer, recipe.percentile)
     observer.update(rows)
     return observer.range()
-
-
-def round_rows(layer: QuantLinear, rows: Tensor) -> Tensor:
-    """Input rows (R, I) as the layer rounds them."""
-    return rows if layer.input is None else layer.input(rows)

@@ -12,33 +12,23 @@ Legend: M rows of the input, I inputs and O outputs of a layer.
 import torch
 from torch import Tensor, nn
 
+from compress.quantization.linear import PackedLinear
+
 NUMBERS = torch.float8_e4m3fn
 LARGEST = 448.0  # of these numbers; what is larger would become infinite, or not a number
 MULTIPLE = 16  # of which both sizes of a weight must be, for the hardware
 
 
-class Float8Linear(nn.Module):
-    """A Linear in 8-bit floats, its output in bf16.
+class Float8Linear(PackedLinear):
+    """A Linear in 8-bit floats, its output in bf16."""
 
-    Holds its weights (O, I) as they were until `pack_` rounds them, so that it can be trained.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None):
-        super().__init__()
-        self.weight, self.bias = weight, bias
-
-    @torch.no_grad()
-    def pack_(self) -> None:
-        levels, scale = rounded(self.weight)
-        del self.weight
-        self.weight_scale: Tensor
-        self.register_buffer("weight", levels)
-        self.register_buffer("weight_scale", scale)
+    def quantize(self) -> tuple[Tensor, Tensor]:
+        return rounded(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) -> (..., O)."""
         rows = x.flatten(0, -2)
-        if self.weight.dtype == NUMBERS:
+        if self.packed:
             product = hardware_product if x.is_cuda and in_hardware() else float_product
             (levels, step), weight, scale = rounded(rows), self.weight, self.weight_scale
         else:
@@ -52,10 +42,14 @@ def in_hardware() -> bool:
     return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9)
 
 
+def fits(linear: nn.Linear) -> bool:
+    """Whether the hardware takes the sizes of a layer."""
+    return linear.in_features % MULTIPLE == linear.out_features % MULTIPLE == 0
+
+
 def find_unfit(model: nn.Module) -> list[str]:
     """Names of the Linears of a model whose sizes the hardware does not take."""
-    linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    return [name for name, each in linears if each.in_features % MULTIPLE or each.out_features % MULTIPLE]
+    return [name for name, each in model.named_modules() if isinstance(each, nn.Linear) and not fits(each)]
 
 
 def rounded(x: Tensor) -> tuple[Tensor, Tensor]:

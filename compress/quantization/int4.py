@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from compress.quantization.linear import PackedLinear
+
 ZERO = 8  # what stands for level 0 in the packed weights
 
 
@@ -30,31 +32,24 @@ def _(x: Tensor, weight: Tensor, _scale: Tensor) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
-class Int4Linear(nn.Module):
-    """A Linear with 4-bit weights.
-
-    Holds float weights (O, I) until `pack_` replaces them by packed ones (O, G, S / 2), so that it can be trained.
+class Int4Linear(PackedLinear):
+    """A Linear with 4-bit weights; packed ones are (O, G, S / 2).
 
     Args:
         group: inputs that share a scale; the last group is filled up with zeros.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, group: int):
-        super().__init__()
-        self.weight, self.bias, self.group = weight, bias, group
+    def __init__(self, linear: nn.Linear, group: int):
+        super().__init__(linear)
+        self.group = group
 
-    @torch.no_grad()
-    def pack_(self) -> None:
+    def quantize(self) -> tuple[Tensor, Tensor]:
         scale = group_scale(self.weight, self.group)
-        packed = pack(levels(self.weight, scale, self.group))
-        del self.weight
-        self.weight_scale: Tensor
-        self.register_buffer("weight", packed)
-        self.register_buffer("weight_scale", scale)
+        return pack(levels(self.weight, scale, self.group)), scale
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) -> (..., O)."""
-        if self.weight.dtype == torch.uint8:
+        if self.packed:
             y = torch.ops.compress.int4_product(x.float(), self.weight, self.weight_scale)
         else:
             y = pass_on(x.float(), rounded_inputs(x.float(), self.group)) @ self._rounded_weight().t()

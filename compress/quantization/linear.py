@@ -7,7 +7,8 @@ layer, set from training images (static), or are given scales when they come, on
 Legend: B batch, N tokens, I inputs and O outputs of a layer.
 """
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -16,7 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.errors import InputError
-from compress.quantization.operators import bounds, channel_scale, quantize_weight, row_scale, straight_through
+from baselines.vit import Attention, VisionTransformer
+from compress.quantization.operators import (
+    bounds,
+    channel_scale,
+    quantize_weight,
+    round_weight,
+    row_scale,
+    straight_through,
+)
 
 Activations = Literal["static", "token", "tensor"]
 
@@ -66,33 +75,54 @@ class Rounding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.active:
             return x
+        scale = apply_log_step(self.scale, self.log_step, x[:1].numel() if self.training else 0)
         if not self.training:
-            scale = self.scale if self.log_step is None else self.scale * self.log_step.exp()
             return torch.ops.compress.quantize_dequantize(x.float(), scale, self.zero_point)
         low, high = (bound - self.zero_point.float() for bound in bounds(self.zero_point))
-        return straight_through(x.float(), apply_log_step(self.scale, self.log_step, x[:1].numel()), low, high)
+        return straight_through(x.float(), scale, low, high)
 
 
-class QuantLinear(nn.Module):
+class PackedLinear(nn.Module):
+    """A Linear of narrow numbers. Holds float weights (O, I) until `pack_`, so that it can be trained."""
+
+    weight_scale: Tensor
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+
+    @property
+    def packed(self) -> bool:
+        return self.weight.dtype.itemsize == 1
+
+    @torch.no_grad()
+    def pack_(self) -> None:
+        """Replaces the float weights by what is stored of them."""
+        if not self.packed:
+            levels, scale = self.quantize()
+            del self.weight
+            self.register_buffer("weight", levels)
+            self.register_buffer("weight_scale", scale)
+
+    @abstractmethod
+    def quantize(self) -> tuple[Tensor, Tensor]:
+        """What is stored of the weights, in one byte each value, and its scales."""
+
+
+class QuantLinear(PackedLinear):
     """A Linear with 8-bit inputs and weights, float outside; `y = dequantize(x_q) @ dequantize(w_q) + bias`.
 
-    Holds float weights (O, I) until `pack_` replaces them by int8 ones (I, O), so that it can still be trained.
+    Packed weights are int8 (I, O), as ONNX's MatMul takes them.
     """
 
     def __init__(self, linear: nn.Linear, activations: Activations = "static", signed: bool = False):
-        super().__init__()
-        self.weight, self.bias = linear.weight, linear.bias
-        self.weight_scale: Tensor
+        super().__init__(linear)
         self.register_buffer("weight_scale", channel_scale(linear.weight.detach()))
         self.register_parameter("weight_log_step", None)
         self.activations = activations
         self.input = Rounding(signed) if activations == "static" else None
-        self.simulate = True  # False: computes the float layer
+        self.active = True  # False: weights stay float; `input` has a switch of its own
         self.whole_weights = False  # weights stay float while only activations are rounded
-
-    @property
-    def packed(self) -> bool:
-        return self.weight.dtype == torch.int8
 
     def learn_scales(self) -> None:
         """Makes all scales things that training changes."""
@@ -110,24 +140,18 @@ class QuantLinear(nn.Module):
             self.weight_scale.mul_(self.weight_log_step.exp())
             self.register_parameter("weight_log_step", None)
 
-    @torch.no_grad()
-    def pack_(self) -> None:
-        """Float weights (O, I) -> int8 (I, O), as ONNX's MatMul takes them."""
-        if self.packed:
-            return
+    def quantize(self) -> tuple[Tensor, Tensor]:
         self.fold_log_step()
-        levels = quantize_weight(self.weight, self.weight_scale).t().contiguous()
-        del self.weight
-        self.register_buffer("weight", levels)
+        return quantize_weight(self.weight, self.weight_scale).t().contiguous(), self.weight_scale
 
     def rounded_weight(self) -> Tensor:
         """Float weights (O, I) as they will be once packed."""
-        return quantize_weight(self.weight, self.weight_scale) * self.weight_scale[:, None]
+        return round_weight(self.weight, self.weight_scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) -> (..., O)."""
-        if not self.simulate:
-            return F.linear(x, self.weight, self.bias)
+        if not self.active:
+            return F.linear(x if self.input is None else self.input(x), self.weight, self.bias)
         if self.input is None:
             y = self._dynamic(x.float())
         else:
@@ -149,9 +173,8 @@ class QuantLinear(nn.Module):
 
     def _dynamic(self, x: Tensor) -> Tensor:
         if self.packed:
-            product = torch.ops.compress.token_product if self.activations == "token" else (
-                torch.ops.compress.dynamic_product
-            )  # fmt: skip
+            operators = torch.ops.compress
+            product = operators.token_product if self.activations == "token" else operators.dynamic_product
             return product(x, self.weight, self.weight_scale)
         step = row_scale(x) if self.activations == "token" else (x.amax().clamp(min=0) - x.amin().clamp(max=0)) / 255
         most = x.new_tensor(255.0)
@@ -165,35 +188,38 @@ def apply_log_step(scale: Tensor, log_step: Tensor | None, values: int) -> Tenso
         values: that share one scale, of an image; the gradient is divided by the root of this many levels, as in LSQ
             (section 2.2), so that it is about as large as those of weights. 0: there is no gradient to scale.
     """
-    if log_step is None or not values:
-        return scale if log_step is None else scale * log_step.exp()
+    if log_step is None:
+        return scale
+    if not values:
+        return scale * log_step.exp()
     slow = 1 / (values * 127) ** 0.5
     return scale * (log_step * slow + (log_step * (1 - slow)).detach()).exp()
 
 
-def replace_linears(
-    model: nn.Module, skip: Sequence[str], activations: Activations, signed: bool, prefix: str = ""
-) -> None:
-    """Puts a `QuantLinear` in the place of every Linear below `model` that `skip` does not name.
+def replace_linears(model: VisionTransformer, skip: Sequence[str], make: Callable[[nn.Linear], nn.Module]) -> None:
+    """Puts what `make` makes of it in the place of every Linear of the blocks that `skip` does not name.
 
     Args:
-        skip: names as `blocks.0.mlp.fc2`, with * for anything; the last parts of a name are enough.
-        prefix: what the names of these layers begin with, for whoever writes `skip`.
+        skip: as `match_layers` reads it; names begin with `blocks.`.
 
     Raises:
         InputError: a pattern that fits no layer, or patterns that leave none.
     """
-    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    left = match_layers([f"{prefix}{name}" for name in linears], skip)
-    for name in linears:
-        if f"{prefix}{name}" not in left:
-            linear = model.get_submodule(name)
-            assert isinstance(linear, nn.Linear)
-            model.set_submodule(name, QuantLinear(linear, activations, signed))
+    found = model.encoder.blocks.named_modules(prefix="blocks")
+    linears = {name: module for name, module in found if isinstance(module, nn.Linear)}
+    for name in linears.keys() - match_layers([*linears], skip):
+        model.encoder.set_submodule(name, make(linears[name]))
+
+
+def round_attention(model: nn.Module, signed: bool) -> None:
+    """Gives every `Attention` of a model places where queries, keys, values and weights are rounded to 8 bits."""
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.rounding = nn.ModuleDict({name: Rounding(signed) for name in ("q", "k", "v", "weights")})
 
 
 def match_layers(layers: Sequence[str], skip: Sequence[str]) -> set[str]:
-    """Those of `layers` that `skip` names, with * for anything; the last parts of a name are enough.
+    """Those of `layers` that `skip` names: `blocks.0.mlp.fc2`, `fc2` (the last parts are enough), * for anything.
 
     Raises:
         InputError: a pattern that fits none, or patterns that leave none.

@@ -7,7 +7,8 @@ Legend: A candidate ranges.
 """
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,36 +16,25 @@ from torch import Tensor
 from baselines.errors import InputError
 from compress.quantization.histogram import BINS, Histogram, divergence, squared_error
 
-OBSERVERS: tuple[str, ...] = ("minmax", "moving", "percentile", "mse", "entropy")
+ObserverName = Literal["minmax", "moving", "percentile", "mse", "entropy"]
+OBSERVERS: tuple[ObserverName, ...] = get_args(ObserverName)
 CANDIDATES = 100  # ranges tried in one search
 
 
-def make_observer(kind: str, *, percentile: float = 99.99, levels: int = 256) -> "Observer":
+def make_observer(kind: ObserverName, percentile: float = 99.99) -> "Observer":
     """An observer that has seen nothing.
 
     Args:
-        kind: one of OBSERVERS.
         percentile: of the values that `percentile` keeps inside the range, in (50, 100].
-        levels: of the quantizer that `mse` and `entropy` find the range for.
-
-    Raises:
-        InputError: there is no such observer, or the percentile is none.
     """
-    if kind not in OBSERVERS:
-        raise InputError(f"there is no observer {kind!r}; choose one of {', '.join(OBSERVERS)}")
-    if not 50 < percentile <= 100:
-        raise InputError(f"percentile = {percentile} leaves no range; give more than 50 and at most 100")
     if kind == "percentile":
         return Percentile(percentile)
-    if kind == "mse":
-        return SquaredError(levels)
-    if kind == "entropy":
-        return Entropy(levels)
-    return MinMax() if kind == "minmax" else Moving()
+    kinds = {"minmax": Observer, "moving": Moving, "mse": SquaredError, "entropy": Entropy}
+    return kinds[kind]()
 
 
-class Observer(ABC):
-    """Sees activations and chooses the range that a quantizer is to cover."""
+class Observer:
+    """Sees activations and chooses the range that a quantizer is to cover: here from the smallest to the largest."""
 
     def __init__(self) -> None:
         self.low, self.high = math.inf, -math.inf  # smallest and largest value of all
@@ -75,18 +65,8 @@ class Observer(ABC):
         low, high = self._choose()
         return min(max(low, self.low), self.high), min(max(high, self.low), self.high)
 
-    @abstractmethod
     def _take(self, values: Tensor, low: float, high: float) -> None:
         """Notes finite values, flat, at least one; `low` and `high` are theirs."""
-
-    @abstractmethod
-    def _choose(self) -> tuple[float, float]: ...
-
-
-class MinMax(Observer):
-    """Smallest and largest value of all."""
-
-    def _take(self, values: Tensor, low: float, high: float) -> None: ...
 
     def _choose(self) -> tuple[float, float]:
         return self.low, self.high
@@ -112,11 +92,15 @@ class Moving(Observer):
 
 
 class Binned(Observer):
-    """An observer that chooses from a histogram. Positions in it are in widths of a bin."""
+    """An observer that chooses from a histogram. Positions in it are in widths of a bin.
 
-    def __init__(self) -> None:
+    Args:
+        levels: of the quantizer that the range is for.
+    """
+
+    def __init__(self, levels: int = 256) -> None:
         super().__init__()
-        self.histogram = Histogram()
+        self.levels, self.histogram = levels, Histogram()
 
     def _take(self, values: Tensor, low: float, high: float) -> None:
         self.histogram.add(values, low, high)
@@ -141,9 +125,8 @@ class Percentile(Binned):
 
     def _search(self, low: float, high: float) -> tuple[float, float]:
         counts = self.histogram.counts
-        cut = int(counts.sum()) * (100 - self.percentile) / 200
+        cut, first = int(counts.sum()) * (100 - self.percentile) / 200, self.histogram.first
         # Each end counts from outside, and so stops before a gap rather than behind it.
-        first = self.histogram.first
         return first + _depth(counts, cut), first + BINS - _depth(counts.flip(0), cut)
 
 
@@ -160,10 +143,6 @@ class SquaredError(Binned):
 
     Tried are one threshold for both signs, then other lower ends, then other upper ones.
     """
-
-    def __init__(self, levels: int):
-        super().__init__()
-        self.levels = levels
 
     def _search(self, low: float, high: float) -> tuple[float, float]:
         low, high = min(low, 0.0), max(high, 0.0)
@@ -192,10 +171,6 @@ class Entropy(Binned):
     One threshold serves both signs; an end that is nearer to 0 stays where it is. As in the original, a range has at
     least as many bins as there are levels. Made for bell shapes: of peaked ones (GELU, softmax) it clips far too much.
     """
-
-    def __init__(self, levels: int):
-        super().__init__()
-        self.levels = levels
 
     def _search(self, low: float, high: float) -> tuple[float, float]:
         below = -self.histogram.first  # bins of negative values

@@ -69,6 +69,11 @@ def quantize_weight(weight_OI: Tensor, scale_O: Tensor) -> Tensor:
     return (weight_OI / scale_O[:, None]).round().clamp(-127, 127).to(torch.int8)
 
 
+def round_weight(weight_OI: Tensor, scale_O: Tensor) -> Tensor:
+    """Float weights as they are when they were quantized."""
+    return quantize_weight(weight_OI, scale_O) * scale_O[:, None]
+
+
 def straight_through(x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """`x` rounded to multiples of `scale`, levels `low` to `high`, with a gradient.
 

@@ -57,16 +57,15 @@ class IntegerLinear(nn.Module):
             step = row_scale(rows)
             y = self._product((rows / step).round_()).float()
         else:
-            step, zero = (self.step, self.zero) if self.activations == "static" else self._range(rows)
+            if self.activations == "static":
+                step, zero = self.step, self.zero
+            else:
+                step, zero_uint8 = dynamic_range(rows)
+                zero = zero_uint8.int() - 128
             levels = (rows / step).round_().add_(zero).clamp_(-128, 127)
             y = self._product(levels).sub_(self.weight_sum * zero).float()
         y = y.mul_(step * self.weight_scale)
         return (y if self.bias is None else y.add_(self.bias)).unflatten(0, x.shape[:-1])
-
-    def _range(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale and zero point, int32, of the int8 levels of all rows."""
-        step, zero = dynamic_range(rows)
-        return step, zero.int() - 128
 
     def _product(self, levels: Tensor) -> Tensor:
         """Whole numbers (M, I) -> (M, O) int32."""

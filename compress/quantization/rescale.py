@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from baselines.vit import Block
 from compress.quantization.linear import QuantLinear, Rounding
-from compress.quantization.operators import channel_scale, quantize_weight, row_scale
+from compress.quantization.operators import channel_scale, round_weight, row_scale
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 LARGEST = 100.0  # factor, either way
@@ -37,59 +37,43 @@ def rescale(model: nn.Module, rows: dict[str, Tensor], value_range: Range) -> No
         value_range: range of an activation to be covered.
     """
     names = {module: name for name, module in model.named_modules() if isinstance(module, QuantLinear)}
-    for before, layer in find_pairs(model):
+    for weight, bias, layer in find_pairs(model):
         x = rows[names[layer]]
         if len(x):
-            factor, shift = choose_scaling(layer, x, value_range, shifts=not isinstance(before, Values))
-            before.divide(factor, shift)
+            is_norm = weight.ndim == 1  # rows of values are scaled only, not shifted
+            factor, shift = choose_scaling(layer, x, value_range, shifts=is_norm)
+            weight.div_(factor if is_norm else factor[:, None])
+            bias.sub_(shift).div_(factor)
             if layer.bias is not None:
                 layer.bias.add_(layer.weight @ shift)
             layer.weight.mul_(factor)
             rows[names[layer]] = (x - shift) / factor
 
 
-class Norm:
-    """A norm with a gain and a bias for each channel."""
+def find_pairs(model: nn.Module) -> Iterator[tuple[Tensor, Tensor, QuantLinear]]:
+    """Weight and bias of what makes the input of a layer (a norm, or the rows of qkv that make values), and the layer.
 
-    def __init__(self, norm: nn.Module):
-        assert isinstance(norm.weight, Tensor)
-        assert isinstance(norm.bias, Tensor)
-        self.weight, self.bias = norm.weight, norm.bias
-
-    def divide(self, factor: Tensor, shift: Tensor) -> None:
-        self.weight.div_(factor)
-        self.bias.sub_(shift).div_(factor)
-
-
-class Values:
-    """The rows of a fused qkv layer that make values: attention mixes them channel by channel."""
-
-    def __init__(self, qkv: QuantLinear | nn.Linear):
-        self.qkv, self.start = qkv, 2 * qkv.weight.shape[0] // 3
-
-    def divide(self, factor: Tensor, shift: Tensor) -> None:
-        self.qkv.weight[self.start :].div_(factor[:, None])
-        self.qkv.bias[self.start :].div_(factor)
-
-
-def find_pairs(model: nn.Module) -> Iterator[tuple[Norm | Values, QuantLinear]]:
-    """What makes the input of a layer, and the layer."""
+    Attention mixes values channel by channel, so that a factor on their rows goes through it.
+    """
     for block in model.modules():
         if isinstance(block, Block):
-            attention = block.attn
-            found = [
-                (Norm(block.norm1), attention.qkv),
-                (Values(attention.qkv), attention.proj),
-                (Norm(block.norm2), block.mlp.fc1),
-            ]
-            yield from ((before, layer) for before, layer in found if isinstance(layer, QuantLinear))
+            qkv, proj, fc1 = block.attn.qkv, block.attn.proj, block.mlp.fc1
+            values = slice(2 * qkv.weight.shape[0] // 3, None)
+            for weight, bias, layer in (
+                (block.norm1.get_parameter("weight"), block.norm1.get_parameter("bias"), qkv),
+                (qkv.weight[values], qkv.bias[values], proj),
+                (block.norm2.get_parameter("weight"), block.norm2.get_parameter("bias"), fc1),
+            ):
+                if isinstance(layer, QuantLinear):
+                    yield weight, bias, layer
 
 
 def choose_scaling(layer: QuantLinear, x_RI: Tensor, value_range: Range, *, shifts: bool) -> tuple[Tensor, Tensor]:
     """Factor and shift of each channel (I,) with which the layer's output is nearest to that of float."""
     low, high = x_RI.amin(0), x_RI.amax(0)
     tried = [(torch.ones_like(low), torch.zeros_like(low))]
-    for shift in [torch.zeros_like(low), (low + high) / 2] if shifts else [torch.zeros_like(low)]:
+    middle = [(low + high) / 2] if shifts else []
+    for shift in [torch.zeros_like(low), *middle]:
         reach = torch.maximum((high - shift).abs(), (low - shift).abs()).clamp(min=1e-5)
         weights = layer.weight.abs().amax(0).clamp(min=1e-5)
         for share in SHARES:
@@ -113,6 +97,5 @@ def output_error(layer: QuantLinear, x_RI: Tensor, weight_OI: Tensor, wanted_RO:
         place = Rounding(layer.input.zero_point.dtype == torch.int8).to(x_RI.device).eval()
         place.set_range(*value_range(x_RI))
         x_RI = place(x_RI)
-    scale = channel_scale(weight_OI)
-    got = x_RI @ (quantize_weight(weight_OI, scale) * scale[:, None]).t()
-    return (got - wanted_RO).square().mean().item()
+    got_RO = x_RI @ round_weight(weight_OI, channel_scale(weight_OI)).t()
+    return (got_RO - wanted_RO).square().mean().item()

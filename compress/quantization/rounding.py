@@ -10,7 +10,7 @@ Legend: R rows, I inputs and O outputs of a layer.
 import torch
 from torch import Tensor
 
-from compress.quantization.operators import quantize_weight
+from compress.quantization.operators import round_weight
 
 BLOCK = 64  # columns after which the others take up what those did, in one product
 DAMPING = 0.01  # of the mean of the diagonal, so that it can be inverted
@@ -39,13 +39,13 @@ def reconstruct(weight_OI: Tensor, scale_O: Tensor, x_RI: Tensor) -> Tensor:
         block, errors = left[:, start:end], torch.empty_like(left[:, start:end])
         for column in range(end - start):
             row = factor[start + column, start + column : end]
-            near = quantize_weight(block[:, column : column + 1], scale_O) * scale_O[:, None]
-            errors[:, column : column + 1] = (block[:, column : column + 1] - near) / row[0]
-            block[:, column:] -= errors[:, column : column + 1] * row
-            block[:, column : column + 1] = near
+            near = round_weight(block[:, [column]], scale_O)
+            errors[:, [column]] = (block[:, [column]] - near) / row[0]
+            block[:, column:] -= errors[:, [column]] * row
+            block[:, [column]] = near
         left[:, end:] -= errors @ factor[start:end, end:]
     found = torch.empty_like(left)
     found[:, order] = left
-    nearest = quantize_weight(weight_OI, scale_O) * scale_O[:, None]
+    nearest = round_weight(weight_OI, scale_O)
     errors_O = [(x_RI @ (each - weight_OI).t()).square().mean(0) for each in (found, nearest)]
     return torch.where((errors_O[0] <= errors_O[1])[:, None], found, nearest)  # with few inputs little can make up
