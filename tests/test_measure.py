@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +38,22 @@ class FakeMachine:
         return run
 
 
+def time_in_process(run: Callable[[int], object], clock: Callable[[], float]) -> latency.Timer:
+    def turn(first: int, calls: int, uncounted: int) -> list[float]:
+        for number in range(first - uncounted, first):
+            run(number)
+        samples = []
+        for number in range(first, first + calls):
+            before = clock()
+            run(number)
+            samples.append(clock() - before)
+        return samples
+
+    return turn
+
+
 def measure(machine: FakeMachine, **jobs: float) -> dict[str, latency.Timing]:
-    contestants = {
-        name: latency.time_in_process(machine.job(name, seconds), machine.clock) for name, seconds in jobs.items()
-    }
+    contestants = {name: time_in_process(machine.job(name, seconds), machine.clock) for name, seconds in jobs.items()}
     return latency.interleave(contestants, budget_s=20, clock=machine.clock)
 
 
@@ -118,8 +131,8 @@ def test_a_comparison_ends_when_it_is_precise_and_an_open_one_goes_on() -> None:
     def shaky(_number: int) -> None:
         machine.now += 0.01 * (1 + chance.uniform(0, 2))
 
-    contestants = {name: latency.time_in_process(machine.job(name, 0.01), machine.clock) for name in "abc"}
-    contestants["shaky"] = latency.time_in_process(shaky, machine.clock)
+    contestants = {name: time_in_process(machine.job(name, 0.01), machine.clock) for name in "abc"}
+    contestants["shaky"] = time_in_process(shaky, machine.clock)
     pairs = [("a", "b"), ("c", "shaky")]
     timings = latency.interleave(
         contestants, budget_s=40, comparisons=pairs, precision=0.02, clock=machine.clock, min_rounds=15
@@ -140,8 +153,8 @@ def test_one_that_breaks_leaves_and_the_others_go_on() -> None:
             raise RuntimeError("out of paper")
         machine.now += 0.01
 
-    contestants = {"a": latency.time_in_process(machine.job("a", 0.01), machine.clock)}
-    contestants |= {"breaks": latency.time_in_process(breaks, machine.clock)}
+    contestants = {"a": time_in_process(machine.job("a", 0.01), machine.clock)}
+    contestants |= {"breaks": time_in_process(breaks, machine.clock)}
     timings = latency.interleave(contestants, budget_s=2, clock=machine.clock)
     assert timings["breaks"].failed == "out of paper"
     assert timings["a"].failed is None
@@ -161,7 +174,7 @@ def test_other_programs_are_told_from_our_own() -> None:
         try:
             foreign, own = load.Watch([], "cpu"), load.Watch([spinner.pid], "cpu")
             time.sleep(1)
-            shares = foreign.foreign_share(), own.foreign_share()
+            shares = [load.Usage(each.own).foreign_share(each.first) for each in (foreign, own)]
             said = foreign.warnings()
         finally:
             spinner.kill()

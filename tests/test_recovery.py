@@ -20,10 +20,10 @@ from baselines.train import TrainConfig, fit
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import variant
 from compress.measure import statistics
-from compress.measure.recovery import score
 from compress.methods import AViT, Method, Narrow, TopK
 from compress.training import finetuning
 from compress.training.curves import Curves
+from compress.training.finetuning import score
 from reports import Row
 from reports.markdown import report_md
 from reports.page import report_html

@@ -95,10 +95,10 @@ def measure_batches(model: VisionTransformer, batches: Iterable[Tensor]) -> Cost
         counts.append(ran.counts)
         mlp_counts.append(ran.counts if ran.mlp_counts is None else ran.mlp_counts)
         outputs = output.tokens.shape[1]
-    params = sum(parameter.numel() for parameter in model.parameters())
+    params, dense = sum(parameter.numel() for parameter in model.parameters()), dense_macs(model.config)
     if not counts:
-        return Cost(params, dense_macs(model.config), model, None)
-    return Cost(params, dense_macs(model.config), model, torch.cat(counts), torch.cat(mlp_counts), outputs)
+        return Cost(params, dense, model, None)
+    return Cost(params, dense, model, torch.cat(counts), torch.cat(mlp_counts), outputs)
 
 
 def count_batch_macs(model: VisionTransformer, output: ViTOutput) -> Tensor:
@@ -129,8 +129,6 @@ def count_with_libraries(spent: Cost) -> dict[str, float]:
 
 def disagreements(counted: Mapping[str, float]) -> list[str]:
     """In words, who counts other than the closed form, or torch where there is none."""
-    if not counted:
-        return []
     first = CLOSED if CLOSED in counted else TORCH
     seen = "" if first == CLOSED else ": it does not see what functions multiply"
     return [
@@ -153,16 +151,13 @@ def _attention_products(q: Any, k: Any, v: Any) -> int:
 
 
 def _fvcore(model: Classifier, image: Tensor) -> float:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations of its own
-        from fvcore.nn import FlopCountAnalysis
-        from fvcore.nn.jit_handles import get_shape
-
     def attention(inputs: list[Any], _outputs: list[Any]) -> int:
         return _attention_products(*(get_shape(value) for value in inputs[:3]))
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its tracer's own
+    with warnings.catch_warnings(action="ignore"):  # deprecations of its own, and its tracer's
+        from fvcore.nn import FlopCountAnalysis
+        from fvcore.nn.jit_handles import get_shape
+
         logging.getLogger("fvcore").setLevel(logging.ERROR)
         analysis = FlopCountAnalysis(model, image)
         analysis.set_op_handle("aten::scaled_dot_product_attention", attention)
@@ -172,10 +167,6 @@ def _fvcore(model: Classifier, image: Tensor) -> float:
 
 
 def _thop(model: Classifier, image: Tensor) -> float:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations of its own
-        import thop
-
     def attention(module: Any, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
         batch, tokens, _ = inputs[0].shape
         shape = (batch, module.heads, tokens, module.proj.in_features // module.heads)
@@ -196,10 +187,10 @@ def _thop(model: Classifier, image: Tensor) -> float:
     if not isinstance(model, VisionTransformer):
         leaves = [each for each in model.modules() if not [*each.children()]]
         rules = {type(each): nothing for each in leaves if not isinstance(each, nn.Linear | _ConvNd)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        macs = thop.profile(model, (image,), custom_ops=rules, verbose=False)[0]
-    return float(macs)
+    with warnings.catch_warnings(action="ignore"):  # deprecations of its own
+        import thop
+
+        return float(thop.profile(model, (image,), custom_ops=rules, verbose=False)[0])
 
 
 def _torch(model: Classifier, image: Tensor) -> float:

@@ -4,13 +4,14 @@ A round visits every contestant once, in random order, with the same batches of 
 is precise enough: the ratio to its baseline, round by round, has a 95 % interval of at most ± `precision`.
 """
 
+import itertools
 import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 
 from compress.measure.statistics import median_interval
 
@@ -38,29 +39,17 @@ class Timing:
     def samples(self) -> list[float]:
         return [sample for turn in self.turns.values() for sample in turn]
 
+    @contextmanager
+    def noting_failure(self) -> Iterator[None]:
+        """A RuntimeError becomes the reason why there are no more samples."""
+        try:
+            yield
+        except RuntimeError as error:
+            self.failed = str(error)
+
 
 Leave = Callable[[Mapping[str, Timing]], Collection[str]]
 """timings so far, by name -> names of those that need not be timed any longer."""
-
-
-def time_in_process(run: Callable[[int], object], clock: Callable[[], float] = time.perf_counter) -> Timer:
-    """A contestant in this process.
-
-    Args:
-        run: runs the batch of the given number to its end.
-    """
-
-    def turn(first: int, calls: int, uncounted: int) -> list[float]:
-        for number in range(first - uncounted, first):
-            run(number)
-        samples = []
-        for number in range(first, first + calls):
-            before = clock()
-            run(number)
-            samples.append(clock() - before)
-        return samples
-
-    return turn
 
 
 def interleave(
@@ -89,7 +78,8 @@ def interleave(
     chance = random.Random(seed)
     timings = {name: (timings or {}).get(name, Timing()) for name in contestants}
     for name, run in contestants.items():
-        _attempt(timings[name], partial(_calls_per_turn, run, timings[name]))
+        with timings[name].noting_failure():
+            timings[name].calls = _count_calls(run)
     active = {name for name, timing in timings.items() if not timing.failed}
     first = 1 + max((round_ for timing in timings.values() for round_ in timing.turns), default=-1)
     started, round_ = clock(), first
@@ -98,8 +88,8 @@ def interleave(
         chance.shuffle(order)
         for name in order:
             timing = timings[name]
-            turn = partial(contestants[name], round_ * MAX_CALLS + 1, timing.calls, 1)
-            _attempt(timing, partial(_keep, turn, timing, round_))
+            with timing.noting_failure():
+                timing.turns[round_] = contestants[name](round_ * MAX_CALLS + 1, timing.calls, 1)
         round_ += 1
         active = {name for name in active if not timings[name].failed}
         done = round_ - first
@@ -139,7 +129,9 @@ def warnings(timing: Timing) -> list[str]:
     spread = (quartiles[2] - quartiles[0]) / middle
     if spread > 0.25:
         found.append(f"noisy: the middle half of the latencies spans {spread:.0%} of the median")
-    first, second = (statistics.median(part) for part in _halves(list(timing.turns.values())))
+    turns = list(timing.turns.values())
+    half = max(len(turns) // 2, 1)
+    first, second = (statistics.median(itertools.chain(*part)) for part in (turns[:half], turns[-half:]))
     drift = second / first - 1
     if abs(drift) > 0.15:
         found.append(f"drifting: the second half of the run was {abs(drift):.0%} {'slower' if drift > 0 else 'faster'}")
@@ -149,39 +141,19 @@ def warnings(timing: Timing) -> list[str]:
 def _imprecise(timings: Mapping[str, Timing], comparisons: Collection[tuple[str, str]], precision: float) -> set[str]:
     """Contestants with a comparison that is not precise enough yet."""
     found: set[str] = set()
-    for reference, name in comparisons:
-        ratio = speedup(timings[reference], timings[name])
-        if ratio is None or timings[name].failed or timings[reference].failed:
-            continue
-        middle, low, high = ratio
-        if (high - low) / 2 > precision * middle:
-            found |= {name, reference}
+    for pair in comparisons:
+        reference, other = (timings[name] for name in pair)
+        ratio = None if reference.failed or other.failed else speedup(reference, other)
+        if ratio and (ratio[2] - ratio[1]) / 2 > precision * ratio[0]:
+            found |= {*pair}
     return found
 
 
-def _attempt(timing: Timing, work: Callable[[], object]) -> None:
-    try:
-        work()
-    except RuntimeError as error:
-        timing.failed = str(error)
-
-
-def _keep(turn: Callable[[], list[float]], timing: Timing, round_: int) -> None:
-    timing.turns[round_] = turn()
-
-
-def _calls_per_turn(run: Timer, timing: Timing) -> None:
+def _count_calls(run: Timer) -> int:
     """Warms up, and finds how many calls fill a turn.
 
     An odd number: half of all medians of an odd number of samples lie below the true median, however skewed the noise
     is, so contestants with turns of different length are treated alike.
     """
     fitting = TURN_S / max(min(run(2, 3, 2)), 1e-6)
-    timing.calls = min(2 * max(round((fitting - 1) / 2), 0) + 1, MAX_CALLS)
-
-
-def _halves(turns: Iterable[list[float]]) -> tuple[list[float], list[float]]:
-    turns = list(turns)
-    middle = max(len(turns) // 2, 1)
-    parts = turns[:middle], turns[-middle:]
-    return tuple([sample for turn in part for sample in turn] for part in parts)  # type: ignore[return-value]
+    return min(2 * max(round((fitting - 1) / 2), 0) + 1, MAX_CALLS)

@@ -22,7 +22,7 @@ class Watch:
 
     def __init__(self, own: Collection[int], device: str):
         self.own, self.device = {os.getpid(), *own}, device
-        self.first = self.last = Usage(self.own)
+        self.first = Usage(self.own)
         self.stopped, self.hot = count_throttled(), count_thermal_events()
 
     def warnings(self) -> list[str]:
@@ -37,15 +37,6 @@ class Watch:
         if self.device == "cuda" and (others := gpu_processes(self.own)):
             found.append(f"other load: the GPU is also used by {', '.join(others)}")
         return found
-
-    def was_quiet(self) -> bool:
-        """Whether nothing disturbed since it began, so that what was measured may be remembered."""
-        return not self.warnings()
-
-    def foreign_share(self) -> float:
-        """Share of all processors, 0 to 1, that other programs took since the last call, or since it began."""
-        before, self.last = self.last, Usage(self.own)
-        return self.last.foreign_share(before)
 
 
 class Usage:

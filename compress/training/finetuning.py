@@ -14,10 +14,11 @@ from baselines.distributed import ALONE, World
 from baselines.guided import GuidedTrainer
 from baselines.train import Snapshot, TrainConfig, fit
 from baselines.vit import VisionTransformer
-from compress.measure import recovery
+from compress.measure.cost import count_batch_macs
 from compress.methods import Method
 from compress.variant import prepare
 
+SCORED = 512  # test images at a time, as of the images held out
 Model = TypeVar("Model", bound=Classifier)
 
 
@@ -57,7 +58,7 @@ def apply(
 
     def worth(model: VisionTransformer) -> dict[str, float]:
         """For the record alone: test images score, and nothing is ever chosen by what they say."""
-        return recovery.score(calibrate(model, new, calibration, device), data, device, world)
+        return score(calibrate(model, new, calibration, device), data, device, world)
 
     if any(method.tuned for method in new):
         methods = [*done, *new]
@@ -86,6 +87,28 @@ def calibrate(model: Model, methods: Sequence[Method], images: list[Tensor], dev
     for method in methods:
         method.calibrate(made, [batch.to(device) for batch in images])
     return model.eval()
+
+
+@torch.inference_mode()
+def score(model: VisionTransformer, data: Data, device: torch.device, world: World = ALONE) -> dict[str, float]:
+    """Runs all test images through `model` once, each process its part of them.
+
+    Args:
+        model: on `device`, calibrated, not converted.
+
+    Returns:
+        `top1`, and `macs`: multiply-accumulates of an image alone, mean over the images.
+    """
+    model.eval()
+    total = len(data.test.labels)
+    mine = torch.arange(total)[world.part(total)]
+    summed = torch.zeros(2, dtype=torch.float64)  # right answers, MACs
+    for images, labels in data.batches(data.test, SCORED, device, indices=mine) if len(mine) else ():
+        output = model.compute_output(images)
+        right = (output.logits.argmax(1) == labels).sum().item()
+        summed += torch.tensor([right, count_batch_macs(model, output).sum().item()], dtype=summed.dtype)
+    top1, macs = (world.sum(summed) / total).tolist()
+    return {"top1": top1, "macs": macs}
 
 
 def make_trainer(methods: Sequence[Method], model: VisionTransformer, teacher: Any) -> partial[GuidedTrainer]:
