@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from baselines.losses import soft
 from baselines.macs import dense_macs
 from baselines.step import Step
 from baselines.vit import VisionTransformer, ViTConfig
@@ -18,7 +19,7 @@ from compress.checkpoints.checkpoint import Checkpoint
 from compress.exporters.onnx import export_onnx
 from compress.measure.cost import Cost, count_with_libraries, disagreements
 from compress.measure.rollout import trace
-from compress.methods.dynamicvit import DynamicEncoder, DynamicViT, Predictor, divergence, ratio_loss, token_distance
+from compress.methods.dynamicvit import DynamicEncoder, DynamicViT, Predictor, ratio_loss, token_distance
 
 DEIT = ViTConfig(image_size=(224, 224), patch_size=16, dim=384, depth=12, heads=6, mlp_dim=1536)
 SHAPES: dict[str, dict[str, Any]] = {
@@ -166,7 +167,7 @@ class TestLosses:
             {"ratio": 5 * wanted, "tokens": 0.25 * 4, "answers": 0}, abs=1e-5
         )
         own, taught = torch.zeros(1, 2), torch.tensor([[0.9, 0.1]]).log()
-        assert divergence(own, taught).item() == pytest.approx(0.9 * math.log(1.8) + 0.1 * math.log(0.2))
+        assert soft(own, taught, 1.0).item() == pytest.approx(0.9 * math.log(1.8) + 0.1 * math.log(0.2))
 
     def test_only_patches_kept_are_compared_with_the_teacher(self) -> None:
         own, aim, kept = torch.zeros(2, 3, 4), torch.ones(2, 3, 4), torch.tensor([[1.0, 1, 0], [0, 1, 0]])

@@ -3,25 +3,19 @@
 Modifications to the baseline: `encoder` is replaced by `HaltingEncoder`, which holds the same blocks.
 Written from the paper; where the published code departs from it or cannot work, the choice taken is:
 
-- Halting score of a block's output x: `h = sigmoid(gate(x) + gate_shift)`; the last block stops all. The paper (eq. 3)
-  takes the first channel, times a constant. That is where training starts (`gate_scale`), and what `gate = "channel"`
-  keeps to; `gate = "linear"` learns a weight for every channel, block by block, so that a model whose first channel
-  means something else need not unlearn it. Where the head has a learned pooling, it starts from that: what the
-  pooling would count least stops first.
-- A token stops when its scores add up to 1 - eps (eq. 4-6). Its weights over the blocks (eq. 8: the scores, then the
-  remainder) are a distribution; the token handed to the head is the mean of its states under it (mean field, eq. 9).
-- The class token is not gated unless `cls_halts`: its state is then simply that of the last block.
-- Training masks stopped tokens as keys. Deployment removes them from the packed batch, so that nothing is computed
-  for them at any batch size; both give the same logits.
-- The shift is no weight: while training, it follows the distance of the batch from `target_macs`, so that the model
-  is trained at the cost it will ship with. A shift that has to be learned moves too little in a few epochs, and what
-  calibration takes away in the end is then missed (docs/log.md).
+- Halting score of a block's output x: `h = sigmoid(gate(x) + gate_shift)`. The paper (eq. 3) takes the first channel,
+  times a constant: `gate = "channel"`. `gate = "linear"` learns a weight for every channel, block by block, so that a
+  model whose first channel means something else need not unlearn it.
+- A token stops when its scores add up to 1 - eps (eq. 4-6), and in the last block. The head gets the mean of its states
+  under the scores and the remainder (mean field, eq. 8-9); of tokens that are not gated, the last state.
+- Training masks stopped tokens as keys. Deployment removes them from the packed batch; both give the same logits.
+- The shift is no weight: in each step it follows the distance of the batch from `target_macs`, and after training it is
+  set by bisection on training images. A shift that is learned moves too little in a few epochs (docs/log.md).
 - The ponder loss (eq. 10-11) pulls towards `target_macs` from both sides instead of down without end, and the prior
   is a truncated, normalized Gaussian whose mean depth meets the target; its divergence is a true KL of the
   mean token distribution, which the paper's code approximates with clamped, unnormalized values.
 - The class token's loss cannot tell which patch matters, since stopping is a hard mask. A straight-through factor
   on the attention that a running token gets, 1 in the forward pass, gives the gate that gradient.
-- After training the shift of the gate is set by bisection so that training images meet the target.
 
 Legend: B images, N tokens, D width, T tokens left in a packed batch, L blocks.
 """
@@ -72,8 +66,7 @@ class AViT(TokenMethod):
         encoder, halting = step.model.encoder, step.output.encoder.halting
         assert isinstance(encoder, HaltingEncoder)
         assert halting is not None
-        depth = halting.weights.shape[-1]
-        target = encoder.target
+        depth, target = halting.weights.shape[-1], encoder.target
         # The count of blocks has no gradient; as in the paper the remainder stands in for it. Its sign follows
         # the distance of the real count from the target.
         gap = (halting.blocks_run.float().mean() / depth - target).detach()
@@ -173,7 +166,7 @@ class HaltingEncoder(Encoder):
         layout = Ragged.full(batch, tokens, x_BND.device)
         x_TD = x_BND.reshape(batch * tokens, dim)
         total_T = x_TD.new_zeros(batch * tokens, dtype=torch.float32)
-        field = MeanField(x_BND, self.pooled, self.pooled == tokens) if self.exempt < self.pooled else None
+        field = MeanField(x_BND, self.pooled) if self.exempt < self.pooled else None
         counts: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             counts.append(layout.counts_B)
@@ -214,8 +207,8 @@ def opening(model: VisionTransformer) -> Tensor:
 class MeanField:
     """The weighted sums of token states that the head looks at (eq. 9), in the order of the full batch."""
 
-    def __init__(self, x_BND: Tensor, pooled: int, all_tokens: bool):
-        self.pooled, self.all_tokens = pooled, all_tokens
+    def __init__(self, x_BND: Tensor, pooled: int):
+        self.pooled, self.all_tokens = pooled, pooled == x_BND.shape[1]
         self.sums_RD = x_BND.new_zeros(x_BND.shape[0] * pooled, x_BND.shape[-1])  # R = B * pooled
 
     def add(self, layout: Ragged, weight_T: Tensor, x_TD: Tensor) -> None:

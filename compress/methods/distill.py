@@ -1,14 +1,12 @@
 """Distillation: the model learns from the answers of a teacher, and from how it sees the image, beside the labels.
 
-Modifications to the baseline: none. The method is made of loss terms and leaves no trace in the structure, so it goes
-with whatever decides on geometry, tokens and numbers. The labels keep `1 - weight` of the objective, the answers of the
-teacher get `weight`, as in eq. 2 and 3 of DeiT (Touvron et al. 2021, arXiv 2012.12877); a hint comes on top.
+Modifications to the baseline: none. The method is made of loss terms and leaves no trace in the structure. The labels
+keep `1 - weight` of the objective, the teacher's answers get `weight`, as in eq. 2 and 3 of DeiT (Touvron et al. 2021,
+arXiv 2012.12877); a student with a distillation token gives them by the head of that token. A hint comes on top.
 
-- soft: T^2 KL(softmax(teacher / T) || softmax(student / T)), summed over the classes and averaged over the images
-  (Hinton et al. 2015, arXiv 1503.02531, section 2). T^2 keeps the gradient as large at any temperature. DeiT's code
-  averages over images and classes, which makes the term as many times smaller as there are classes.
+- soft: T^2 KL, summed over the classes and averaged over the images (Hinton et al. 2015, section 2). T^2 keeps the
+  gradient as large at any temperature. DeiT's code averages over classes too, which makes the term that much smaller.
 - hard: cross entropy against the class that the teacher chooses (DeiT, eq. 3).
-- A student with a distillation token answers the teacher with the head of that token, and the labels with the other.
 - hint: distance of the tokens after the last norm (FitNets, Romero et al. 2015, arXiv 1412.6550), each brought to
   mean 0 and deviation 1, so that one weight suits any teacher. Where the widths differ, a linear projection of the
   student's is learned, which does not ship.
@@ -21,6 +19,7 @@ its tokens are averaged onto the grid of the student.
 Legend: B images, N tokens, D width, C classes.
 """
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -66,7 +65,9 @@ class Distill(Method):
                 "Transformer; set both to 0"
             )
         widths = model.config.dim, teacher.config.dim
-        return Projection(*widths) if self.hint and widths[0] != widths[1] else None
+        if not self.hint or widths[0] == widths[1]:
+            return None
+        return nn.Sequential(OrderedDict(linear=nn.Linear(*widths)))  # its name in snapshots
 
     def loss_terms(self, step: Step) -> Mapping[str, Tensor]:
         assert step.teacher_output is not None
@@ -78,17 +79,6 @@ class Distill(Method):
         if self.relation:
             terms["relation"] = self.relation * relation_distance(*pair_tokens(step))
         return terms
-
-
-class Projection(nn.Module):
-    """Tokens of a student (B, N, D) -> the same in the width of the teacher."""
-
-    def __init__(self, dim: int, teacher_dim: int):
-        super().__init__()
-        self.linear = nn.Linear(dim, teacher_dim)
-
-    def forward(self, tokens_BND: Tensor) -> Tensor:
-        return self.linear(tokens_BND)
 
 
 def hard(logits: Tensor, taught: Tensor) -> Tensor:

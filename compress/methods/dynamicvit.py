@@ -4,19 +4,15 @@ Modifications to the baseline: `encoder` is replaced by `DynamicEncoder`, which 
 of those at which patches leave, a `Predictor` that says how likely each patch stays. Where no patch leaves, nothing is
 replaced. Written from the paper; where the published code departs from it, or ties it to one model, the choice is:
 
-- Training draws who stays (Gumbel-softmax, a hard choice with the gradient of the soft one) and computes all tokens:
-  a patch that left is hidden as a key, and its decision has a gradient there. Attention is spelled out for that from
-  the first stage on, with memory for N x N weights in each head; evaluation stays with the fused kernel.
-- Evaluation keeps the patches of highest score, as many of every image, and computes nothing for the others.
-- Both paths give the same logits for the same patches kept. The published code adds eps / N to the attention of every
-  key and lets a patch that left attend to itself, so that its two paths differ.
+- Training draws who stays (Gumbel-softmax, a hard choice with the gradient of the soft one) and hides the others as
+  keys; evaluation keeps the patches of highest score and computes nothing for the others. For the same patches kept
+  both give the same logits, which the published masking does not (docs/tokens.md).
 - A head that takes a mean over tokens, plain or learned, counts only patches kept, with a gradient to the decisions.
   The predictors' mean over the patches kept has one too. Batch norms see all tokens while they train.
 - Any number of patches, width and depth, and any tokens in front of the patches, which always stay. The published code
   is tied to 14 x 14 patches, a class token and 1000 classes.
 - Losses beside the labels: distance of the shares kept from those wanted; KL from the answers of the teacher, the
-  untouched baseline (a student with a distillation token answers it with the head of that token); squared distance
-  from its tokens, over the patches kept in the end, where the teacher has tokens of the same number and width.
+  untouched baseline; squared distance from its tokens, over the patches kept in the end, where they are comparable.
 - One fine-tuning of all weights, in which the predictors learn `predictor_lr` times as fast. The published recipe has
   a factor of 100, holds the blocks still for 5 epochs, and never trains class token and positions.
 - Predictors start at random: without training the patches that leave are arbitrary.
@@ -32,6 +28,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from baselines.losses import soft
 from baselines.output import EncoderOutput
 from baselines.reduction import gather_rows, repeat_counts, select_patches
 from baselines.tokenizer import normalize_weights
@@ -61,7 +58,7 @@ class DynamicViT(Pruning):
     def loss_terms(self, step: Step) -> Mapping[str, Tensor]:
         assert step.teacher_output is not None
         taught = step.teacher_output.logits.float()
-        terms = {"answers": self.answer_weight * divergence(step.distilled_logits, taught)}
+        terms = {"answers": self.answer_weight * soft(step.distilled_logits, taught, temperature=1.0)}
         config, kept_BSP = step.model.config, step.output.encoder.decisions
         if kept_BSP is None:  # no patch leaves
             return terms
@@ -166,12 +163,6 @@ class DynamicEncoder(Encoder):
 def ratio_loss(kept_BSP: Tensor, shares: list[float]) -> Tensor:
     """Decisions -> squared distance of the share of patches kept from that wanted, mean over images and stages."""
     return (kept_BSP.mean(2) - kept_BSP.new_tensor(shares)).square().mean()
-
-
-def divergence(logits_BC: Tensor, taught_BC: Tensor) -> Tensor:
-    """Logits of student and teacher -> KL(teacher || student), mean over the images."""
-    own_BC, aim_BC = (each.log_softmax(1) for each in (logits_BC, taught_BC))
-    return F.kl_div(own_BC, aim_BC, reduction="batchmean", log_target=True)
 
 
 def token_distance(own_BPD: Tensor, aim_BPD: Tensor, kept_BP: Tensor) -> Tensor:

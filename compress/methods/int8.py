@@ -4,11 +4,6 @@ Modifications to the baseline: each Linear of the blocks (qkv, proj, fc1, fc2) b
 LayerNorm, softmax, GELU and residual additions stay in float: quantizing them too triples the error for no speed. The
 two products of attention do, unless `attention` asks for them.
 
-Weights are symmetric int8 with one scale per output channel, activations uint8 with one scale and integer zero point
-per layer, set from training images (static). In torch this is simulated in float, exactly as the exported graph of
-QuantizeLinear / DequantizeLinear pairs describes it; engines turn those into integer kernels. How calibration goes is
-in `compress/integers/`.
-
 Of another architecture nothing is changed here: runtimes that quantize graphs on their own do it (`quantizes`).
 """
 

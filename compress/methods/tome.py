@@ -98,10 +98,10 @@ def possible(config: ViTConfig, wanted: Sequence[int]) -> list[int]:
 
 def merged_macs(config: ViTConfig, merged: Sequence[int]) -> int:
     """MACs of one image when so many patches are merged away in each block, finding them included."""
-    before = [config.tokens - sum(merged[:index]) for index in range(config.depth)]
-    after = [config.tokens - sum(merged[: index + 1]) for index in range(config.depth)]
-    before_1L, after_1L = torch.tensor([before]), torch.tensor([after])
-    return int(ragged_macs(config, before_1L, before_1L, after_1L, after[-1]).item()) + selection_macs(config, merged)
+    merged_1L = torch.tensor([merged])
+    after_1L = config.tokens - merged_1L.cumsum(1)
+    before_1L, outputs = after_1L + merged_1L, int(after_1L[0, -1])
+    return int(ragged_macs(config, before_1L, before_1L, after_1L, outputs).item()) + selection_macs(config, merged)
 
 
 def selection_macs(config: ViTConfig, merged: Sequence[int]) -> int:

@@ -2,12 +2,10 @@
 
 Modifications to the baseline: `encoder` is replaced by `TopKEncoder`, which holds the same blocks.
 
-- In a few blocks, between the halves, the patches of highest score stay. With a class token that is the attention they
-  get from it, mean over heads. Only that row of the attention matrix is formed, and only in these blocks; attention
-  itself stays with the fused kernel everywhere.
-- A learned pooling is asked itself: the weight that each patch would get if the model ended here. A model that takes
-  the plain mean keeps the patches that point farthest away from it. (The attention that patches get from all others, or
-  from their mean query, chooses worse than chance: docs/log.md.)
+- In a few blocks, between the halves, the patches of highest score stay: the attention they get from the class token,
+  mean over heads. Only that row of the attention matrix is formed; attention itself stays with the fused kernel.
+- A learned pooling is asked itself, and with a plain mean those stay that point farthest away from it. (The attention
+  that patches get from all others, or from their mean query, chooses worse than chance: docs/log.md.)
 - `fuse` puts one token in the place of all that leave: their mean, weighted by score. The published code adds
   them up without dividing by the weights, so that the token shrinks with what it stands for. Where the head takes a
   mean over tokens, it counts as many as it replaced.
