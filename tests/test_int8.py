@@ -18,7 +18,7 @@ from compress.exporters.onnx import ParityError, check_parity, export_onnx
 from compress.methods import METHODS, Int8, Method, Stage
 from compress.quantization.linear import QuantLinear, Rounding
 from compress.quantization.operators import channel_scale, quantize_weight
-from compress.quantization.storage import shrink_state
+from compress.quantization.sixteen_bits import shrink_state
 from compress.runtimes.ort_graph import count_integer_products
 
 CONFIG = ViTConfig(image_size=8, channels=1, patch_size=2, dim=32, depth=2, heads=2, mlp_dim=48, tokenizer="conv")

@@ -8,7 +8,7 @@ Legend: n test images, L blocks.
 import copy
 import logging
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,9 +45,7 @@ class Cost:
         Args:
             padded: whether attention computes all images of a batch at the length of the longest.
         """
-        if self.tokens_nL is None:
-            return float(self.dense)
-        if not padded:
+        if self.tokens_nL is None or not padded:
             return self.per_image.mean().item()
         return self._macs(torch.cat([padded_widths(batch) for batch in self.tokens_nL.split(batch_size)])).mean().item()
 
@@ -167,23 +165,21 @@ def _fvcore(model: Classifier, image: Tensor) -> float:
 
 
 def _thop(model: Classifier, image: Tensor) -> float:
-    def attention(module: Any, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
-        batch, tokens, _ = inputs[0].shape
+    def rule(macs: Callable[..., int]) -> Callable[..., None]:
+        def hook(module: Any, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+            module.total_ops += torch.DoubleTensor([macs(module, *inputs)])
+
+        return hook
+
+    def attention(module: Attention, x: Tensor, *_: Any) -> int:
+        batch, tokens, _ = x.shape
         shape = (batch, module.heads, tokens, module.proj.in_features // module.heads)
         linear = batch * tokens * (module.qkv.weight.numel() + module.proj.weight.numel())
-        module.total_ops += torch.DoubleTensor([linear + _attention_products(shape, shape, shape)])
+        return linear + _attention_products(shape, shape, shape)
 
-    def pooling(module: Any, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
-        module.total_ops += torch.DoubleTensor([2 * inputs[0].numel()])  # scores, weighted mean
-
-    def nothing(module: Any, _inputs: tuple[Tensor, ...], _output: Tensor) -> None:
-        module.total_ops += torch.DoubleTensor([0])
-
-    def products(module: Any, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
-        module.total_ops += torch.DoubleTensor([module.macs(*inputs)])
-
-    rules = {Attention: attention, SequencePool: pooling, nn.LayerNorm: nothing, TokenBatchNorm: nothing}
-    rules |= {kind: products for kind in map(type, model.modules()) if issubclass(kind, Products)}
+    nothing, pooling = rule(lambda *_: 0), rule(lambda _pool, x, *_: 2 * x.numel())  # scores, weighted mean
+    rules = {Attention: rule(attention), SequencePool: pooling, nn.LayerNorm: nothing, TokenBatchNorm: nothing}
+    rules |= {kind: rule(kind.macs) for kind in map(type, model.modules()) if issubclass(kind, Products)}
     if not isinstance(model, VisionTransformer):
         leaves = [each for each in model.modules() if not [*each.children()]]
         rules = {type(each): nothing for each in leaves if not isinstance(each, nn.Linear | _ConvNd)}

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from baselines.classifier import Classifier
 from compress.methods.base import Numerics
-from compress.quantization.bfloat16 import convert_to_bf16
+from compress.quantization.sixteen_bits import convert_to_bf16
 
 
 class Bf16(Numerics):

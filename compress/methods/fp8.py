@@ -11,9 +11,9 @@ from torch import nn
 
 from baselines.vit import VisionTransformer
 from compress.methods.base import Numerics
-from compress.quantization.bfloat16 import convert_to_bf16
 from compress.quantization.float8 import Float8Linear, fits
 from compress.quantization.linear import replace_linears
+from compress.quantization.sixteen_bits import convert_to_bf16
 
 
 class Fp8(Numerics):

@@ -18,7 +18,7 @@ from baselines.vit import VisionTransformer
 from compress.methods.base import Numerics
 from compress.quantization.int4 import Int4Linear
 from compress.quantization.linear import replace_linears
-from compress.quantization.storage import round_unquantized
+from compress.quantization.sixteen_bits import round_unquantized
 
 
 class Int4(Numerics):

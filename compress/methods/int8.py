@@ -21,7 +21,7 @@ from compress.methods.base import Integers
 from compress.quantization.calibration import Recipe, calibrate
 from compress.quantization.linear import Activations, QuantLinear, replace_linears, round_attention
 from compress.quantization.observers import ObserverName
-from compress.quantization.storage import round_unquantized
+from compress.quantization.sixteen_bits import round_unquantized
 
 
 class Int8(Integers):

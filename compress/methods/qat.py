@@ -25,7 +25,7 @@ from baselines.vit import VisionTransformer
 from compress.methods.base import Integers
 from compress.quantization.calibration import Recipe, calibrate, calibrate_weights
 from compress.quantization.linear import QuantLinear, quantized_layers, replace_linears
-from compress.quantization.storage import round_unquantized
+from compress.quantization.sixteen_bits import round_unquantized
 
 START = Recipe("mse", 99.99, rescale=True, reconstruct=False, correct_bias=True)
 ROUND = Recipe("mse", 99.99, rescale=False, reconstruct=True, correct_bias=True)

@@ -19,7 +19,7 @@ from baselines.errors import InputError
 from baselines.vit import VisionTransformer
 from compress.quantization import rescale, rounding
 from compress.quantization.linear import QuantLinear, Rounding, quantized_layers
-from compress.quantization.observers import Observer, ObserverName, make_observer
+from compress.quantization.observers import ObserverName, make_observer
 from compress.quantization.operators import channel_scale
 
 ROWS = 512  # of its input that are kept of each layer
@@ -53,10 +53,7 @@ def calibrate(model: VisionTransformer, batches: list[Tensor], recipe: Recipe) -
         rows = collect_rows(model, layers, batches)
         if recipe.rescale:
             rescale.rescale(model, rows, partial(observe_rows, recipe=recipe))
-        watched = observe(model, batches, recipe)
-    for name, (place, observer) in watched.items():
-        with naming(name):
-            place.set_range(*observer.range())
+        set_ranges(model, batches, recipe)
     set_weights(layers, rows, recipe)
 
 
@@ -144,8 +141,8 @@ def collect_rows(model: nn.Module, layers: dict[str, QuantLinear], batches: list
     return {name: torch.cat(each) if each else layers[name].weight.new_empty(0, 0) for name, each in kept.items()}
 
 
-def observe(model: nn.Module, batches: list[Tensor], recipe: Recipe) -> dict[str, tuple[Rounding, Observer]]:
-    """An observer for each place that rounds to 8 bits, after it has seen all images."""
+def set_ranges(model: nn.Module, batches: list[Tensor], recipe: Recipe) -> None:
+    """Scale and zero point of each place that rounds to 8 bits, by an observer that sees all images."""
     found = {name: module for name, module in model.named_modules() if isinstance(module, Rounding)}
     places = {name.removesuffix(".input"): place for name, place in found.items()}
     seen = {name: make_observer(recipe.observer, recipe.percentile) for name in places}
@@ -157,7 +154,9 @@ def observe(model: nn.Module, batches: list[Tensor], recipe: Recipe) -> dict[str
     with watch_inputs(places, note):
         for images in batches:
             model(images)
-    return {name: (place, seen[name]) for name, place in places.items()}
+    for name, place in places.items():
+        with naming(name):
+            place.set_range(*seen[name].range())
 
 
 @contextmanager

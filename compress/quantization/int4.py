@@ -52,13 +52,11 @@ class Int4Linear(PackedLinear):
         if self.packed:
             y = torch.ops.compress.int4_product(x.float(), self.weight, self.weight_scale)
         else:
-            y = pass_on(x.float(), rounded_inputs(x.float(), self.group)) @ self._rounded_weight().t()
+            weight = self.weight.detach()
+            scale = group_scale(weight, self.group)
+            rounded = dequantize(levels(weight, scale, self.group), scale, weight.shape[1])
+            y = pass_on(x.float(), rounded_inputs(x.float(), self.group)) @ pass_on(self.weight, rounded).t()
         return y if self.bias is None else y + self.bias
-
-    def _rounded_weight(self) -> Tensor:
-        weight = self.weight.detach()
-        scale = group_scale(weight, self.group)
-        return pass_on(self.weight, dequantize(levels(weight, scale, self.group), scale, weight.shape[1]))
 
 
 def in_groups(x: Tensor, size: int) -> Tensor:

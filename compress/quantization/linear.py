@@ -41,6 +41,7 @@ class Rounding(nn.Module):
         super().__init__()
         self.scale: Tensor
         self.zero_point: Tensor
+        self.log_step: nn.Parameter | None
         self.register_buffer("scale", torch.tensor(1.0))
         self.register_buffer("zero_point", torch.tensor(0, dtype=torch.int8 if signed else torch.uint8))
         self.register_parameter("log_step", None)  # what training adds to the logarithm of the scale
@@ -60,10 +61,6 @@ class Rounding(nn.Module):
         scale = max(high - low, 1e-8) / (most - least)
         self.scale.fill_(scale)
         self.zero_point.fill_(round(min(max(least - low / scale, least), most)))
-
-    def learn_scales(self) -> None:
-        """Makes the scale a thing that training changes, by a factor that begins at 1."""
-        self.log_step = nn.Parameter(torch.zeros_like(self.scale))
 
     @torch.no_grad()
     def fold_log_step(self) -> None:
@@ -125,9 +122,9 @@ class QuantLinear(PackedLinear):
         self.whole_weights = False  # weights stay float while only activations are rounded
 
     def learn_scales(self) -> None:
-        """Makes all scales things that training changes."""
+        """Makes all scales things that training changes, by a factor that begins at 1."""
         assert self.input is not None
-        self.input.learn_scales()
+        self.input.log_step = nn.Parameter(torch.zeros_like(self.input.scale))
         if not self.whole_weights:
             self.weight_log_step = nn.Parameter(torch.zeros_like(self.weight_scale))
 

@@ -36,7 +36,7 @@ class Eager(Runtime):
     def build(self, inputs: BuildInputs, path: Path) -> None:
         from compress import variant
         from compress.checkpoints import checkpoint
-        from compress.quantization.storage import shrink_state
+        from compress.quantization.sixteen_bits import shrink_state
 
         state = variant.convert(inputs.model, inputs.which.methods).state_dict()
         state = shrink_state(state) if inputs.which.dtype == "int8" else state

@@ -1,15 +1,28 @@
-"""Weights that are not multiplied as integers, kept in 16 bits on disk: tokenizer, positions and head.
+"""What is kept in 16 bits: a whole model in bfloat16, or what stays float beside integers, on disk.
 
-They are an eighth of a small int8 file otherwise. They are rounded to half precision once, when the model is
-calibrated, so that storing them so loses nothing; every engine widens them when it loads the file.
+Tokenizer, positions and head are an eighth of a small int8 file otherwise. They are rounded to half precision once,
+when the model is calibrated, so that storing them so loses nothing; every engine widens them when it loads the file.
 """
+
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from baselines.classifier import Classifier
 from compress.quantization.linear import QuantLinear
 
 LEAST = 256  # values of a tensor that is worth it
+Model = TypeVar("Model", bound=Classifier)
+
+
+def convert_to_bf16(model: Model) -> Model:
+    """Every parameter and buffer becomes bfloat16; images are rounded on their way in, logits widened at the end."""
+    model.to(torch.bfloat16)
+    first, last = model.ends
+    first.register_forward_pre_hook(lambda _first, inputs: (inputs[0].to(torch.bfloat16),))
+    last.register_forward_hook(lambda _last, _inputs, logits: logits.float())
+    return model
 
 
 @torch.no_grad()
