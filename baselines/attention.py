@@ -77,14 +77,14 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         if self.rounding is not None:
             q, k, v = (self.rounding[name](x) for name, x in (("q", q), ("k", k), ("v", v)))
-            out = F.dropout(self.rounding["weights"](self._weights(q, k, mask, weight)), dropout) @ v
+            out = F.dropout(self.rounding["weights"](self.weights(q, k, mask, weight)), dropout) @ v
         elif self.fused and weight is None and not slow:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         else:
-            out = F.dropout(self._weights(q, k, mask, weight), dropout) @ v
+            out = F.dropout(self.weights(q, k, mask, weight), dropout) @ v
         return out.transpose(1, 2).reshape(batch, tokens, -1), q, k
 
-    def _weights(self, q: Tensor, k: Tensor, mask: Tensor | None, weight: Tensor | None) -> Tensor:
+    def weights(self, q: Tensor, k: Tensor, mask: Tensor | None, weight: Tensor | None) -> Tensor:
         """Attention (B, H, N, N) of each query to each key."""
         scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
         if mask is not None and mask.dtype is torch.bool:

@@ -172,7 +172,7 @@ def _thop(model: Classifier, image: Tensor) -> float:
         return hook
 
     def attention(module: Attention, x: Tensor, *_: Any) -> int:
-        batch, tokens, _ = x.shape
+        batch, tokens = x.shape[:2]
         shape = (batch, module.heads, tokens, module.proj.in_features // module.heads)
         linear = batch * tokens * (module.qkv.weight.numel() + module.proj.weight.numel())
         return linear + _attention_products(shape, shape, shape)

@@ -5,6 +5,7 @@ Legend: n test images, C channels, P patches of an image.
 
 import base64
 import io
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -41,11 +42,11 @@ def _spread(labels: np.ndarray, candidates: np.ndarray, count: int, shift: float
 
     Where not all classes find a place, every so many is left out; `shift`, 0 to 1, says which.
     """
-    of_class: dict[int, int] = {}
+    of_class: Counter[int] = Counter()
     ranks = []
     for label in labels[candidates].tolist():
-        of_class[label] = of_class.get(label, -1) + 1
         ranks.append(of_class[label])
+        of_class[label] += 1
     order = candidates[np.lexsort((labels[candidates], ranks))]
     if count < len(of_class):
         order = order[((np.arange(count) + shift) * len(of_class) / count).astype(int)]
@@ -65,25 +66,23 @@ def describe_images(model: VisionTransformer, data: Data, indices: list[int]) ->
         the largest being 1).
     """
     batches = data.batches(data.test, 1, torch.device("cpu"), indices=torch.tensor(indices, dtype=torch.long))
-    return [
-        {"png": encode_png(image[0], data), "index": index, "label": int(label), **_behaviour(model, image)}
-        for index, (image, label) in zip(indices, batches, strict=True)
-    ]
-
-
-def _behaviour(model: VisionTransformer, image: Tensor) -> dict[str, Any]:
-    """What a model does with one normalized image (1, C, height, width)."""
-    seen, patches = trace(model, image), slice(model.config.prefix_tokens, None)
-    predicted = int(seen.logits.argmax())
-    rollout_P = seen.rollout_N[patches]
-    return {
-        "predicted": predicted,
-        "confidence": round(seen.logits.softmax(0)[predicted].item(), 4),
-        "depth": len(model.encoder.blocks),
-        "grid": list(model.config.grid),
-        "blocks": seen.blocks_N[patches].tolist(),
-        "rollout": [round(share, 3) for share in (rollout_P / rollout_P.max()).tolist()],
-    }
+    patches, found = slice(model.config.prefix_tokens, None), []
+    for index, (image, label) in zip(indices, batches, strict=True):
+        seen = trace(model, image)
+        predicted, rollout_P = int(seen.logits.argmax()), seen.rollout_N[patches]
+        facts = {
+            "png": encode_png(image[0], data),
+            "index": index,
+            "label": int(label),
+            "predicted": predicted,
+            "confidence": round(seen.logits.softmax(0)[predicted].item(), 4),
+            "depth": len(model.encoder.blocks),
+            "grid": list(model.config.grid),
+            "blocks": seen.blocks_N[patches].tolist(),
+            "rollout": [round(share, 3) for share in (rollout_P / rollout_P.max()).tolist()],
+        }
+        found.append(facts)
+    return found
 
 
 def encode_png(image: Tensor, data: Data) -> str:

@@ -51,9 +51,7 @@ def trace(model: VisionTransformer, image: Tensor) -> Trace:
     blocks_N = torch.zeros(model.config.tokens, dtype=torch.long)
     for mixing in observer.mixings:
         blocks_N[mixing.token_T] += 1
-    start_N = torch.zeros(model.config.tokens, dtype=torch.float64)
-    start_N[observer.pooled()] = observer.shares()
-    return Trace(logits, blocks_N, rollout(observer.mixings, start_N))
+    return Trace(logits, blocks_N, rollout(observer.mixings, observer.looked_at()))
 
 
 def rollout(mixings: list[Mixing], start_N: Tensor) -> Tensor:
@@ -63,16 +61,6 @@ def rollout(mixings: list[Mixing], start_N: Tensor) -> Tensor:
         rows_T = share_N[mixing.token_T]
         share_N[mixing.token_T] = (rows_T @ mixing.weights_TT + rows_T) / 2
     return share_N
-
-
-def attention_weights(q_HTK: Tensor, k_HTK: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Queries and keys of one image -> attention averaged over heads (T, T), float64.
-
-    Args:
-        mask: what is added to the scores, broadcastable to (H, T, T).
-    """
-    scores_HTT = q_HTK.double() @ k_HTK.double().mT * q_HTK.shape[-1] ** -0.5
-    return (scores_HTT if mask is None else scores_HTT + mask).softmax(-1).mean(0)
 
 
 class Observer:
@@ -95,32 +83,32 @@ class Observer:
         for hook in self.hooks:
             hook.remove()
 
-    def pooled(self) -> Tensor:
-        """Positions of the tokens that the head looks at."""
+    def looked_at(self) -> Tensor:
+        """How much each token counts in the head, (N,) float64, summing to 1."""
+        share_N = torch.zeros(self.config.tokens, dtype=torch.float64)
+        first, pool = self.config.head_tokens, self.model.sequence_pool
         if self.config.pool == "cls":
-            return torch.arange(self.config.head_tokens)
-        outputs = self.out_BND.shape[1]
-        left = self.token_T if outputs == len(self.token_T) else torch.arange(outputs)
-        return left[self.config.registers :]
-
-    def shares(self) -> Tensor:
-        """How much each of those counts in the head, summing to 1."""
-        pool, looked_at = self.model.sequence_pool, len(self.pooled())
-        if self.config.pool == "cls":
-            return torch.full((looked_at,), 1 / looked_at, dtype=torch.float64)
-        size = torch.ones(1, looked_at) if self.sizes is None else self.sizes[:, self.config.registers :]
+            share_N[:first] = 1 / first
+            return share_N
+        patches, outputs = slice(self.config.registers, None), self.out_BND.shape[1]
+        left_T = self.token_T if outputs == len(self.token_T) else torch.arange(outputs)
+        size = torch.ones(1, outputs) if self.sizes is None else self.sizes
         if pool is not None:
-            return pool.weights(self.model.norm(self.out_BND)[:, self.config.registers :], size)[0].double()
-        return normalize_weights(size.double())[0]
+            weights = pool.weights(self.model.norm(self.out_BND)[:, patches], size[:, patches])
+        else:
+            weights = normalize_weights(size[:, patches].double())
+        share_N[left_T[patches]] = weights[0].double()
+        return share_N
 
     def _left(self, token_T: Tensor) -> None:
         self.token_T = token_T.flatten()
 
-    def _attended(self, attention: nn.Module, args: tuple[Any, ...], given: dict[str, Any], out: Any) -> None:
+    def _attended(self, attention: Any, args: tuple[Any, ...], given: dict[str, Any], out: Any) -> None:
         _, q, k = out
         mask = given.get("mask", args[1] if len(args) > 1 else None)
         assert q.shape[2] == len(self.token_T), f"{type(self.encoder).__name__} dropped tokens without a word"
-        self.mixings.append(Mixing(self.token_T, attention_weights(q[0], k[0], None if mask is None else mask[0])))
+        weights_1HTT = attention.weights(q.double(), k.double(), mask, None)
+        self.mixings.append(Mixing(self.token_T, weights_1HTT[0].mean(0)))
 
     def _finished(self, _encoder: nn.Module, _inputs: Any, out: EncoderOutput) -> None:
         self.out_BND, self.sizes = out.tokens, out.sizes

@@ -68,8 +68,7 @@ def make_baseline(run: Run) -> Built:
         built = _locate(run, run.baseline, parts)
         run.store.get_or_make(built.path, lambda path: checkpoint.save(path, content))
         return built
-    built = _locate(run, Variant(()), _dense_parts(run, settings))
-    return _make_dense(run, built, settings)
+    return _make_dense(run, _locate(run, Variant(()), _dense_parts(run, settings)), settings)
 
 
 def pretrain_baseline(run: Run) -> Built:
@@ -91,10 +90,9 @@ def train_student(run: Run, method: Method) -> Built:
     parts[3:3] = [settings, weights]  # before the weights that training begins with
     built = _locate(run, Variant(()), [STUDENT, *parts], STUDENT)
 
-    def learn(
-        model: VisionTransformer, data: Any, config: Any, device: torch.device, seed: int, *rest: Any
-    ) -> GuidedTrainer:
-        """The `Trainer` of a student; `rest` begins with terms and teacher, of which a baseline has none."""
+    def learn(model: VisionTransformer, *given: Any) -> GuidedTrainer:
+        """The `Trainer` of a student; of what it is given terms and teacher are empty."""
+        data, config, device, seed, _, _, *others = given
         master, which = run.world.share(lambda: teacher.read(file, data))
         run.say(f"teacher {file}: {which.name}")
         if run.world.rank == 0:
@@ -102,7 +100,7 @@ def train_student(run: Run, method: Method) -> Built:
             files.write(built.path.with_name("teacher.json"), json.dumps(record, indent=2) + "\n")
         master = master.to(device).eval()
         start = finetuning.make_trainer([method], model, master)
-        return start(model, data, config, device, seed, [method.loss_terms], master, *rest[2:])
+        return start(model, data, config, device, seed, [method.loss_terms], master, *others)
 
     return _make_dense(run, built, train, learn)
 
