@@ -20,7 +20,7 @@ from baselines.vit import VisionTransformer
 from compress.quantization import rescale, rounding
 from compress.quantization.linear import QuantLinear, Rounding, quantized_layers
 from compress.quantization.observers import ObserverName, make_observer
-from compress.quantization.operators import channel_scale
+from compress.quantization.operators import channel_scale, round_weight
 
 ROWS = 512  # of its input that are kept of each layer
 
@@ -73,7 +73,9 @@ def set_weights(layers: dict[str, QuantLinear], rows: dict[str, Tensor], recipe:
         if recipe.reconstruct and len(x):
             layer.weight.copy_(rounding.reconstruct(weight, layer.weight_scale, x))
         if recipe.correct_bias and layer.bias is not None and len(x):
-            layer.bias.add_(rows[name].mean(0) @ weight.t() - x.mean(0) @ layer.rounded_weight().t())
+            layer.bias.add_(
+                rows[name].mean(0) @ weight.t() - x.mean(0) @ round_weight(layer.weight, layer.weight_scale).t()
+            )
 
 
 def check(batches: list[Tensor], shape: tuple[int, int, int]) -> None:

@@ -22,7 +22,6 @@ from compress.quantization.operators import (
     bounds,
     channel_scale,
     quantize_weight,
-    round_weight,
     row_scale,
     straight_through,
 )
@@ -140,10 +139,6 @@ class QuantLinear(PackedLinear):
     def quantize(self) -> tuple[Tensor, Tensor]:
         self.fold_log_step()
         return quantize_weight(self.weight, self.weight_scale).t().contiguous(), self.weight_scale
-
-    def rounded_weight(self) -> Tensor:
-        """Float weights (O, I) as they will be once packed."""
-        return round_weight(self.weight, self.weight_scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) -> (..., O)."""
