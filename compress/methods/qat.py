@@ -1,8 +1,7 @@
 """int8 in training: the weights learn to live with their rounding.
 
-Modifications to the baseline: those of `int8`. In training each scale has a learned factor, which is taken into it at
-the end. Training starts from what calibration finds (`initialize`), and what comes out is exactly the integer
-model that was trained: the same scales and zero points go into the graph.
+Modifications to the baseline: those of `int8`. In training, which starts from what calibration finds, each scale has a
+learned factor. What comes out is exactly the integer model that was trained: the same scales go into the graph.
 
 - full: weights and activations are rounded in every step, all scales are learned (LSQ, Esser et al. 2020, arXiv
   1902.08153), through the logarithm, so that one learning rate suits all of them.

@@ -18,13 +18,7 @@ from torch import Tensor, nn
 
 from baselines.errors import InputError
 from baselines.vit import Attention, VisionTransformer
-from compress.quantization.operators import (
-    bounds,
-    channel_scale,
-    quantize_weight,
-    row_scale,
-    straight_through,
-)
+from compress.quantization.operators import bounds, channel_scale, quantize_weight, row_scale, straight_through
 
 Activations = Literal["static", "token", "tensor"]
 

@@ -6,7 +6,7 @@ come next take them off again; in float nothing changes:
 
     norm, then Linear        gain and bias of the norm; columns of the weight, and the bias (RepQ-ViT, Li et al. 2023,
                              arXiv 2212.08254, eq. 12 to 16)
-    values, then projection  rows of the values; columns of the projection
+    values, then projection  rows of the values, which attention mixes channel by channel; columns of the projection
 
 How much goes over to the weights (`share`, SmoothQuant, Xiao et al. 2023, arXiv 2211.10438, eq. 4), and whether the
 shift helps, is tried out for each layer on some of its inputs.
@@ -51,10 +51,7 @@ def rescale(model: nn.Module, rows: dict[str, Tensor], value_range: Range) -> No
 
 
 def find_pairs(model: nn.Module) -> Iterator[tuple[Tensor, Tensor, QuantLinear]]:
-    """Weight and bias of what makes the input of a layer (a norm, or the rows of qkv that make values), and the layer.
-
-    Attention mixes values channel by channel, so that a factor on their rows goes through it.
-    """
+    """Weight and bias of what makes the input of a layer, where that can take up a factor, and the layer."""
     for block in model.modules():
         if isinstance(block, Block):
             qkv, proj, fc1 = block.attn.qkv, block.attn.proj, block.mlp.fc1
