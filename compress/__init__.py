@@ -1,9 +1,12 @@
 """Model compression and efficiency benchmarking for Vision Transformers; see `compress.api` for use from Python."""
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before any import of ONNX Runtime, in every process of ours
+
 __all__ = ["Artifact", "Result", "bench", "distill", "export", "halt", "load", "predict", "prune", "quantize"]
 
 if TYPE_CHECKING:

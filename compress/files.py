@@ -4,13 +4,19 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import psutil
 from pydantic import ValidationError
 
 from baselines.errors import InputError
+
+DAY_S = 86400.0
 
 
 def write(path: Path, content: bytes | str) -> None:
@@ -55,6 +61,7 @@ def append(path: Path, line: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+", buffering=0) as file:  # a buffer would be written after all when the file is closed
+            _lock(file)
             file.seek(0)
             whole = file.read().rfind(b"\n") + 1
             file.truncate(whole)
@@ -68,6 +75,43 @@ def append(path: Path, line: str) -> None:
                 raise
     except OSError as error:
         raise unwritable(path, error) from error
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Whoever else enters for this file waits, in this process or another; raises InputError where it cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.with_name(f".{path.name}.lock").open("ab")
+    except OSError as error:
+        raise unwritable(path, error) from error
+    with file:
+        _lock(file)
+        yield
+
+
+def _lock(file: IO[bytes]) -> None:
+    """Waits until no other process has the file; it is free again when it is closed."""
+    with contextlib.suppress(ImportError, OSError):  # not on Windows, nor on every network drive
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder that is gone afterwards. Those that killed processes left a day ago, or before, go with it."""
+    for old in Path(tempfile.gettempdir()).glob("compress-*-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > DAY_S and not psutil.pid_exists(_read_pid(old)):
+                shutil.rmtree(old, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"compress-{os.getpid()}-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def _read_pid(folder: Path) -> int:
+    number = folder.name.split("-")[1]
+    return int(number) if number.isdecimal() else os.getpid()
 
 
 def writable_folder(path: Path) -> Path:

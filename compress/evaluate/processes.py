@@ -1,7 +1,6 @@
 """All artifacts of one device, each in a process of its own: started, scored, and timed in turns."""
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from baselines.progress import progress_bar
+from compress import files
 from compress.evaluate.candidate import Candidate
 from compress.evaluate.images import MAX_BATCHES, Images
 from compress.evaluate.measurement import ColdStart, Measurement, has_fixed_batch, run_batches
@@ -32,7 +32,7 @@ class Processes:
         self.stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Processes":
-        self.compiler_cache = self.stack.enter_context(tempfile.TemporaryDirectory())  # fresh: compiling is seen
+        self.compiler_cache = str(self.stack.enter_context(files.temporary_folder()))  # fresh: compiling is seen
         self.standing = self.stack.enter_context(start_standing(self.device, self.options.threads))
         return self
 

@@ -8,6 +8,7 @@ versions of the engines. It never stands in for a measurement, and nothing that 
 
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -61,10 +62,16 @@ def remember(name: str, choice: Choice) -> None:
         InputError: the place cannot be written.
     """
     now = datetime.now(UTC).isoformat(timespec="minutes")
-    known = {each: asdict(entry) for each, entry in load().items()}
-    known[name] = {**asdict(choice), "time_utc": now}
-    files.write(locate(), json.dumps(known, indent=1))
+    with files.locked(locate()):
+        known = {each: asdict(entry) for each, entry in load().items()}
+        known[name] = {**asdict(choice), "time_utc": now}
+        files.write(locate(), json.dumps(known, indent=1))
 
 
 def locate() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compress" / "lowerings.json"
+    """Below the home folder; in a temporary one for a user who has none, as container platforms run programs."""
+    try:
+        place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        place = Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
+    return place / "compress" / "lowerings.json"

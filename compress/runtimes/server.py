@@ -14,6 +14,7 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -96,6 +97,7 @@ def serve(
 
     Whatever else the process prints goes to standard error: an engine's chatter must not be taken for an answer.
     """
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, who then closes the pipe
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -109,6 +111,18 @@ def serve(
     write_frame(answers, {"load_s": clock() - started, "device_name": server.session.device_name})
     for request, arrays in read_frames(requests):
         write_frame(answers, server.answer(request, arrays))
+
+
+def end_with_parent() -> None:
+    """Ends this process within a second when its parent is gone, also while an engine computes and nothing is read."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def write_frame(stream: IO[bytes], content: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ Without training the answer takes seconds, and several amounts at once give a cu
 fine-tuned in a run directory, which keeps the work and resumes it where it was stopped.
 """
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,9 +85,9 @@ def prune(request: Request, console: Console) -> None:
     elif len(pruned) == 1:
         models[-1] = replace(models[-1], file=request.target)
         _save(models[-1], content, settings)
-    with tempfile.TemporaryDirectory() as folder:
+    with files.temporary_folder() as folder:
         images = take_test_images(data)
-        candidates = [_make_candidate(each, content, images, Path(folder)) for each in models]
+        candidates = [_make_candidate(each, content, images, folder) for each in models]
         rows = evaluate(candidates, images, _make_options(request, which, device), console.print)
     console.print(reports.rich_table(rows))
     console.print(f"rows: {request.folder / 'rows.jsonl'}; the page: compress report {request.folder}")

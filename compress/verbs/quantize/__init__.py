@@ -5,7 +5,6 @@ recipe takes part in an evaluation whose goal is the fastest file that keeps the
 """
 
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,8 +50,8 @@ def quantize(request: Request, console: Console) -> int:
     """
     torch.set_num_threads(request.threads)
     environment.configure_allocator()
-    with tempfile.TemporaryDirectory() as folder:
-        source, method, images = _prepare(request, Path(folder), console)
+    with files.temporary_folder() as folder:
+        source, method, images = _prepare(request, folder, console)
         return method if isinstance(method, int) else _measure(request, source, method, images, console)
 
 
