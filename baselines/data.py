@@ -7,20 +7,20 @@ Legend: n images of a split, B images of a batch, C channels.
 """
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from baselines.errors import InputError
+from baselines.images import decode
 
-IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP", "TIFF")  # whatever the suffix; PostScript would be executed
+AHEAD_LIMIT = 2**30  # bytes of batches that worker processes have ready
 
 
 class Split(Protocol):
@@ -69,11 +69,13 @@ class FileSplit(torch.utils.data.Dataset[Tensor]):
     labels: Tensor
     image_size: tuple[int, int]
     channels: int
+    remarks: tuple[str, ...] = ()  # on some of the images
 
     @property
     def fingerprint(self) -> str:
         facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in self.paths]
-        return hashlib.sha256(repr((facts, self.labels.tolist(), self.image_size)).encode()).hexdigest()
+        known = (facts, self.labels.tolist(), self.image_size, *self.remarks)
+        return hashlib.sha256(repr(known).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -82,14 +84,20 @@ class FileSplit(torch.utils.data.Dataset[Tensor]):
         return decode(self.paths[index], self.image_size, self.channels)
 
     def fetch(self, chunks: list[Tensor], device: torch.device) -> Iterator[Tensor]:
+        largest = max(map(len, chunks), default=0) * self.channels * math.prod(self.image_size)
+        held = AHEAD_LIMIT // max(largest, 1)
+        workers = max(min(torch.get_num_threads(), held), 1)
         loader = torch.utils.data.DataLoader(
-            self, batch_sampler=[chunk.tolist() for chunk in chunks], num_workers=torch.get_num_threads()
+            self,
+            batch_sampler=[chunk.tolist() for chunk in chunks],
+            num_workers=workers,
+            prefetch_factor=2 if held >= 2 * workers else 1,
         )
         try:
             for images in loader:
                 yield images.to(device, non_blocking=True)
         except InputError as error:  # of a worker process, with its traceback in front of the sentence
-            raise InputError(str(error).rsplit("InputError: ", 1)[-1].strip()) from error
+            raise InputError(str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].strip()) from error
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,7 @@ class Data:
     mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
     std: tuple[float, ...]
     normalized: bool = False  # whether images are float and were normalized so by whoever made them
+    notes: tuple[str, ...] = ()  # what a person has to know of how it was read
 
     @cached_property
     def fingerprint(self) -> str:
@@ -137,22 +146,3 @@ class Data:
     def with_normalization(self, mean: tuple[float, ...], std: tuple[float, ...]) -> "Data":
         """The same images, normalized as a model expects them that was trained elsewhere."""
         return replace(self, mean=mean, std=std)
-
-
-def decode(path: Path, image_size: tuple[int, int], channels: int) -> Tensor:
-    """One image file -> (C, height, width) uint8.
-
-    Raises:
-        InputError: the file is no image, is cut short, or is too large to decode safely.
-    """
-    height, width = image_size
-    try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
-            converted = image.convert("RGB" if channels == 3 else "L")
-            if converted.size != (width, height):
-                converted = converted.resize((width, height), Image.Resampling.BILINEAR)
-            pixels: Any = np.array(converted)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        fault = "of no known format" if isinstance(error, UnidentifiedImageError) else error
-        raise InputError(f"{path} is not a readable image ({fault}); repair or remove it") from error
-    return torch.from_numpy(pixels).view(height, width, channels).permute(2, 0, 1)

@@ -1,21 +1,30 @@
-"""Where data sets come from: `digits`, `cifar10`, `cifar100`, `folder:PATH`."""
+"""Where data sets come from: `digits`, `cifar10`, `cifar100`, `folder:PATH`, or the path of a folder."""
 
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from baselines.data import Data, FileSplit, Split, TensorSplit, decode
+from baselines.data import Data, FileSplit, Split, TensorSplit
 from baselines.errors import InputError
+from baselines.folders import Files, describe_skipped, find_splits, scan
+from baselines.images import DEEP, TURNED, ImageError, describe, read
 
 MEMORY_LIMIT = 4 * 2**30  # bytes of one split held as a tensor
 STATISTICS_LIMIT = 2**28  # bytes of one whose mean and deviation are taken in one piece
 TEST_FRACTION = 0.2  # of data sets that come without a test split
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff"})
+LOOKED_AT = 256  # images of a split that is decoded later
+NAMED = 10  # images that cannot be used, in one message
+FOLDER, DOWNLOADS = "folder:", ("cifar10", "cifar100")
+
+Source: TypeAlias = tuple[tuple[str, ...], Split, Split, tuple[str, ...]]  # classes, training, test, notes
 
 
 def load(name: str, image_size: tuple[int, int], channels: int, root: Path = Path("data")) -> Data:
@@ -29,21 +38,24 @@ def load(name: str, image_size: tuple[int, int], channels: int, root: Path = Pat
     """
     if channels not in (1, 3):
         raise InputError(f"data sets have 1 or 3 channels, not {channels}; set channels in [model] to 1 or 3")
+    known = name == "digits" or name in DOWNLOADS or name.startswith(FOLDER)
+    if not known and Path(name).expanduser().is_dir():
+        name = FOLDER + name
     if name == "digits":
-        classes, train, test = _digits(image_size, channels)
-    elif name in ("cifar10", "cifar100"):
-        classes, train, test = _cifar(name, image_size, channels, root)
-    elif name.startswith("folder:"):
-        if name == "folder:":
+        classes, train, test, notes = *_digits(image_size, channels), ()
+    elif name in DOWNLOADS:
+        classes, train, test, notes = *_cifar(name, image_size, channels, root), ()
+    elif name.startswith(FOLDER):
+        if name == FOLDER:
             raise InputError("--data folder: names no folder; write folder:PATH")
         try:
-            classes, train, test = _folder(Path(name.removeprefix("folder:")), image_size, channels)
+            classes, train, test, notes = _folder(Path(name.removeprefix(FOLDER)).expanduser(), image_size, channels)
         except OSError as error:
             raise InputError(f"--data {name} cannot be read ({error}); give a folder that can") from error
     else:
         raise InputError(f"--data {name!r} is not known; choose digits, cifar10, cifar100 or folder:PATH")
-    mean, std = _statistics(train)
-    return Data(name, classes, train, test, mean, std)
+    mean, std = _statistics(train, channels * math.prod(image_size))
+    return Data(name, classes, train, test, mean, std, notes=notes)
 
 
 def _digits(image_size: tuple[int, int], channels: int) -> tuple[tuple[str, ...], Split, Split]:
@@ -94,70 +106,111 @@ def _fit(images: Tensor, image_size: tuple[int, int], channels: int) -> Tensor:
     return images.contiguous()
 
 
-def _folder(root: Path, image_size: tuple[int, int], channels: int) -> tuple[tuple[str, ...], Split, Split]:
-    """A tree of class folders; `root/train` and `root/test` where present, else a fixed split of `root`."""
+def _folder(root: Path, image_size: tuple[int, int], channels: int) -> Source:
+    """A tree of class folders; the splits that its folders are, else a fixed split of its images."""
     if not root.is_dir():
         raise InputError(f"--data folder:{root}: there is no such folder; give one that holds a folder for each class")
-    if (root / "train").is_dir() != (root / "test").is_dir():
-        raise InputError(f"--data folder:{root} holds only one of train/ and test/; give both, or neither")
-    if (root / "train").is_dir():
-        classes, train_paths, train_labels = _scan(root / "train")
-        test_classes, test_paths, test_labels = _scan(root / "test")
-        if classes != test_classes:
-            differ = ", ".join(sorted(set(classes) ^ set(test_classes)))
-            raise InputError(f"{root}/train and {root}/test hold different class folders: {differ}; make them equal")
+    skipped: Counter[str] = Counter()
+    splits = find_splits(root)
+    if splits:
+        train, test = scan(splits.train, skipped), scan(splits.test, skipped)
+        if train.classes != test.classes:
+            differ = ", ".join(sorted(set(train.classes) ^ set(test.classes)))
+            raise InputError(
+                f"{splits.train} and {splits.test} hold different class folders: {differ}; make them equal"
+            )
     else:
-        classes, paths, labels = _scan(root)
-        chosen = torch.zeros(len(paths), dtype=torch.bool)
-        for label in range(len(classes)):
-            of_class = (labels == label).nonzero().flatten()
-            if len(of_class) < 2:
-                raise InputError(f"{root / classes[label]} holds one image; give at least two, to train and to test")
-            order = torch.randperm(len(of_class), generator=torch.Generator().manual_seed(0))
-            chosen[of_class[order[: max(1, round(len(of_class) * TEST_FRACTION))]]] = True
-        train_paths = [path for path, test in zip(paths, chosen, strict=True) if not test]
-        test_paths = [path for path, test in zip(paths, chosen, strict=True) if test]
-        train_labels, test_labels = labels[~chosen], labels[chosen]
-    return (
-        classes,
-        _split(train_paths, train_labels, image_size, channels),
-        _split(test_paths, test_labels, image_size, channels),
-    )
+        train, test = _divide(root, scan(root, skipped))
+    read, remarks = _read_images((train, test), image_size, channels)
+    notes = [*(splits.notes if splits else ()), *describe_skipped(skipped), *remarks]
+    return train.classes, *read, tuple(notes)
 
 
-def _scan(root: Path) -> tuple[tuple[str, ...], list[Path], Tensor]:
-    """Class names, image paths and labels (n,) of a folder of class folders."""
-    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if len(classes) < 2:
-        raise InputError(f"{root} holds {len(classes)} class folders; at least two are needed, one a class")
-    paths, labels = [], []
-    for label, name in enumerate(classes):
-        found = sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-        if not found:
-            raise InputError(f"{root / name} holds no image; remove the folder, or put images of the class into it")
-        paths += found
-        labels += [label] * len(found)
-    return tuple(classes), paths, torch.tensor(labels)
+def _divide(root: Path, files: Files) -> tuple[Files, Files]:
+    """Training and test images of each class, chosen by a fixed seed."""
+    chosen = torch.zeros(len(files.paths), dtype=torch.bool)
+    for label, name in enumerate(files.classes):
+        of_class = (files.labels == label).nonzero().flatten()
+        if len(of_class) < 2:
+            raise InputError(f"{root / name} holds one image; give at least two, to train and to test")
+        order = torch.randperm(len(of_class), generator=torch.Generator().manual_seed(0))
+        chosen[of_class[order[: max(1, round(len(of_class) * TEST_FRACTION))]]] = True
+    parts = []
+    for part in (~chosen, chosen):
+        paths = [path for path, taken in zip(files.paths, part.tolist(), strict=True) if taken]
+        parts.append(Files(files.classes, paths, files.labels[part]))
+    return parts[0], parts[1]
 
 
-def _split(paths: list[Path], labels: Tensor, image_size: tuple[int, int], channels: int) -> Split:
-    if len(paths) * channels * image_size[0] * image_size[1] > MEMORY_LIMIT:
-        return FileSplit(paths, labels, image_size, channels)
-    images = torch.empty(len(paths), channels, *image_size, dtype=torch.uint8)  # written in place: no second copy
+def _read_images(
+    parts: tuple[Files, Files], image_size: tuple[int, int], channels: int
+) -> tuple[tuple[Split, Split], list[str]]:
+    """Both splits, and remarks on their images; of those that are decoded later, on some.
 
-    def fill(index: int) -> None:
-        images[index] = decode(paths[index], image_size, channels)
+    Raises:
+        InputError: images cannot be read; names them.
+    """
+    splits: list[Split] = []
+    remarks: Counter[str] = Counter()
+    faults: list[ImageError] = []
+    seen = 0
+    for files in parts:
+        if len(files.paths) * channels * math.prod(image_size) <= MEMORY_LIMIT:
+            images, looked_at = torch.empty(len(files.paths), channels, *image_size, dtype=torch.uint8), files.paths
+            splits.append(TensorSplit(images, files.labels))
+        else:
+            images, looked_at = None, files.paths[:: -(-len(files.paths) // LOOKED_AT)]
+        found: set[str] = set()
+        for each in _decode_all(looked_at, images, image_size, channels):
+            if isinstance(each, ImageError):
+                faults.append(each)
+            else:
+                remarks.update(each)
+                found |= each
+        if images is None:
+            kept = tuple(sorted(found & {TURNED, DEEP}))
+            splits.append(FileSplit(files.paths, files.labels, image_size, channels, kept))
+        seen += len(looked_at)
+    if faults:
+        raise _join(faults)
+    return (splits[0], splits[1]), describe(remarks, seen)
 
-    with ThreadPoolExecutor() as pool:
-        for _ in pool.map(fill, range(len(paths))):
-            pass
-    return TensorSplit(images, labels)
+
+def _decode_all(
+    paths: Sequence[Path], images: Tensor | None, image_size: tuple[int, int], channels: int
+) -> Iterator[frozenset[str] | ImageError]:
+    """The remarks on each image, or what is wrong with it; its pixels go into `images`, if given."""
+
+    def fill(index: int) -> frozenset[str] | ImageError:
+        try:
+            pixels, remarks = read(paths[index], image_size, channels)
+        except ImageError as error:
+            return error
+        if images is not None:
+            images[index] = pixels  # in place: no second copy
+        return remarks
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        yield from pool.map(fill, range(len(paths)))
 
 
-def _statistics(split: Split, sample: int = 10_000) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel over up to `sample` images, evenly spread, a batch at a time if large."""
-    n = len(split.labels)
-    chunks = split.fetch(list(torch.arange(0, n, max(1, -(-n // sample))).split(256)), torch.device("cpu"))
+def _join(faults: list[ImageError]) -> InputError:
+    """One sentence on all images that cannot be used."""
+    if len(faults) == 1:
+        return faults[0]
+    named = "; ".join(f"{each.path} ({each.fault})" for each in faults[:NAMED])
+    others = f"; and {len(faults) - NAMED:,} more" if len(faults) > NAMED else ""
+    return InputError(f"{len(faults):,} images cannot be used: {named}{others}; repair or remove them")
+
+
+def _statistics(split: Split, size: int, sample: int = 10_000) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel over up to `sample` images, evenly spread, a batch at a time if large.
+
+    Args:
+        size: bytes of an image.
+    """
+    n, batch = len(split.labels), min(max(STATISTICS_LIMIT // 4 // size, 1), 256)
+    chunks = split.fetch(list(torch.arange(0, n, max(1, -(-n // sample))).split(batch)), torch.device("cpu"))
     if isinstance(split, TensorSplit) and split.images.nbytes <= STATISTICS_LIMIT:
         std, mean = torch.std_mean(torch.cat(list(chunks)).float() / 255, (0, 2, 3))
     else:

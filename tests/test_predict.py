@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT, Run
 from PIL import Image
 
-from baselines.data import decode
+from baselines.images import decode
 from baselines.sources import load
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import loading, variant

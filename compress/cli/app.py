@@ -1,6 +1,7 @@
 """The command line. Heavy imports wait until a command runs, so that `--help` is quick."""
 
 import sys
+import warnings
 
 import typer
 
@@ -52,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     from compress.measure.environment import limit_spinning
 
     limit_spinning()
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # on the images of a person: what matters is said in words
     args = sys.argv[1:] if argv is None else argv
     return terminal.guarded(lambda: app(args=args or ["--help"], prog_name="compress", standalone_mode=False))
 

@@ -26,14 +26,25 @@ PROBED = 256  # training images, on which a normalization is chosen
 
 
 def load_data(
-    name: str | Data, image_size: tuple[int, int], channels: int, out: Path, subset: Subset | None = None
+    name: str | Data,
+    image_size: tuple[int, int],
+    channels: int,
+    out: Path,
+    subset: Subset | None = None,
+    say: Callable[[str], Any] = lambda _: None,
 ) -> Data:
     """A data set by its name, or one that is there already, cut to `subset`.
 
     A checkpoint keeps the name alone: `quantize` and `export` take images of the whole set, whose training images hold
     those the model learned from, and whose test images it never saw.
+
+    Args:
+        out: the run directory, which takes downloads.
+        say: takes lines for the person at the terminal: how the files of a folder were chosen and read.
     """
     data = name if isinstance(name, Data) else sources.load(name, image_size, channels, root=out / "data")
+    for note in data.notes:
+        say(f"{data.name}: {note}")
     return cut(data, subset) if subset else data
 
 

@@ -102,7 +102,8 @@ def open_run(
     geometry: ImageConfig = restored[2].config if restored else config.model
 
     def load() -> Data:
-        return load_data(images or config.data, geometry.image_size, geometry.channels, out, config.subset)
+        named = images or config.data
+        return load_data(named, geometry.image_size, geometry.channels, out, config.subset, say)
 
     data = load() if config.data.startswith("folder:") else world.in_turn(load)  # what is fetched, once
     if config.subset and world.rank == 0:

@@ -80,7 +80,7 @@ def _write_for_engine(
         runtimes.get("openvino")  # whether it is installed is better known before the work begins
     config, name = content.config, data or content.dataset
     if name:
-        whole = load_data(name, config.image_size, config.channels, path.parent)
+        whole = load_data(name, config.image_size, config.channels, path.parent, say=console.print)
         content, adapted = adapt_to_data(path, model, content, whole, hints, console.print)
         images = sample_parity_images(adapted)
     else:

@@ -19,8 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from baselines import device as devices
-from baselines.data import decode
 from baselines.errors import InputError
+from baselines.images import decode
 from compress import files, loading, runtimes
 from compress.checkpoints import checkpoint
 from compress.evaluate.measurement import run_batches

@@ -70,7 +70,7 @@ def prune(request: Request, console: Console) -> None:
     else:
         config = content.config
         named, folder = request.images or settings.data, request.path.parent
-        data = load_data(named, config.image_size, config.channels, folder, settings.subset)
+        data = load_data(named, config.image_size, config.channels, folder, settings.subset, console.print)
         content, data = adapt_to_data(request.path, model, content, data, request.hints, console.print)
     assert isinstance(model, VisionTransformer)
     files.writable_folder(request.target.parent)

@@ -66,7 +66,8 @@ def _prepare(request: Request, folder: Path, console: Console) -> tuple[Source, 
     list_engines(request.runtimes, request.device, foreign=not isinstance(model, VisionTransformer))  # before training
     _check_layers(model, method)
     size, channels = content.config.image_size, content.config.channels
-    data = load_data(request.images or settings.data, size, channels, request.path.parent, settings.subset)
+    named, place = request.images or settings.data, request.path.parent
+    data = load_data(named, size, channels, place, settings.subset, console.print)
     content, data = adapt_to_data(request.path, model, content, data, request.hints, console.print)
     calibration = sample_images(data, request.calibration_images)
     seen = describe_calibration(data, request.calibration_images)
