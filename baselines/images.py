@@ -78,13 +78,13 @@ def read(path: Path, image_size: tuple[int, int], channels: int) -> tuple[Tensor
     """
     height, width = image_size
     try:
-        with Image.open(path, formats=list_formats()) as image:
-            large = image.width * image.height > LARGE
-            with _alone if large else contextlib.nullcontext():
-                converted, remarks = convert(path, image, "RGB" if channels == 3 else "L")
-                if converted.size != (width, height):
-                    converted = converted.resize((width, height), Image.Resampling.BILINEAR)
-                pixels: Any = np.array(converted)
+        image = Image.open(path, formats=list_formats())
+        large = image.width * image.height > LARGE
+        with _alone if large else contextlib.nullcontext(), contextlib.closing(image):  # its memory is free at the end
+            converted, remarks = convert(path, image, "RGB" if channels == 3 else "L")
+            if converted.size != (width, height):
+                converted = converted.resize((width, height), Image.Resampling.BILINEAR)
+            pixels: Any = np.array(converted)
     except (InputError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -130,7 +130,7 @@ def convert(path: Path, image: Image.Image, mode: str) -> tuple[Image.Image, fro
 def _read_orientation(image: Image.Image) -> int:
     """1 to 8; 1 is upright."""
     try:
-        orientation = image.getexif().get(ORIENTATION)
+        orientation: Any = image.getexif().get(ORIENTATION)
     except Exception:  # the pixels may be sound where EXIF data are damaged
         return 1
     return orientation if orientation in range(1, 9) else 1
@@ -164,7 +164,7 @@ def _find_range(image: Image.Image, tags: Any) -> int | None:
     """The number that means white; None where nothing tells."""
     for tag in MAXIMA:
         declared = tags.get(tag)
-        first = declared[0] if isinstance(declared, tuple) and declared else declared
+        first: Any = declared[0] if isinstance(declared, tuple) and declared else declared
         if first and math.log2(first + 1) % 1 == 0:  # others are what this image holds, not what it could
             return int(first)
     if image.mode.startswith("I;16"):

@@ -79,7 +79,8 @@ class Runner:
         """The images of a trial, read once for each size."""
         model, name = config.model, files.key(config.model.image_size, config.model.channels)
         if name not in self.loaded:
-            size, channels, say = model.image_size, model.channels, None if self.loaded else self.say
+            size, channels = model.image_size, model.channels
+            say = (lambda _: None) if self.loaded else self.say  # once
             self.loaded[name] = load_data(config.data, size, channels, self.out, config.subset, say)
         return self.loaded[name]
 
