@@ -18,11 +18,14 @@ from baselines.macs import dense_macs, linear_macs
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import variant
 from compress.checkpoints.checkpoint import Checkpoint, save
+from compress.cli import processes
+from compress.cli.groups import MachineOptions
 from compress.doctor import artifact, comparison, cuda, engines, machine, reasons
 from compress.doctor.engines import Found
 from compress.doctor.overview import doctor
 from compress.exporters.onnx import export_onnx
 from compress.measure import limits
+from compress.measure.environment import available_cpus
 from compress.methods import Int8
 from compress.quantization.products import multiplies_exactly
 from compress.runtimes.ort_graph import Kernel, make_example, profile
@@ -225,6 +228,24 @@ def test_limits_of_control_groups_version_1(tmp_path: Path) -> None:
     write(tmp_path, {"sys/fs/cgroup/memory/memory.limit_in_bytes": "2000000000"})
     assert limits.cpu_quota(tmp_path) == 3
     assert machine.memory(tmp_path)[1:] == [("memory of the container", "at most 2.0 GB")]
+
+
+VERSION_1 = {"proc/self/cgroup": "2:cpu,cpuacct:/docker/x\n0::/\n"}
+VERSION_1 |= {f"sys/fs/cgroup/cpu,cpuacct/cpu.cfs_{name}_us": text for name, text in (("quota", "{}"), ("period", "100"))}
+VERSION_2 = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "{} 100\n"}
+
+
+@pytest.mark.parametrize("files", [VERSION_1, VERSION_2], ids=["version 1", "version 2"])
+@pytest.mark.parametrize(("quota", "local", "expected"), [(100, 1, 1), (250, 1, 2), (20, 1, 1), (900, 1, 4), (300, 2, 1)])
+def test_default_threads_respect_affinity_and_quota(
+    files: dict[str, str], quota: int, local: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, {name: text.format(quota) for name, text in files.items()})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
+    monkeypatch.setattr(processes, "available_cpus", lambda: available_cpus(tmp_path))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local))
+    assert MachineOptions().processors == expected
+    assert MachineOptions(threads=3).processors == 3
 
 
 def test_clock_heat_and_load(tmp_path: Path) -> None:

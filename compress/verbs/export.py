@@ -39,6 +39,7 @@ def export(
         InputError: checkpoint, images or options cannot be used.
         ParityError: what was written would not compute what the checkpoint does.
     """
+    torch.set_num_threads(available_cpus())
     size, kinds = 0, (*ENGINES, "safetensors", *libraries.list_families())
     if to not in kinds:
         raise InputError(f"--to {to!r} is not known; choose from {', '.join(kinds)}")
