@@ -231,12 +231,16 @@ def test_limits_of_control_groups_version_1(tmp_path: Path) -> None:
 
 
 VERSION_1 = {"proc/self/cgroup": "2:cpu,cpuacct:/docker/x\n0::/\n"}
-VERSION_1 |= {f"sys/fs/cgroup/cpu,cpuacct/cpu.cfs_{name}_us": text for name, text in (("quota", "{}"), ("period", "100"))}
+VERSION_1 |= {
+    f"sys/fs/cgroup/cpu,cpuacct/cpu.cfs_{name}_us": text for name, text in (("quota", "{}"), ("period", "100"))
+}
 VERSION_2 = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "{} 100\n"}
 
 
 @pytest.mark.parametrize("files", [VERSION_1, VERSION_2], ids=["version 1", "version 2"])
-@pytest.mark.parametrize(("quota", "local", "expected"), [(100, 1, 1), (250, 1, 2), (20, 1, 1), (900, 1, 4), (300, 2, 1)])
+@pytest.mark.parametrize(
+    ("quota", "local", "expected"), [(100, 1, 1), (250, 1, 2), (20, 1, 1), (900, 1, 4), (300, 2, 1)]
+)
 def test_default_threads_respect_affinity_and_quota(
     files: dict[str, str], quota: int, local: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
