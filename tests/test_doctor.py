@@ -230,10 +230,8 @@ def test_limits_of_control_groups_version_1(tmp_path: Path) -> None:
     assert machine.memory(tmp_path)[1:] == [("memory of the container", "at most 2.0 GB")]
 
 
-VERSION_1 = {"proc/self/cgroup": "2:cpu,cpuacct:/docker/x\n0::/\n"}
-VERSION_1 |= {
-    f"sys/fs/cgroup/cpu,cpuacct/cpu.cfs_{name}_us": text for name, text in (("quota", "{}"), ("period", "100"))
-}
+CFS = "sys/fs/cgroup/cpu,cpuacct/cpu.cfs"
+VERSION_1 = {"proc/self/cgroup": "2:cpu,cpuacct:/docker/x\n0::/\n", f"{CFS}_quota_us": "{}", f"{CFS}_period_us": "100"}
 VERSION_2 = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "{} 100\n"}
 
 

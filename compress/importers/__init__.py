@@ -9,6 +9,7 @@ from dataclasses import replace
 from baselines.errors import InputError
 from compress.importers import google, huggingface, jeonsworld, lucidrains, timm, torchvision
 from compress.importers.base import UNKNOWN, Content, Hints, ImportedModel, Layout
+from compress.importers.class_names import find_class_names
 from compress.importers.geometry import check_shapes
 from compress.importers.normalization import list_normalizations
 from compress.importers.readers import read_checkpoint
@@ -46,7 +47,7 @@ def convert(content: Content, hints: Hints) -> ImportedModel:
         InputError: of no known layout, incomplete, with more in it than such a model has, with weights that are no
             numbers, or in need of something that `hints` do not say.
     """
-    content = extract_state_dict(content, ema=hints.ema)
+    whole, content = content, extract_state_dict(content, ema=hints.ema)
     for layout in LAYOUTS:
         prefix = find_prefix(content.tree, layout.marker)
         if prefix is not None:
@@ -55,10 +56,19 @@ def convert(content: Content, hints: Hints) -> ImportedModel:
             weights.check_none_left()
             check_shapes(weights, model)
             notes, dtype = (*weights.notes, *model.notes), find_dtype(content.tree)
-            return replace(model, layout=layout.name, dtype=dtype, notes=notes)
+            model = replace(model, layout=layout.name, dtype=dtype, notes=notes)
+            return _name_classes(model, whole)
     names, kind = ", ".join(list(content.tree)[:3]), content.settings.get("model_type")
     told = f"model_type {kind!s:.40}, " if kind else ""
     raise InputError(f"{content.path} is of no layout that compress knows ({told}it holds {names}, ...); {UNKNOWN}")
+
+
+def _name_classes(model: ImportedModel, content: Content) -> ImportedModel:
+    """The model with the names of its classes that its training saved beside the weights, where it has none yet."""
+    found = find_class_names(content, model.config.classes) if model.head and not model.classes else None
+    if found is None:
+        return model
+    return replace(model, classes=found[1], notes=(*model.notes, f"names of its classes from {found[0]!r}"))
 
 
 def find_prefix(names: Collection[str], markers: str | tuple[str, ...]) -> str | None:

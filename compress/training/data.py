@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from baselines import sources
@@ -19,6 +18,7 @@ from baselines.vit import VisionTransformer
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.importers import Hints, list_normalizations
 from compress.importers.normalization import DATA, Normalization
+from compress.training.class_order import Trial, choose_order, list_orders, try_order
 
 PARITY_IMAGES = 64
 BATCH = 128
@@ -62,8 +62,9 @@ def adapt_to_data(
 ) -> tuple[Checkpoint, Data]:
     """What a file of another library does not say, from the data set; and the images as the model knows them.
 
-    Class names come from the data set. A normalization that nobody names is the one, of those that are in use, with
-    which the model knows some labelled training images best.
+    Class names come from the data set, in the order of the folders or, where the model knows labelled training images
+    surely better so, in that of another library. A normalization that nobody names is the one, of those that are in
+    use, with which it knows them best.
 
     Args:
         model: of the checkpoint. Its classes are put into the order of the data set, where only that differs.
@@ -72,17 +73,24 @@ def adapt_to_data(
     Raises:
         InputError: the data set has other classes, or `hints` name no normalization.
     """
+    unsaid = not content.classes
     content, data = match_classes(path, model, content, data, say)
     if data.normalized and not content.mean:
         content = replace(content, mean=data.mean, std=data.std)
+    known = {"": (content.mean, content.std)}
     if hints.normalize is not None or not content.mean:
         known = {**list_normalizations(hints.normalize, len(data.mean)), DATA: (data.mean, data.std)}
         if hints.normalize is not None:
             known = {hints.normalize: known[hints.normalize]}
-        name = _choose_normalization(model, data, known, path, say) if len(known) > 1 else next(iter(known))
-        mean, std = known[name]
-        content = replace(content, mean=mean, std=std)
-    return replace(content, dataset=content.dataset or data.name), data.with_normalization(content.mean, content.std)
+    orders = list_orders(data.classes) if unsaid and not content.pretrained else {}
+    name = next(iter(known))
+    if len(known) > 1 or orders:
+        name, order = _choose_reading(model, data, known, orders, path, say)
+        if order != data.classes and isinstance(model, VisionTransformer):
+            content, data = match_classes(path, model, replace(content, classes=order), data, say)
+    mean, std = known[name]
+    content = replace(content, mean=mean, std=std, dataset=content.dataset or data.name)
+    return content, data.with_normalization(mean, std)
 
 
 def match_classes(
@@ -117,26 +125,48 @@ def match_classes(
 
 
 @torch.inference_mode()
-def _choose_normalization(
-    model: Classifier, data: Data, known: Mapping[str, Normalization], path: Path, say: Callable[[str], Any]
-) -> str:
-    """The name of the normalization with which the model gives training images the likeliest answers."""
-    losses, right, chosen = {}, {}, _shuffle_indices(data)[:PROBED]
+def _choose_reading(
+    model: Classifier,
+    data: Data,
+    known: Mapping[str, Normalization],
+    orders: Mapping[str, tuple[str, ...]],
+    path: Path,
+    say: Callable[[str], Any],
+) -> tuple[str, tuple[str, ...]]:
+    """The normalization with which the model gives training images the likeliest answers, and the order of its classes.
+
+    Args:
+        orders: in which its classes may be, beside that of the data set.
+    """
+    chosen, answers, labels = _shuffle_indices(data)[:PROBED], {}, torch.empty(0)
     for name, (mean, std) in known.items():
         batches = data.with_normalization(mean, std).batches(data.train, BATCH, torch.device("cpu"), indices=chosen)
-        answers = [(model(images), labels) for images, labels in batches]
-        logits, labels = (torch.cat(each) for each in zip(*answers, strict=True))
-        losses[name] = F.cross_entropy(logits, labels).item()
-        right[name] = (logits.argmax(1) == labels).float().mean().item()
-    best = min(losses, key=losses.__getitem__)
-    told = ", ".join(f"{name} {share:.1%}" for name, share in right.items())
-    say(
-        f"{path} does not say how its images are normalized (--normalize): {best} suits {len(chosen)} training images "
-        f"best (top-1: {told})"
-    )
-    if right[best] < 2 / len(data.classes):
+        logits, all_labels = zip(*((model(images), labels) for images, labels in batches), strict=True)
+        answers[name], labels = torch.cat(logits), torch.cat(all_labels)
+    default = try_order(data.classes, "", data.classes, answers, labels)
+    others = [try_order(data.classes, name, order, answers, labels) for name, order in orders.items()]
+    taken = choose_order(default, others)
+    best = taken.normalization
+    if len(known) > 1:
+        told = ", ".join(f"{name} {right.mean():.1%}" for name, right in taken.right.items())
+        say(
+            f"{path} does not say how its images are normalized (--normalize): {best} suits {len(chosen)} training "
+            f"images best (top-1: {told})"
+        )
+    if taken is not default:
+        _say_order(model, taken, default, path, say)
+    elif default.best.mean() < 2 / len(data.classes):
         say("that is hardly better than chance: are these its images, and its classes in this order; is --heads right?")
-    return best
+    return best, taken.order
+
+
+def _say_order(model: Classifier, taken: Trial, default: Trial, path: Path, say: Callable[[str], Any]) -> None:
+    what = "so they are taken" if isinstance(model, VisionTransformer) else "name the folders so that they sort like it"
+    say(
+        f"{path} does not name its classes: {taken.best.mean():.1%} of {len(taken.best)} training images are right "
+        f"with them in {taken.called} order ({', '.join(taken.order[:3])}, ...), {default.best.mean():.1%} in that of "
+        f"the folders ({', '.join(default.order[:3])}, ...): {what}"
+    )
 
 
 def sample_images(data: Data, count: int, seed: int = 0) -> list[Tensor]:
