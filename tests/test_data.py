@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from baselines import data as data_module
 from baselines import sources
 from baselines.data import Data, FileSplit, TensorSplit
 from baselines.distributed import World
@@ -125,6 +126,25 @@ def test_large_sets_are_decoded_as_they_are_asked_for(tmp_path: Path, monkeypatc
         assert len(next(batches)[0]) == 4
     with pytest.raises(InputError, match="is not a readable image"):
         list(batches)
+
+
+def test_batches_that_wait_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(8):
+        paint(tmp_path / ("cat" if number % 2 else "dog") / f"{number}.png", number)
+    monkeypatch.setattr(sources, "MEMORY_LIMIT", 0)
+    split = load(f"folder:{tmp_path}", (8, 8), 3).train
+    loader, made = torch.utils.data.DataLoader, []
+
+    def noted(*args, **options):
+        made.append((options["num_workers"], options["prefetch_factor"]))
+        return loader(*args, **options)
+
+    monkeypatch.setattr(torch.utils.data, "DataLoader", noted)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    for limit in (10**9, 2 * 3 * 64 * 2, 0):  # of bytes; a batch of two images has 3 * 64 * 2
+        monkeypatch.setattr(data_module, "AHEAD_LIMIT", limit)
+        assert sum(len(batch) for batch in split.fetch(list(torch.arange(6).split(2)), CPU)) == 6
+    assert made == [(2, 2), (2, 1), (1, 1)]
 
 
 def normalised(data: Data, images: torch.Tensor) -> torch.Tensor:
