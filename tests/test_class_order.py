@@ -126,3 +126,18 @@ def test_what_names_no_classes_is_left(beside: dict, tmp_path: Path) -> None:
     model = timm.models.VisionTransformer(8, 4, num_classes=3, embed_dim=16, depth=1, num_heads=1)
     torch.save({"state_dict": model.state_dict(), **beside}, tmp_path / "m.pth")
     assert checkpoint.load(tmp_path / "m.pth", Hints(heads=1)).classes == ()
+
+
+def test_a_model_that_says_everything_and_knows_nothing_is_told_of() -> None:
+    names = tuple("abcdefghijkl")
+    model, data = Levels(names, names), make_data(names)
+    known = Checkpoint(model.config, (), model.state_dict(), data.name, names, (0.0,) * 3, (1.0,) * 3)
+    said: list[str] = []
+    adapt_to_data(Path("m.pth"), model, known, data, Hints(), said.append)
+    assert said == []
+    model.head.weight.data = model.head.weight.data.roll(1, 0)
+    adapt_to_data(Path("m.pth"), model, known, data, Hints(), said.append)
+    assert said == [
+        "m.pth has 0.0% of 48 training images right, hardly better than chance: are these its images, and its classes "
+        "in this order?"
+    ]

@@ -23,6 +23,8 @@ from compress.training.class_order import Trial, choose_order, list_orders, try_
 PARITY_IMAGES = 64
 BATCH = 128
 PROBED = 256  # training images, on which a normalization is chosen
+LOOKED_AT = 64  # training images, on which a model is compared with chance
+CHANCE = 2  # times its share of right answers, below which a model seems not to know its images
 
 
 def load_data(
@@ -90,7 +92,10 @@ def adapt_to_data(
             content, data = match_classes(path, model, replace(content, classes=order), data, say)
     mean, std = known[name]
     content = replace(content, mean=mean, std=std, dataset=content.dataset or data.name)
-    return content, data.with_normalization(mean, std)
+    data = data.with_normalization(mean, std)
+    if not (len(known) > 1 or orders or content.pretrained):
+        _check_chance(model, data, path, say)
+    return content, data
 
 
 def match_classes(
@@ -155,9 +160,21 @@ def _choose_reading(
         )
     if taken is not default:
         _say_order(model, taken, default, path, say)
-    elif default.best.mean() < 2 / len(data.classes):
+    elif default.best.mean() < CHANCE / len(data.classes):
         say("that is hardly better than chance: are these its images, and its classes in this order; is --heads right?")
     return best, taken.order
+
+
+@torch.inference_mode()
+def _check_chance(model: Classifier, data: Data, path: Path, say: Callable[[str], Any]) -> None:
+    """Warns of a model that does not know its images, before an hour is spent on it."""
+    batches = data.batches(data.train, BATCH, torch.device("cpu"), indices=_shuffle_indices(data)[:LOOKED_AT])
+    right = torch.cat([model(images).argmax(1) == labels for images, labels in batches]).double().mean().item()
+    if right < CHANCE / len(data.classes):
+        say(
+            f"{path} has {right:.1%} of {min(LOOKED_AT, len(data.train.labels))} training images right, hardly better "
+            "than chance: are these its images, and its classes in this order?"
+        )
 
 
 def _say_order(model: Classifier, taken: Trial, default: Trial, path: Path, say: Callable[[str], Any]) -> None:
