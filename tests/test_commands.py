@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from conftest import MADE, ROOT, TINY, Run
 from PIL import Image
 
 from baselines.sources import load
-from compress import loading, variant
+from compress import __version__, loading, variant
 from compress.cli import main
 from compress.runtimes.ort_session import BoundSession, OrtSession
 from reports import Row, parse_rows
@@ -37,8 +38,8 @@ def rows_of(out: Path) -> list[Row]:
 def test_help_needs_no_torch() -> None:
     code = (
         "import sys; from compress.cli import main; "
-        "assert main(['--help']) == main([]) == main(['bench', '--help']) == 0; "
-        "assert not {'torch', 'onnxruntime', 'matplotlib'} & set(sys.modules); "
+        "assert main(['--help']) == main([]) == main(['bench', '--help']) == main(['bench', '-h']) == 0; "
+        "assert not {'torch', 'onnxruntime', 'matplotlib', 'reports.page'} & set(sys.modules); "
         "assert main(['bench', '--variants', 'int8_avit']) == 2; "  # and a start needs little beside torch
         "assert not {'torch._dynamo', 'torchvision', 'scipy', 'onnx', 'matplotlib'} & set(sys.modules)"
     )
@@ -58,6 +59,20 @@ def test_help_needs_no_torch() -> None:
         "doctor",
     ):
         assert f" {command} " in done.stdout
+
+
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_the_version(option: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([option]) == 0
+    assert capfd.readouterr().out == f"compress {__version__}\n"
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    for words, wanted in (("compress quan", "quantize"), ("compress quantize --calib", "--calibration-images")):
+        asked = {"_COMPRESS_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        command = [sys.executable, "-m", "compress"]
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | asked, capture_output=True, text=True, check=False)
+        assert wanted in done.stdout.split()
 
 
 # --- bench

@@ -2,9 +2,11 @@
 
 import sys
 import warnings
+from typing import Annotated
 
 import typer
 
+from compress import __version__
 from compress.cli import terminal
 from compress.cli.bench import bench
 from compress.cli.distill import distill
@@ -22,9 +24,26 @@ from compress.cli.train import train
 
 app = typer.Typer(
     help="Vision Transformers made smaller and faster, every variant measured for real on this machine.",
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},  # commands inherit it
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"compress {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _take_options(
+    version: Annotated[
+        bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """The options of `compress` itself."""
+
+
 for command in (
     inspect,
     bench,

@@ -15,11 +15,9 @@ STOPPED = 130  # exit code after Ctrl-C
 
 def guarded(call: Callable[[], Any]) -> int:
     """Runs a command line to its exit code; what a person can put right is said in one line, without a traceback."""
-    from reports.row import RowError
-
     try:
         result = call()
-    except (InputError, RowError, FloatingPointError) as error:
+    except (InputError, FloatingPointError) as error:
         return refuse(str(error))
     except typer.Exit as error:
         return error.exit_code
@@ -30,6 +28,10 @@ def guarded(call: Callable[[], Any]) -> int:
         if usage is not None:
             command = getattr(getattr(error, "ctx", None), "command_path", "compress")
             return refuse(f"{usage().rstrip('.')}; see {command} --help")
+        from reports.row import RowError  # what takes long to load is loaded where a command failed
+
+        if isinstance(error, RowError):
+            return refuse(str(error))
         from compress.exporters.onnx import ParityError
         from compress.runtimes.server import out_of_memory
 
