@@ -21,7 +21,7 @@ class Column:
     meaning: str = ""
     align: Literal["left", "right"] = "right"  # left: words, which may be foreign text
     narrow: Callable[[Result], str] | None = None  # what to show where room is scarce, if not the same
-    rank: int | None = 0  # where room is scarce, the greatest go first; 0 always stays, None is never there
+    rank: int | None = 0  # on a terminal, the greatest go into a table below; 0 decides, None is never there
     needed: Callable[[list[Row]], bool] = bool  # whether a table of these rows shows it at all
 
 
@@ -103,7 +103,7 @@ COLUMNS = [
     column("batch_size", "batch", lambda r: str(r.batch_size), rank=None, meaning="images in one forward pass"),
     column("batch_shape", "batch shape", align="left", rank=None, meaning="`fixed`: the engine compiled its graph for "
            "exactly this batch size; `dynamic`: for any", needed=lambda rows: any(r.batch_shape for r in rows)),
-    column("seed", "seed", lambda r: str(r.seed), rank=1, meaning="of training and of every random choice",
+    column("seed", "seed", lambda r: str(r.seed), rank=0, meaning="of training and of every random choice",
            needed=lambda rows: len({r.seed for r in rows}) > 1),
     column("overall", "vs PyTorch fp32 [95 %]", overall_text,
            meaning="speed-up: latency of the dense model in fp32 in torch divided by the latency of this row, with a "
@@ -162,7 +162,7 @@ COLUMNS = [
            meaning="speed-up in the same engine, of the most that removing MACs can give (MACs of the dense model / "
            "MACs of this variant); only where MACs were removed and the dtype stayed fp32",
            needed=lambda rows: any(map(realised_text, rows))),
-    Column(key="file_bytes", value=lambda r: r.row.file_bytes, header="file MB", show=file_text, rank=4,
+    Column(key="file_bytes", value=lambda r: r.row.file_bytes, header="file MB", show=file_text,
            meaning="the file that is timed, in 10^6 bytes, external data included; in brackets against the file of "
            "the dense model in torch"),
     Column(key="file_ratio", value=lambda r: r.file_ratio),

@@ -16,10 +16,12 @@ from made_rows import BARE, HOSTILE, bare, cells, example_rows, page_with, to_ht
 from rich.console import Console
 
 from reports import Row, RowError, latest, parse_rows, render, rich_table
+from reports.columns import SHOWN
 from reports.csv import csv_text
 from reports.markdown import report_md
 from reports.plots import PLOTS
 from reports.plots.pareto import front
+from reports.results import relate_rows
 from reports.row import SCHEMA, quantile
 from reports.terminal import WIDE
 from reports.text import clean, figure
@@ -104,18 +106,43 @@ def test_hostile_text_changes_no_structure_and_reaches_no_terminal():
             ElementTree.fromstring(content)
 
 
-def test_the_terminal_shows_what_fits():
-    rows = [replace(row, overall=1.2, overall_low=1.1, overall_high=1.3) for row in example_rows()]
-    seen: list[set[str]] = []
-    for width in (80, 100, WIDE, 140):
-        out = io.StringIO()
-        Console(file=out, width=width).print(rich_table(rows))
-        lines = out.getvalue().splitlines()
-        assert max(map(len, lines)) <= width
-        assert any(line.startswith("avit_int8") for line in lines)  # not folded
-        seen.append({name for name in ("vs PyTorch", "vs dense,", "file MB", "images/s") if name in " ".join(lines)})
-    assert {"vs PyTorch"} <= seen[0] < seen[1] <= seen[2] < seen[3]
-    assert len(seen[3]) == 4
+def fitted_rows() -> list[Row]:
+    """Rows with every column of a terminal, and names as long as those of `quantize`."""
+    rows = [replace(row, overall=12.25, overall_low=10.5, overall_high=13.75) for row in example_rows()]
+    return [
+        replace(row, recipe="static + bf16, 12 layers in float", top1_change=-0.0125, mcnemar_p=0.25)
+        if row.variant == "avit_int8"
+        else row
+        for row in rows
+    ]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, WIDE, 135, 240])
+def test_a_narrow_terminal_folds_the_table_and_cuts_nothing(width: int) -> None:
+    rows = fitted_rows()
+    out = io.StringIO()
+    Console(file=out, width=width).print(rich_table(rows))
+    text = out.getvalue()
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= width
+    assert "…" not in text
+    words = text.split()
+    for result in relate_rows([row for row in rows if not row.failed]):
+        for column in SHOWN:
+            if column.rank is not None and column.needed(rows):
+                shown = (column.narrow or column.show)(result).replace(", ", ",").split()
+                assert set(shown) <= set(words) or column.align == "left", (column.key, shown)
+    first = text[: text.index("───")].replace("\n", " ")
+    headings = ("vs PyTorch", "latency", "top-1", "change", "file MB")
+    assert [name for name in headings if name in " ".join(first.split())] == [*headings[: 4 if width < 80 else 5]]
+
+
+def test_a_pipe_shows_one_line_for_each_row() -> None:
+    rows = [row for row in fitted_rows() if row.batch_size == 1 and not row.failed]
+    out = io.StringIO()
+    Console(file=out, width=240).print(rich_table(rows))
+    assert sum(" torch " in line or " onnxruntime " in line for line in out.getvalue().splitlines()) == len(rows)
+    assert all(name in out.getvalue() for name in ("vs dense,", "images/s", "MMACs/image", "peak MB"))
 
 
 def test_csv_gives_back_the_raw_values():
