@@ -6,6 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+import reports
+from reports import Row
 from reports.text import clean
 
 
@@ -30,3 +32,9 @@ def tell(console: Console, title: str, sentences: Iterable[str]) -> None:
         console.print(Text(title, "bold"))
     for sentence in sentences:
         console.print(Text(f"  - {clean(sentence)}"))
+
+
+def show_rows(console: Console, rows: list[Row]) -> None:
+    """The verdict, and the table that it is about."""
+    console.print(Text(f"{reports.state_verdict(rows)}\n", "bold"))
+    console.print(reports.rich_table(rows))

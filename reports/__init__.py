@@ -14,6 +14,7 @@ from reports.row import Row, RowError, latest, parse_rows
 from reports.runs import slower
 from reports.table import markdown_table
 from reports.terminal import rich_table
+from reports.verdict import state_verdict
 
 __all__ = [
     "Row",
@@ -28,6 +29,7 @@ __all__ = [
     "rich_comparison",
     "rich_table",
     "slower",
+    "state_verdict",
 ]
 
 # What is made from rows, by file name. Plots come with them, where there is something to plot.

@@ -15,6 +15,7 @@ from reports.setup import commands, configuration, environment, variants
 from reports.table import markdown_table
 from reports.text import bullets, escape
 from reports.timing import break_even, difficulty, timing
+from reports.verdict import verdict_md
 
 
 def comparison(rows: list[Row]) -> str:
@@ -62,7 +63,7 @@ SECTIONS: list[tuple[str, Callable[[list[Row]], str], tuple[str, ...]]] = [
 
 def report_md(rows: list[Row]) -> str:
     """The whole page. It shows the plots that lie beside it, as SVG."""
-    parts = ["# Vision Transformers, compressed and measured", commands(rows)]
+    parts = ["# Vision Transformers, compressed and measured", verdict_md(rows), commands(rows)]
     for title, body, plots in SECTIONS:
         pictures = [f"![{PLOTS[name].title}]({name}.svg)" for name in plots if PLOTS[name].data(rows)]
         if shown := [part for part in (body(rows), *pictures) if part]:

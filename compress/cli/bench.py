@@ -53,9 +53,9 @@ class BenchOptions:
 def bench(data: DataOptions, source: SourceOptions, asked: BenchOptions) -> None:
     """Train or load the baseline, compress it, measure all variants, write the comparison."""
     processes.check_alone("compress bench")
-    import reports
     from compress import config
     from compress.evaluate import Options
+    from compress.tables import show_rows
     from compress.verbs import bench as verb
 
     known, plain, seconds = source.hints, asked.plain, asked.seconds
@@ -90,7 +90,7 @@ def bench(data: DataOptions, source: SourceOptions, asked: BenchOptions) -> None
     )
     console = terminal.make_console()
     rows = verb.bench(request, console)
-    console.print(reports.rich_table(rows))
+    show_rows(console, rows)
     console.print(f"wrote {folder / 'report.md'}, report.html, rows.jsonl, rows.csv, tables and plots")
     if any(row.failed for row in rows):
         raise typer.Exit(1)

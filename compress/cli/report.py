@@ -18,6 +18,7 @@ def report(
     """Make tables, plots and pages again from the rows of a run; compare several runs, side by side."""
     import reports
     from baselines.errors import InputError
+    from compress.tables import show_rows
     from compress.verbs.bench import read_runs, write_comparison, write_report
 
     console = terminal.make_console()
@@ -25,7 +26,7 @@ def report(
     if len(runs) == 1:
         if limit is not None:
             raise InputError("--fail-if-slower compares runs; give the run to compare with first, then this one")
-        console.print(reports.rich_table(write_report(runs[0])))
+        show_rows(console, write_report(runs[0]))
         console.print(f"wrote {runs[0] / 'report.md'}, report.html, tables, plots and pictures")
         return
     found = read_runs(runs)

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-import reports
 from baselines import device as devices
 from baselines.errors import InputError
 from baselines.vit import VisionTransformer
@@ -24,6 +23,7 @@ from compress.evaluate import Candidate, Images, Options, describe_variant, eval
 from compress.measure import environment
 from compress.methods import Method, Stage
 from compress.runtimes import BuildInputs
+from compress.tables import show_rows
 from compress.training.build import make_variant
 from compress.training.data import adapt_to_data, load_data, sample_images, sample_parity_images
 from compress.training.run import Run, open_run
@@ -89,7 +89,7 @@ def prune(request: Request, console: Console) -> None:
         images = take_test_images(data)
         candidates = [_make_candidate(each, content, images, folder) for each in models]
         rows = evaluate(candidates, images, _make_options(request, which, device), console.print)
-    console.print(reports.rich_table(rows))
+    show_rows(console, rows)
     console.print(f"rows: {request.folder / 'rows.jsonl'}; the page: compress report {request.folder}")
     _say_what_is_next(request, models[-1], console)
 

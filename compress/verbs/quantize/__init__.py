@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-import reports
 from baselines.classifier import Classifier
 from baselines.errors import InputError
 from baselines.vit import VisionTransformer, ViTConfig
@@ -26,6 +25,7 @@ from compress.quantization.linear import match_layers
 from compress.runtimes import choices
 from compress.runtimes.choices import Choice
 from compress.runtimes.graph_files import fix_batch, relabel
+from compress.tables import show_rows
 from compress.training.data import adapt_to_data, describe_calibration, load_data, sample_held_out_images, sample_images
 from compress.verbs.quantize import accuracy_control, qat, study
 from compress.verbs.quantize.recipes import Recipe, check_architecture, list_engines, list_recipes, read_method
@@ -126,7 +126,7 @@ def _measure(request: Request, source: Source, method: Int8 | Qat, images: Image
         max_drop=None if request.max_drop is None else request.max_drop / 100,
     )
     rows = evaluate(candidates, images, make_options(request, source, goal), console.print)
-    console.print(reports.rich_table(rows))
+    show_rows(console, rows)
     console.print(
         f"measured on {environment.cpu_name()}, threads {request.threads}, {len(images):,} test images of "
         f"{images.name}; calibrated on {source.calibrated_on['images']} training images "
