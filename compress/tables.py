@@ -1,6 +1,8 @@
 """How doctor's findings are printed: short tables of plain words."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -9,6 +11,34 @@ from rich.text import Text
 import reports
 from reports import Row
 from reports.text import clean
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Tables and sentences that are printed as they are found, and kept for programs.
+
+    Attributes:
+        kept: by title, or by the key that stands for one that varies: of a table with headings a list of dicts, of
+            one without a dict, of sentences a list.
+    """
+
+    console: Console
+    kept: dict[str, Any] = field(default_factory=dict)
+
+    def show(self, title: str, rows: Iterable[Sequence[object]], headings: Sequence[str] = (), key: str = "") -> None:
+        """As the function `show`."""
+        lines = [[cell if isinstance(cell, int | float) else clean(cell) for cell in row] for row in rows]
+        show(self.console, title, lines, headings)
+        if headings:
+            names = [heading or "note" for heading in headings]
+            self.kept[key or title] = [dict(zip(names, line, strict=False)) for line in lines]
+        else:
+            self.kept[key or title] = {str(name): value for name, value in lines}
+
+    def tell(self, title: str, sentences: Iterable[str], key: str = "") -> None:
+        """As the function `tell`."""
+        lines = self.kept[key or title] = list(map(clean, sentences))
+        tell(self.console, title, lines)
 
 
 def show(console: Console, title: str, rows: Iterable[Sequence[object]], headings: Sequence[str] = ()) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from reports.compare import render_comparison, rich_comparison
-from reports.csv import csv_text, make_frame
+from reports.csv import csv_text, list_figures, make_frame
 from reports.latex import latex_text
 from reports.markdown import report_md
 from reports.page import report_html
@@ -21,6 +21,7 @@ __all__ = [
     "RowError",
     "html_table",
     "latest",
+    "list_figures",
     "make_frame",
     "markdown_table",
     "parse_rows",

@@ -31,16 +31,22 @@ def make_frame(rows: list[Row]) -> "pd.DataFrame":
             if isinstance(value, str):
                 names.setdefault("environment_" + re.sub(r"\W+", "_", name), name)
 
-    def raw(value: object) -> object:
-        if isinstance(value, float) and not math.isfinite(value):
-            return None
-        return clean(value) if isinstance(value, str) else value
-
     def words(value: object) -> object:
         return clean(value) if isinstance(value, str) else None
 
     records = [
-        [raw(c.value(result)) for c in COLUMNS] + [words(result.row.environment.get(n)) for n in names.values()]
+        [_make_plain(c.value(result)) for c in COLUMNS] + [words(result.row.environment.get(n)) for n in names.values()]
         for result in relate_rows(rows)
     ]
     return pd.DataFrame(records, columns=pd.Index([c.key for c in COLUMNS] + list(names)), dtype=object)
+
+
+def list_figures(rows: list[Row]) -> list[dict[str, object]]:
+    """The same columns as values that JSON has, without those of the environment."""
+    return [{c.key: _make_plain(c.value(result)) for c in COLUMNS} for result in relate_rows(rows)]
+
+
+def _make_plain(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return clean(value) if isinstance(value, str) else value

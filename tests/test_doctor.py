@@ -29,6 +29,7 @@ from compress.measure.environment import available_cpus
 from compress.methods import Int8
 from compress.quantization.products import multiplies_exactly
 from compress.runtimes.ort_graph import Kernel, make_example, profile
+from compress.tables import Findings
 
 CONFIG = ViTConfig(image_size=(8, 8), channels=1, patch_size=2, dim=32, depth=2, heads=2, mlp_dim=72, tokenizer="conv")
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_an_int8_file_is_compared_with_its_float_one_and_what_limits_it_is_said(folder: Path) -> None:
     screen, text = console()
-    artifact.examine(folder / "a.int8.onnx", 1, 2, ["onnxruntime"], screen)
+    artifact.examine(folder / "a.int8.onnx", 1, 2, ["onnxruntime"], Findings(screen))
     shown = text.getvalue()
     share = CONFIG.depth * CONFIG.tokens * linear_macs(CONFIG) / dense_macs(CONFIG)
     assert f"{share:.1%}" in shown
@@ -74,7 +75,7 @@ def test_an_int8_file_is_compared_with_its_float_one_and_what_limits_it_is_said(
 
 def test_a_float_file_is_not_asked_why(folder: Path) -> None:
     screen, text = console()
-    artifact.examine(folder / "a.onnx", 1, 1, ["onnxruntime"], screen)
+    artifact.examine(folder / "a.onnx", 1, 1, ["onnxruntime"], Findings(screen))
     assert "fp32" in text.getvalue()
     assert "MatMul" in text.getvalue()
     assert "limits" not in text.getvalue()
@@ -83,7 +84,7 @@ def test_a_float_file_is_not_asked_why(folder: Path) -> None:
 
 def test_a_checkpoint_tells_its_geometry_and_what_torch_does_with_it(folder: Path) -> None:
     screen, text = console()
-    artifact.examine(folder / "a.pth", 1, 1, ["torch", "onnxruntime"], screen)
+    artifact.examine(folder / "a.pth", 1, 1, ["torch", "onnxruntime"], Findings(screen))
     assert "2, 32, 2, 72" in text.getvalue()
     executed = next(line for line in text.getvalue().splitlines() if "torch" in line and "int8" in line)
     assert ("int8-simulated" in executed) == (not multiplies_exactly(torch.device("cpu")))
@@ -93,7 +94,7 @@ def test_a_checkpoint_tells_its_geometry_and_what_torch_does_with_it(folder: Pat
 def test_the_whole_of_it_on_a_finished_bench(run: Run) -> None:
     path = next(run.out.glob("models/avit_int8-*/avit_int8.onnx"))
     screen, text = console()
-    assert doctor(path, 1, screen) == 0
+    assert doctor(path, 1, screen).exit_code == 0
     assert f"avit_int8.onnx against {next(run.out.resolve().glob('models/avit-*/avit.onnx'))}" in text.getvalue()
     for heading in ("machine", "engines", "CUDA", "numbers avit_int8.onnx is computed in"):
         assert heading in text.getvalue()
@@ -108,7 +109,7 @@ def test_a_foreign_file_with_a_hostile_name_and_nodes(tmp_path: Path) -> None:
     path = tmp_path / "[red]m.onnx"
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), path)
     screen, text = console()
-    artifact.examine(path, 1, 1, ["onnxruntime"], screen)
+    artifact.examine(path, 1, 1, ["onnxruntime"], Findings(screen))
     assert "[red]m.onnx" in text.getvalue()
     assert "not exported by compress" in text.getvalue()
     (kernel,) = profile(path, make_example(path, 3), calls=2)
@@ -130,7 +131,7 @@ def test_bad_files_get_one_sentence(name: str, content: bytes | None, message: s
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError, match=message) as caught:
-        artifact.examine(path, 1, 1, ["onnxruntime"], console()[0])
+        artifact.examine(path, 1, 1, ["onnxruntime"], Findings(console()[0]))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -141,7 +142,7 @@ def test_a_folder_and_a_file_cut_short(folder: Path, tmp_path: Path) -> None:
     whole = (folder / "a.onnx").read_bytes()
     (tmp_path / "cut.onnx").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="no ONNX file"):
-        artifact.examine(tmp_path / "cut.onnx", 1, 1, ["onnxruntime"], console()[0])
+        artifact.examine(tmp_path / "cut.onnx", 1, 1, ["onnxruntime"], Findings(console()[0]))
 
 
 def test_images_of_unknown_size_are_refused(tmp_path: Path) -> None:
@@ -151,7 +152,7 @@ def test_images_of_unknown_size_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "free.onnx"
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), path)
     with pytest.raises(InputError, match="the size of its images is free"):
-        artifact.examine(path, 1, 1, ["onnxruntime"], console()[0])
+        artifact.examine(path, 1, 1, ["onnxruntime"], Findings(console()[0]))
 
 
 def test_the_float_file_of_an_int8_file(tmp_path: Path) -> None:
@@ -287,7 +288,7 @@ def test_a_broken_engine_is_reported_and_breaks_nothing_else(folder: Path, tmp_p
         "import sys\nfrom pathlib import Path\nfrom rich.console import Console\n"
         "from compress.doctor import engines\nfrom compress.doctor.overview import doctor\n"
         "probe = engines.probe\nengines.probe = lambda: probe(['torch', 'onnxruntime'])\n"
-        "sys.exit(doctor(Path(sys.argv[1]), 1, Console(width=300)))"
+        "sys.exit(doctor(Path(sys.argv[1]), 1, Console(width=300)).exit_code)"
     )
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", "OMP_PROC_BIND": "close"}
     command = [sys.executable, "-c", code, str(folder / "a.onnx")]

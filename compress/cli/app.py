@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from compress import __version__
-from compress.cli import terminal
+from compress.cli import json_output
 from compress.cli.bench import bench
 from compress.cli.distill import distill
 from compress.cli.doctor import doctor
@@ -74,7 +74,9 @@ def main(argv: list[str] | None = None) -> int:
     limit_spinning()
     warnings.filterwarnings("ignore", module=r"PIL\.")  # on the images of a person: what matters is said in words
     args = sys.argv[1:] if argv is None else argv
-    return terminal.guarded(lambda: app(args=args or ["--help"], prog_name="compress", standalone_mode=False))
+    return json_output.run_command(
+        lambda: app(args=args or ["--help"], prog_name="compress", standalone_mode=False), args
+    )
 
 
 if __name__ == "__main__":

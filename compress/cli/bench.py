@@ -8,7 +8,9 @@ import typer
 
 from compress.cli import processes, terminal
 from compress.cli.groups import DataOptions, SourceOptions, with_groups
+from compress.cli.json_output import with_json
 from compress.cli.options import Init, TensorBoard, Threads
+from compress.outcome import Outcome
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,9 @@ class BenchOptions:
     tensorboard: TensorBoard = False
 
 
+@with_json
 @with_groups
-def bench(data: DataOptions, source: SourceOptions, asked: BenchOptions) -> None:
+def bench(data: DataOptions, source: SourceOptions, asked: BenchOptions) -> Outcome:
     """Train or load the baseline, compress it, measure all variants, write the comparison."""
     processes.check_alone("compress bench")
     from compress import config
@@ -92,5 +95,5 @@ def bench(data: DataOptions, source: SourceOptions, asked: BenchOptions) -> None
     rows = verb.bench(request, console)
     show_rows(console, rows)
     console.print(f"wrote {folder / 'report.md'}, report.html, rows.jsonl, rows.csv, tables and plots")
-    if any(row.failed for row in rows):
-        raise typer.Exit(1)
+    failed = any(row.failed for row in rows)
+    return Outcome(rows=rows, written=[folder / name for name in verb.FILES], exit_code=int(failed))

@@ -6,16 +6,19 @@ from typing import Annotated
 import typer
 
 from compress.cli import terminal
+from compress.cli.json_output import with_json
 from compress.cli.options import Threads
+from compress.outcome import Outcome
 
 
+@with_json
 def doctor(
     artifact: Annotated[Path | None, typer.Argument(help="An .onnx file or a checkpoint to examine.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Of the runs that are timed.")] = 1,
     threads: Threads = None,
     out: Annotated[Path | None, typer.Option(help="Run directory for the rows of what is timed.")] = None,
-) -> None:
+) -> Outcome:
     """Say what this machine can do, what works on it, and why a file is as fast as it is."""
     from compress.doctor.overview import doctor as doctor_
 
-    raise typer.Exit(doctor_(artifact, threads, terminal.make_console(), batch_size, out))
+    return doctor_(artifact, threads, terminal.make_console(), batch_size, out)

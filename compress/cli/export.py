@@ -7,9 +7,12 @@ import typer
 
 from compress.cli import terminal
 from compress.cli.groups import SourceOptions, with_groups
+from compress.cli.json_output import with_json
 from compress.cli.options import CheckpointFile
+from compress.outcome import Outcome
 
 
+@with_json
 @with_groups
 def export(
     checkpoint: CheckpointFile,
@@ -25,7 +28,7 @@ def export(
         str, typer.Option(help="Of onnx and openvino: dynamic, or a number: the file then takes such batches alone.")
     ] = "dynamic",
     out: Annotated[Path | None, typer.Option(help="The file, or the folder; default: beside the checkpoint.")] = None,
-) -> None:
+) -> Outcome:
     """Write a checkpoint for an engine, as safetensors, or back for the library it came from.
 
     For an engine it is checked against the checkpoint on real images, for a library it is read back and run.
@@ -33,4 +36,4 @@ def export(
     from compress.verbs.export import export as export_
 
     size = None if batch_size == "dynamic" else terminal.numbers(batch_size, "--batch-size")[0]
-    export_(checkpoint, to, data, out, size, source.hints, terminal.make_console())
+    return export_(checkpoint, to, data, out, size, source.hints, terminal.make_console())

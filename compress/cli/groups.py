@@ -62,6 +62,11 @@ def with_groups(command: Callable[..., Any]) -> Callable[..., Any]:
         made = {name: kind(**{key: values.pop(key) for key in keys}) for name, (kind, keys) in groups.items()}
         return command(**values, **made)
 
+    return declare(flat, command, parameters)
+
+
+def declare(flat: Callable[..., Any], command: Callable[..., Any], parameters: list[inspect.Parameter]) -> Any:
+    """`flat`, which typer sees as `command` with these parameters."""
     flat.__name__, flat.__doc__, flat.__module__ = command.__name__, command.__doc__, command.__module__
     flat.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     vars(flat)["__signature__"] = inspect.Signature(parameters)

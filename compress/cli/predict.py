@@ -7,8 +7,11 @@ import typer
 
 from compress.cli import terminal
 from compress.cli.groups import MachineOptions, SourceOptions, with_groups
+from compress.cli.json_output import with_json
+from compress.outcome import Outcome
 
 
+@with_json
 @with_groups
 def predict(
     model: Annotated[
@@ -28,7 +31,7 @@ def predict(
         str,
         typer.Option(help="torch, torch.compile, onnxruntime, openvino, nncf, or auto: the one the file is made for."),
     ] = "auto",
-) -> None:
+) -> Outcome:
     """Say what is on images: the likeliest classes, by any model file of compress in the engine it is made for."""
     from compress.verbs.predict import Request
     from compress.verbs.predict import predict as predict_
@@ -42,4 +45,4 @@ def predict(
         threads=machine.processors,
         hints=source.hints,
     )
-    predict_(request, terminal.make_console())
+    return predict_(request, terminal.make_console())

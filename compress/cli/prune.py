@@ -7,7 +7,9 @@ import typer
 
 from compress.cli import processes, terminal
 from compress.cli.groups import DataOptions, MachineOptions, ViTOptions, with_groups
+from compress.cli.json_output import with_json
 from compress.cli.options import CheckpointFile, Resume
+from compress.outcome import Outcome
 
 TargetMacs = Annotated[
     str | None, typer.Option(help="Share of the dense model's MACs; several with commas give a curve.")
@@ -20,6 +22,7 @@ Folder = Annotated[
 ]
 
 
+@with_json
 @with_groups
 def prune(
     checkpoint: CheckpointFile,
@@ -40,10 +43,12 @@ def prune(
     seconds: Seconds = 5,
     out: Folder = None,
     resume: Resume = True,
-) -> None:
+) -> Outcome:
     """Remove or merge tokens of a trained model, with or without training, and show what it costs and saves."""
     amounts = {"keep": keep, "r": r, "target_macs": target_macs}
-    reduce_tokens("prune", checkpoint, method, amounts, data, machine, source, epochs, batch_size, seconds, out, resume)
+    return reduce_tokens(
+        "prune", checkpoint, method, amounts, data, machine, source, epochs, batch_size, seconds, out, resume
+    )
 
 
 def reduce_tokens(
@@ -55,7 +60,7 @@ def reduce_tokens(
     machine: MachineOptions,
     source: ViTOptions,
     *rest: object,
-) -> None:
+) -> Outcome:
     """What `prune` and `halt` do; `rest`: epochs, batch size, seconds, out and resume."""
     processes.check_alone(f"compress {verb}")
     from compress.verbs.prune import Request, prune
@@ -73,4 +78,4 @@ def reduce_tokens(
         hints=source.hints,
         **further,
     )
-    prune(request, terminal.make_console())
+    return prune(request, terminal.make_console())

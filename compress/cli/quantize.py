@@ -8,7 +8,9 @@ import typer
 
 from compress.cli import terminal
 from compress.cli.groups import DataOptions, MachineOptions, SourceOptions, with_groups
+from compress.cli.json_output import with_json
 from compress.cli.options import CheckpointFile, Exhaustive, Resume
+from compress.outcome import Outcome
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class QuantizeOptions:
     resume: Resume = True
 
 
+@with_json
 @with_groups
 def quantize(
     checkpoint: CheckpointFile,
@@ -56,7 +59,7 @@ def quantize(
     machine: MachineOptions,
     source: SourceOptions,
     asked: QuantizeOptions,
-) -> None:
+) -> Outcome:
     """Make the fastest integer file of a model, and compare all ways to one: accuracy, size, latency."""
     from compress.verbs.quantize import Request
     from compress.verbs.quantize import quantize as quantize_
@@ -75,4 +78,4 @@ def quantize(
         device=terminal.choose_device(machine.device),
         hints=source.hints,
     )
-    raise typer.Exit(quantize_(request, terminal.make_console()))
+    return quantize_(request, terminal.make_console())

@@ -13,8 +13,21 @@ from baselines.errors import InputError
 STOPPED = 130  # exit code after Ctrl-C
 
 
-def guarded(call: Callable[[], Any]) -> int:
-    """Runs a command line to its exit code; what a person can put right is said in one line, without a traceback."""
+def refuse(message: str, code: int = 2) -> int:
+    """Says in one line on standard error what is wrong; returns the exit code."""
+    from reports.text import clean
+
+    say(f"error: {clean(message)}")
+    return code
+
+
+def guarded(call: Callable[[], Any], refuse: Callable[..., int] = refuse) -> int:
+    """Runs a command line to its exit code; what a person can put right is said in one line, without a traceback.
+
+    Args:
+        call: gives what the command returned: an exit code, something that has one, or nothing.
+        refuse: says what is wrong, and gives the exit code that belongs to it.
+    """
     try:
         result = call()
     except (InputError, FloatingPointError) as error:
@@ -42,7 +55,7 @@ def guarded(call: Callable[[], Any]) -> int:
         raise
     if result == STOPPED:  # newer versions of typer turn Ctrl-C into this themselves
         say("stopped; run the same command again to go on")
-    return result if isinstance(result, int) else 0
+    return result if isinstance(result, int) else getattr(result, "exit_code", 0)
 
 
 def make_console() -> Console:
@@ -51,14 +64,6 @@ def make_console() -> Console:
     if not console.is_terminal:
         console.width = 240  # tables in a file or a pipe are not cut
     return console
-
-
-def refuse(message: str, code: int = 2) -> int:
-    """Says in one line on standard error what is wrong; returns the exit code."""
-    from reports.text import clean
-
-    say(f"error: {clean(message)}")
-    return code
 
 
 def say(line: str) -> None:

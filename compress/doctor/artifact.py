@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from baselines.errors import InputError
 from compress import runtimes
 from compress.checkpoints.graph_files import check_onnx
@@ -14,7 +12,8 @@ from compress.doctor import comparison, reasons
 from compress.doctor.machine import flags
 from compress.runtimes import Inspection, Runtime
 from compress.runtimes.client import Worker, WorkerError
-from compress.tables import show, tell
+from compress.tables import Findings
+from reports import Row
 from reports.text import clean
 
 if TYPE_CHECKING:
@@ -22,9 +21,9 @@ if TYPE_CHECKING:
 
 
 def examine(
-    path: Path, threads: int, batch_size: int, usable: Sequence[str], console: Console, out: Path | None = None
-) -> None:
-    """Prints what a file is and does.
+    path: Path, threads: int, batch_size: int, usable: Sequence[str], findings: Findings, out: Path | None = None
+) -> list[Row] | None:
+    """Prints what a file is and does; rows of its comparison with the float file, where there is one.
 
     Args:
         out: run directory for the rows of its comparison with the float file.
@@ -35,9 +34,9 @@ def examine(
     """
     check(path)
     if path.suffix == ".onnx":
-        _examine_onnx(path, threads, batch_size, usable, console, out)
-    else:
-        _examine_checkpoint(path, usable, console)
+        return _examine_onnx(path, threads, batch_size, usable, findings, out)
+    _examine_checkpoint(path, usable, findings)
+    return None
 
 
 def check(path: Path) -> None:
@@ -54,7 +53,7 @@ def check(path: Path) -> None:
         check_onnx(path)
 
 
-def _examine_checkpoint(path: Path, usable: Sequence[str], console: Console) -> None:
+def _examine_checkpoint(path: Path, usable: Sequence[str], findings: Findings) -> None:
     from baselines.macs import dense_macs
     from compress import loading
     from compress.checkpoints import checkpoint
@@ -62,12 +61,11 @@ def _examine_checkpoint(path: Path, usable: Sequence[str], console: Console) -> 
 
     code = checkpoint.load(path).config
     if isinstance(code, ModuleConfig):
-        _examine_code(path, code, console)
+        _examine_code(path, code, findings)
         return
     which, content = loading.restore(path)[1:]
     config = content.geometry
-    show(
-        console,
+    findings.show(
         path.name,
         [
             ("variant", which.name),
@@ -78,24 +76,25 @@ def _examine_checkpoint(path: Path, usable: Sequence[str], console: Console) -> 
             ("MACs of an image, all tokens", f"{dense_macs(config):,}"),
             ("file", _size(path)),
         ],
+        key="file",
     )
-    inspected = _inspect(path, usable, console)
+    inspected = _inspect(path, usable, findings)
     if which.dtype in ("int8", "int4"):
         only = "other engines" if all(each.executed == which.dtype for _, each in inspected) else "integer kernels"
-        tell(console, "next", [f"{only} need the ONNX file; run: compress export {path}"])
+        findings.tell("next", [f"{only} need the ONNX file; run: compress export {path}"])
 
 
-def _examine_code(path: Path, config: "ModuleConfig", console: Console) -> None:
+def _examine_code(path: Path, config: "ModuleConfig", findings: Findings) -> None:
     """A checkpoint whose model only the user's code can make, which nothing runs here."""
     height, width = config.image_size
     facts = [("code", config.factory), ("image", f"{config.channels} x {height} x {width}")]
-    show(console, path.name, [*facts, ("classes", config.classes), ("file", _size(path))])
-    tell(console, "next", [f"engines need the ONNX file; run: compress export {path} --model {config.factory}"])
+    findings.show(path.name, [*facts, ("classes", config.classes), ("file", _size(path))], key="file")
+    findings.tell("next", [f"engines need the ONNX file; run: compress export {path} --model {config.factory}"])
 
 
 def _examine_onnx(
-    path: Path, threads: int, batch_size: int, usable: Sequence[str], console: Console, out: Path | None
-) -> None:
+    path: Path, threads: int, batch_size: int, usable: Sequence[str], findings: Findings, out: Path | None
+) -> list[Row] | None:
     from compress.runtimes import ort_graph
 
     metadata = open_onnx(path)
@@ -106,8 +105,7 @@ def _examine_onnx(
         raise InputError(f"{path} cannot be run here: {error}; give a model that takes one batch of images") from error
     except Exception as error:  # ONNX Runtime's kinds share no base of their own
         raise InputError(f"{path} cannot be run in ONNX Runtime ({clean(error)}); export it anew") from error
-    show(
-        console,
+    findings.show(
         path.name,
         [
             *describe(metadata),
@@ -115,20 +113,22 @@ def _examine_onnx(
             ("MACs of an image", f"{sum(k.macs for k in kernels) // len(images):,}, counted while it ran on noise"),
             ("file", _size(path)),
         ],
+        key="file",
     )
-    inspected = _inspect(path, usable, console)
+    inspected = _inspect(path, usable, findings)
     title = f"time inside kernels, by ONNX Runtime's profiler, batch {len(images)}, threads {threads}"
-    show(console, title, reasons.time_by_op(kernels), ("kernel", "share", "time", "count"))
+    findings.show(title, reasons.time_by_op(kernels), ("kernel", "share", "time", "count"), key="kernels")
     if all(inspection.integer_share is None for _, inspection in inspected):
-        return
+        return None
     before, rows, float_path = [], [], comparison.find_source(path, images, kernels, threads)
     if float_path is not None:
-        rows = comparison.compare_files(float_path, path, images, threads, inspected, out, console)
+        rows = comparison.compare_files(float_path, path, images, threads, inspected, out, findings.console)
         before = ort_graph.profile(float_path, images, threads=threads, calls=comparison.PROFILED_CALLS)
     bf16 = [name for name in usable if "bf16" in runtimes.get(name).dtypes] if "amx_bf16" in flags() else []
     left = ort_graph.list_quantized_products(ort_graph.optimise_graph(path))[1]
     found = reasons.find_reasons(kernels, left, before, len(images), bf16)
-    tell(console, comparison.judge(rows, float_path), found)
+    findings.tell(comparison.judge(rows, float_path), found, key="reasons")
+    return rows
 
 
 def open_onnx(path: Path) -> dict[str, str]:
@@ -159,7 +159,7 @@ def describe(metadata: Mapping[str, str]) -> list[tuple[str, Any]]:
         return [("origin", "not exported by compress")]
 
 
-def _inspect(path: Path, usable: Sequence[str], console: Console) -> list[tuple[Runtime, Inspection]]:
+def _inspect(path: Path, usable: Sequence[str], findings: Findings) -> list[tuple[Runtime, Inspection]]:
     """What every runtime that takes such a file does with it, shown and returned."""
     found, rows = [], []
     for runtime in map(runtimes.get, usable):
@@ -175,7 +175,8 @@ def _inspect(path: Path, usable: Sequence[str], console: Console) -> list[tuple[
             found.append((runtime, each))
             share = "" if each.integer_share is None else f"{each.integer_share:.1%}"
             rows.append((runtime.name, each.executed, share, "; ".join(each.notes)))
-    show(console, f"numbers {path.name} is computed in", rows, ("runtime", "executed", "MACs in integers", ""))
+    title, headings = f"numbers {path.name} is computed in", ("runtime", "executed", "MACs in integers", "")
+    findings.show(title, rows, headings, key="numbers")
     return found
 
 

@@ -10,14 +10,15 @@ from compress import runtimes
 from compress.doctor import cuda, engines, machine
 from compress.doctor.engines import Found
 from compress.measure.environment import available_cpus, cpu_name
+from compress.outcome import Outcome
 from compress.runtimes import choices
-from compress.tables import show, tell
+from compress.tables import Findings
 
 
 def doctor(
     artifact: Path | None, threads: int | None, console: Console, batch_size: int = 1, out: Path | None = None
-) -> int:
-    """Prints what was read and measured, nothing else.
+) -> Outcome:
+    """Prints what was read and measured, nothing else; the outcome holds the same, by the titles of the tables.
 
     Args:
         artifact: an .onnx file, foreign ones too, or a checkpoint of compress.
@@ -26,7 +27,7 @@ def doctor(
         out: run directory for the rows of the comparison.
 
     Returns:
-        0, or 1 where something that compress needs does not work.
+        Its exit code is 1 where something that compress needs does not work.
 
     Raises:
         InputError: the artifact is missing, damaged, or neither of the two.
@@ -35,37 +36,38 @@ def doctor(
         from compress.doctor.artifact import check
 
         check(artifact)
-    found = engines.probe()
-    _machine(console)
-    _engines(found, console)
-    _choices(console)
+    findings, found, rows = Findings(console), engines.probe(), None
+    _machine(findings)
+    _engines(found, findings)
+    _choices(findings)
     broken = [each.name for each in found.values() if each.broken]
     if artifact is not None:
         needed = "onnxruntime" if artifact.suffix == ".onnx" else "torch"
         if needed in broken:
-            tell(console, artifact.name, [f"it was not looked into: that needs {needed}, which does not work here"])
+            reason = f"it was not looked into: that needs {needed}, which does not work here"
+            findings.tell(artifact.name, [reason], key="file")
         else:
             from compress.doctor.artifact import examine
 
-            examine(artifact, threads or available_cpus(), batch_size, _usable(found), console, out)
-    return 1 if broken else 0
+            rows = examine(artifact, threads or available_cpus(), batch_size, _usable(found), findings, out)
+    return Outcome(rows=rows, facts=findings.kept, exit_code=int(bool(broken)))
 
 
-def _machine(console: Console) -> None:
-    show(console, "machine", [*machine.processor(), *machine.memory()])
-    show(console, "instructions", machine.instructions(machine.flags()), ("", "here", "what follows"))
+def _machine(findings: Findings) -> None:
+    findings.show("machine", [*machine.processor(), *machine.memory()])
+    findings.show("instructions", machine.instructions(machine.flags()), ("instruction", "here", "what follows"))
 
 
-def _engines(found: Mapping[str, Found], console: Console) -> None:
-    show(console, "CUDA", cuda.rows(found["torch"]))
-    tell(console, "other programs", cuda.others())
-    show(console, "engines", engines.rows(found), ("engine", "version", "works", ""))
-    tell(console, "to put right", [*engines.repairs(found), *engines.unsuitable_versions()])
+def _engines(found: Mapping[str, Found], findings: Findings) -> None:
+    findings.show("CUDA", cuda.rows(found["torch"]))
+    findings.tell("other programs", cuda.others())
+    findings.show("engines", engines.rows(found), ("engine", "version", "works", ""))
+    findings.tell("to put right", [*engines.repairs(found), *engines.unsuitable_versions()])
     settings = engines.settings(os.environ)
-    show(console, "settings that change timings", settings, ("variable", "value", "what it does"))
+    findings.show("settings that change timings", settings, ("variable", "value", "what it does"))
 
 
-def _choices(console: Console) -> None:
+def _choices(findings: Findings) -> None:
     """What `compress quantize` found to be the fastest here."""
     rows = [
         (each.model, each.batch_size, each.threads, each.chosen, f"{each.speedup:.2f}x", each.time_utc, each.why)
@@ -73,7 +75,7 @@ def _choices(console: Console) -> None:
         if each.machine == cpu_name()
     ]
     headings = ("model", "batch", "threads", "fastest in integers", "over fp32 in torch", "measured", "why")
-    show(console, f"ways to integers, as measured here ({choices.locate()})", rows, headings)
+    findings.show(f"ways to integers, as measured here ({choices.locate()})", rows, headings, key="choices")
 
 
 def _usable(found: Mapping[str, Found]) -> list[str]:

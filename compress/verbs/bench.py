@@ -31,6 +31,7 @@ from compress.variant import BASELINE, Variant
 from compress.verbs import alternatives
 from reports import Row
 
+FILES = ("report.md", "report.html", "rows.jsonl", "rows.csv")  # of the run directory, with plots beside them
 AUTO = ("torch", alternatives.COMPILED, "onnxruntime")
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -16,6 +17,7 @@ from compress.exporters import libraries
 from compress.exporters.onnx import convert_for_onnx, export_onnx
 from compress.importers import Hints
 from compress.measure.environment import available_cpus
+from compress.outcome import Outcome
 from compress.runtimes.openvino_export import write_openvino
 from compress.training.data import PARITY_IMAGES, adapt_to_data, load_data, sample_parity_images
 from compress.variant import Variant
@@ -24,10 +26,15 @@ ENGINES = {"onnx": ".onnx", "openvino": ".xml"}
 
 
 def export(
-    path: Path, to: str, data: str | Data | None, out: Path | None, batch_size: int | None, hints: Hints,
+    path: Path,
+    to: str,
+    data: str | Data | None,
+    out: Path | None,
+    batch_size: int | None,
+    hints: Hints,
     console: Console,
-) -> Path:  # fmt: skip
-    """Writes the file and says how it compares with the checkpoint.
+) -> Outcome:
+    """Writes the file and says how it compares with the checkpoint; the outcome holds its path.
 
     Args:
         to: an engine, `safetensors`, or a library.
@@ -47,19 +54,20 @@ def export(
         raise InputError(f"--batch-size {batch_size} is for engines; leave it out with --to {to}")
     if to in ENGINES:
         target = libraries.choose_target(path, to, out, ENGINES[to], (ENGINES[to],))
-        outcome = _write_for_engine(path, *loading.restore(path, hints), target, data, batch_size, hints, console)
+        facts, said = _write_for_engine(path, *loading.restore(path, hints), target, data, batch_size, hints, console)
     elif to == "safetensors":
         content = loading.restore(path, hints)[2]
         target = libraries.choose_target(path, to, out, ".safetensors", (".safetensors",))
         libraries.write_safetensors(target, content)
-        outcome = "compress takes it wherever it takes a checkpoint"
+        facts, said = {}, "compress takes it wherever it takes a checkpoint"
     else:
         made = libraries.write_for_library(path, *loading.restore_vit(path, hints), to, out)
         target, size = made.path, made.file_bytes
-        outcome = f"read back, its logits differ by {made.difference:.1g} of the largest; to load it:\n\n{made.usage}"
+        facts = {"largest_difference": made.difference, "usage": made.usage}
+        said = f"read back, its logits differ by {made.difference:.1g} of the largest; to load it:\n\n{made.usage}"
     size = size or runtimes.count_bytes(target)
-    console.print(f"wrote {target} ({size / 1e6:.2f} MB); {outcome}")
-    return target
+    console.print(f"wrote {target} ({size / 1e6:.2f} MB); {said}")
+    return Outcome(written=[target], facts={"to": to, "file_bytes": size, **facts})
 
 
 def _write_for_engine(
@@ -72,8 +80,8 @@ def _write_for_engine(
     batch_size: int | None,
     hints: Hints,
     console: Console,
-) -> str:
-    """Writes an ONNX file, or OpenVINO's; how it compares with the checkpoint."""
+) -> tuple[dict[str, Any], str]:
+    """Writes an ONNX file, or OpenVINO's; how it compares with the checkpoint, as figures and in words."""
     if which.dtype == "int8" and not isinstance(model, VisionTransformer):
         raise InputError(f"{path} becomes integers on images: compress quantize writes the file of {which.name}")
     openvino = target.suffix == ENGINES["openvino"]
@@ -97,7 +105,13 @@ def _write_for_engine(
     else:
         parity = export_onnx(model, target, images, content, batch_size)
     batches = "1, 2 and 7" if batch_size is None else f"{batch_size}, which it takes alone"
-    return (
+    facts = {
+        "images": parity.n_images,
+        "agreement": parity.agreement,
+        "largest_difference": parity.max_difference,
+        "batch_size": batch_size,
+    }
+    return facts, (
         f"against {path.name} on {parity.n_images} images in batches of {batches}: same class on "
         f"{parity.agreement:.1%}, largest difference {parity.max_difference:.2g} of the largest logit"
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -13,6 +14,7 @@ from compress.checkpoints.checkpoint import Checkpoint
 from compress.checkpoints.user_models import ModuleConfig
 from compress.importers import Hints, find_dtype
 from compress.importers.normalization import NORMALIZATIONS
+from compress.outcome import Outcome
 from compress.tables import show, tell
 
 NAMED = 5  # classes that are listed
@@ -28,22 +30,42 @@ SPECIAL = (  # settings that are shown where a model has them: (name, in words)
 )
 
 
-def describe(path: Path, hints: Hints, console: Console) -> None:
+def describe(path: Path, hints: Hints, console: Console) -> Outcome:
     """Prints what a file is, what it does not say, and what can be done with it.
 
     Raises:
         InputError: it cannot be read, or is of no known layout.
     """
     content = checkpoint.load(path, hints)
+    notes, following = content.origin["notes"] if content.origin else [], _next(path, content)
     show(console, path.name, [*_origin(path, content), *_geometry(content), *_knowledge(content)])
-    tell(console, "assumptions", content.origin["notes"] if content.origin else [])
-    tell(console, "next", _next(path, content))
+    tell(console, "assumptions", notes)
+    tell(console, "next", following)
+    return Outcome(facts={**_list_facts(path, content), "assumptions": list(notes), "next": following})
+
+
+def _list_facts(path: Path, content: Checkpoint) -> dict[str, Any]:
+    """What the tables say, for programs."""
+    config, facts = content.config, dict(_origin(path, content))
+    cost = {"parameters": macs.params(config), "macs": macs.dense_macs(config)} if isinstance(config, ViTConfig) else {}
+    return {
+        "file": str(path),
+        "family": facts["family"],
+        "variant": _name_variant(content),
+        "converted": content.converted,
+        "methods": [dict(entry) for entry in content.methods],
+        "model": config.model_dump(mode="json"),
+        **cost,
+        "classes": list(content.classes),
+        "mean": list(content.mean),
+        "std": list(content.std),
+        "data": content.dataset or None,
+    }
 
 
 def _origin(path: Path, content: Checkpoint) -> Iterator[tuple[str, str]]:
     origin = content.origin or {"family": "compress", "numbers": ""}
-    base, methods = variant.baseline_name(content.config), [str(entry.get("name")) for entry in content.methods]
-    name = "_".join([base, *methods] if base != variant.BASELINE else methods) or base
+    name = _name_variant(content)
     yield "family", origin["family"]
     yield "variant", f"{name}, converted: it ships" if content.converted else name
     held = sum(value.numel() * value.element_size() for value in content.state.values())
@@ -52,6 +74,11 @@ def _origin(path: Path, content: Checkpoint) -> Iterator[tuple[str, str]]:
     )
     numbers = origin["numbers"] or find_dtype(content.state)
     yield "weights", f"{numbers}; {held / 1e6:.2f} MB in memory, {size / 1e6:.2f} MB on disk"
+
+
+def _name_variant(content: Checkpoint) -> str:
+    base, methods = variant.baseline_name(content.config), [str(entry.get("name")) for entry in content.methods]
+    return "_".join([base, *methods] if base != variant.BASELINE else methods) or base
 
 
 def _geometry(content: Checkpoint) -> Iterator[tuple[str, str]]:

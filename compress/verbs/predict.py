@@ -26,6 +26,7 @@ from compress.checkpoints import checkpoint
 from compress.evaluate.measurement import run_batches
 from compress.importers import Hints
 from compress.importers.normalization import DATA
+from compress.outcome import Outcome
 from compress.runtimes import Runtime
 from compress.runtimes.client import OutOfMemory, Worker, WorkerError
 from compress.runtimes.graph_files import fixed_batch, read_graph_file
@@ -70,8 +71,8 @@ class Feed(BaseModel):
         return ((images.float() / 255 - mean) / std).numpy()
 
 
-def predict(request: Request, console: Console) -> None:
-    """Prints the likeliest classes of each image.
+def predict(request: Request, console: Console) -> Outcome:
+    """Prints the likeliest classes of each image; the outcome holds their probabilities.
 
     Raises:
         InputError: an image or the model cannot be read or run, or the file does not say what is needed.
@@ -86,12 +87,17 @@ def predict(request: Request, console: Console) -> None:
         answers, name = run(request, runtime, device, artifact, feed)
     table = Table("image", "class", box=None, pad_edge=False)
     table.add_column("probability", justify="right")
+    predictions = []
     for path, values in zip(request.images, answers, strict=True):
-        for index in np.argsort(-values, kind="stable")[: request.top]:
+        likeliest = [int(index) for index in np.argsort(-values, kind="stable")[: request.top]]
+        for index in likeliest:
             table.add_row(Text(clean(path)), Text(clean(feed.classes[index])), f"{values[index]:.2%}")
+        named = [{"class": feed.classes[index], "probability": float(values[index])} for index in likeliest]
+        predictions.append({"image": str(path), "classes": named})
     console.print(table)
     many = f"{len(request.images)} image{'s' if len(request.images) > 1 else ''}"
     console.print(f"{many}, {runtime.name} on {device}: {name}")
+    return Outcome(facts={"predictions": predictions, "runtime": runtime.name, "device": device, "device_name": name})
 
 
 def choose_runtime(path: Path, asked: str) -> Runtime:

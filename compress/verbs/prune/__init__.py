@@ -22,6 +22,7 @@ from compress.config import BenchConfig
 from compress.evaluate import Candidate, Images, Options, describe_variant, evaluate, share_cost, take_test_images
 from compress.measure import environment
 from compress.methods import Method, Stage
+from compress.outcome import Outcome
 from compress.runtimes import BuildInputs
 from compress.tables import show_rows
 from compress.training.build import make_variant
@@ -43,7 +44,7 @@ class Model:
     file: Path | None = None  # that holds it
 
 
-def prune(request: Request, console: Console) -> None:
+def prune(request: Request, console: Console) -> Outcome:
     """Prints before and after, and writes the model after where one amount was asked for.
 
     Raises:
@@ -92,6 +93,8 @@ def prune(request: Request, console: Console) -> None:
     show_rows(console, rows)
     console.print(f"rows: {request.folder / 'rows.jsonl'}; the page: compress report {request.folder}")
     _say_what_is_next(request, models[-1], console)
+    written = [models[-1].file] if models[-1].file else []
+    return Outcome(rows=rows, written=[*written, request.folder / "rows.jsonl"])
 
 
 def _make_options(request: Request, before: Variant, device: torch.device) -> Options:

@@ -6,6 +6,7 @@ recipe takes part in an evaluation whose goal is the fastest file that keeps the
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from compress.evaluate import Goal, Images, Options, evaluate, selection, share_
 from compress.exporters.operators import list_layers
 from compress.measure import environment
 from compress.methods import Int8, Qat
+from compress.outcome import Outcome
 from compress.quantization.linear import match_layers
 from compress.runtimes import choices
 from compress.runtimes.choices import Choice
@@ -39,11 +41,11 @@ JUDGED = 1000  # training images on which an accuracy goal is judged
 DISTURBED = ("other load", "throttled")  # what warnings begin with, of timings that are not remembered
 
 
-def quantize(request: Request, console: Console) -> int:
+def quantize(request: Request, console: Console) -> Outcome:
     """Prints what was measured of every recipe, and writes the file that is kept beside the checkpoint.
 
     Returns:
-        0, or 1 where no integer file keeps the accuracy; nothing is written then.
+        Its exit code is 1 where no integer file keeps the accuracy; nothing but rows is written then.
 
     Raises:
         InputError: the checkpoint, the data or the options cannot be used.
@@ -52,11 +54,11 @@ def quantize(request: Request, console: Console) -> int:
     environment.configure_allocator()
     with files.temporary_folder() as folder:
         source, method, images = _prepare(request, folder, console)
-        return method if isinstance(method, int) else _measure(request, source, method, images, console)
+        return method if isinstance(method, Outcome) else _measure(request, source, method, images, console)
 
 
-def _prepare(request: Request, folder: Path, console: Console) -> tuple[Source, Int8 | Qat | int, Images]:
-    """Model, images and the method as it will be; instead of it an exit code where there is nothing more to do."""
+def _prepare(request: Request, folder: Path, console: Console) -> tuple[Source, Int8 | Qat | Outcome, Images]:
+    """Model, images and the method as it will be; instead of it the outcome where there is nothing more to do."""
     model, which, content = loading.restore(request.path, request.hints)
     if which.dtype != "fp32":
         raise InputError(f"{request.path} is already {which.name!r}; give the checkpoint of a float model")
@@ -91,26 +93,27 @@ def _check_layers(model: Classifier, method: Int8 | Qat) -> None:
 
 def _control_accuracy(
     request: Request, source: Source, method: Int8, model: VisionTransformer, console: Console
-) -> Int8 | int:
-    """The method with those layers in float that `--max-drop` needs; an exit code where there is nothing more to do."""
+) -> Int8 | Outcome:
+    """The method with those layers in float that `--max-drop` needs; the outcome where there is nothing more to do."""
     if request.calibration_study:
-        console.print(study.table(study.study(model, method, source.data, test_images=request.test_images)))
-        return 0
+        spreads = study.study(model, method, source.data, test_images=request.test_images)
+        console.print(study.table(spreads))
+        return Outcome(facts={"calibration_study": [asdict(each) for each in spreads]})
     ranking = None
     if request.sensitivity:
         ranking = accuracy_control.sensitivities(model, method, source.calibration)
         console.print(accuracy_control.ranking_table(ranking))
         if request.max_drop is None:
-            return 0
+            return Outcome(facts={"sensitivity": [asdict(each) for each in ranking]})
     assert request.max_drop is not None
     judged = sample_held_out_images(source.data, JUDGED, request.calibration_images)
     goal = accuracy_control.find(model, method, source.calibration, judged, request.max_drop, ranking)
     console.print(accuracy_control.explain(goal))
-    return goal.method if goal.reached else 1
+    return goal.method if goal.reached else Outcome(exit_code=1)
 
 
-def _measure(request: Request, source: Source, method: Int8 | Qat, images: Images, console: Console) -> int:
-    """Evaluates the recipes, prints what came of them, and keeps the best file; the exit code."""
+def _measure(request: Request, source: Source, method: Int8 | Qat, images: Images, console: Console) -> Outcome:
+    """Evaluates the recipes, prints what came of them, and keeps the best file."""
     foreign = not isinstance(source.model, VisionTransformer)
     engines = list_engines(request.runtimes, request.device, foreign=foreign)
     cost = share_cost(lambda: source.model, images)
@@ -136,13 +139,13 @@ def _measure(request: Request, source: Source, method: Int8 | Qat, images: Image
     if number is None:
         among = [row for row, recipe in zip(rows, recipes, strict=True) if recipe.integer]
         console.print(selection.choose(among, rows, goal)[1])
-        return 1
+        return Outcome(rows=rows, written=[request.folder / "rows.jsonl"], exit_code=1)
     console.print(rows[number].chosen)
     written = _keep(request, source, recipes[number], recipes)
     _remember(key, describe_model(source), recipes, rows, number, console)
     console.print(f"wrote {' and '.join(map(str, written))}; to run it in a program:\n")
-    console.print(recipes[number].runtime.write_usage(written[0], source.content, request.threads))
-    return 0
+    console.print(recipes[number].runtime.write_usage(written[-1], source.content, request.threads))
+    return Outcome(rows=rows, written=[*written, request.folder / "rows.jsonl"])
 
 
 def make_options(request: Request, source: Source, goal: Goal) -> Options:
