@@ -206,7 +206,7 @@ def test_export(run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
     path = tmp_path / "deep" / "avit.onnx"
     assert main(["export", str(run.checkpoint("avit")), "--out", str(path)]) == 0
     assert "same class on 100.0%" in capfd.readouterr().out
-    assert [each.name for each in path.parent.iterdir()] == [path.name]
+    assert {each.name for each in path.parent.iterdir()} == {path.name, f"{path.name}.json"}
     model, images = real_images(run.checkpoint("avit"))
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     start = 0

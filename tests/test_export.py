@@ -226,7 +226,7 @@ def test_openvino_files_say_the_same_and_take_float32_images(
     target = tmp_path / "deep" / "avit.xml"
     assert main(["export", str(run.checkpoint("avit")), "--to", "openvino", "--out", str(target)]) == 0
     assert "images in batches of 1, 2 and 7: same class on" in capfd.readouterr().out
-    assert sorted(each.name for each in target.parent.iterdir()) == ["avit.bin", "avit.xml"]
+    assert sorted(each.name for each in target.parent.iterdir()) == ["avit.bin", "avit.xml", "avit.xml.json"]
     graph = next(run.out.glob("models/*/avit.onnx"))
     assert read_graph_file(target).metadata == read_graph_file(graph).metadata
     size = sum(4 * value.numel() for value in checkpoint.load(run.checkpoint("avit")).state.values())

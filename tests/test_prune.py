@@ -72,7 +72,7 @@ def test_an_answer_without_training_and_a_checkpoint_that_ships(
 ) -> None:
     assert prune(model, *args, verb=verb) == 0
     target = model.with_name(f"model.{settings['name']}.pth")
-    assert names(model.parent) == {model.name, target.name, f"model-{verb}"}
+    assert names(model.parent) == {model.name, target.name, f"{target.name}.json", f"model-{verb}"}
     printed = capfd.readouterr().out
     assert printed.splitlines()[-1].startswith(f"wrote {target}; next: compress export {target}")
 

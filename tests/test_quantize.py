@@ -21,6 +21,7 @@ from compress.evaluate.elimination import SAMPLE, TIE
 from compress.measure.load import Watch
 from compress.runtimes import choices
 from compress.runtimes.ort_graph import count_integer_products
+from compress.sidecar import read_record
 from compress.training.data import describe_calibration, load_data, sample_parity_images
 from reports import Row, parse_rows
 
@@ -72,7 +73,18 @@ def test_all_recipes_are_shown_and_the_best_is_kept(quantized: tuple[Path, str])
     checkpoint, shown = quantized
     small, full = checkpoint.with_suffix(".int8.onnx"), checkpoint.with_suffix(".onnx")
     folder = checkpoint.with_name(f"{checkpoint.stem}-quantize")
-    assert {path.name for path in checkpoint.parent.iterdir()} == {checkpoint.name, small.name, full.name, folder.name}
+    assert {path.name for path in checkpoint.parent.iterdir()} == {
+        checkpoint.name,
+        small.name,
+        full.name,
+        folder.name,
+    } | {
+        f"{small.name}.json",
+        f"{full.name}.json",
+    }
+    record = read_record(small)
+    assert record is not None
+    assert (record["n_images"], record["source"]) == (360, str(checkpoint))
     rows = read_rows(checkpoint)
     assert [(row.runtime, row.dtype, row.recipe) for row in rows] == [
         ("torch", "fp32", None),

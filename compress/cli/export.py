@@ -8,7 +8,7 @@ import typer
 from compress.cli import terminal
 from compress.cli.groups import SourceOptions, with_groups
 from compress.cli.json_output import with_json
-from compress.cli.options import CheckpointFile
+from compress.cli.options import CheckpointFile, Force
 from compress.outcome import Outcome
 
 
@@ -28,6 +28,7 @@ def export(
         str, typer.Option(help="Of onnx and openvino: dynamic, or a number: the file then takes such batches alone.")
     ] = "dynamic",
     out: Annotated[Path | None, typer.Option(help="The file, or the folder; default: beside the checkpoint.")] = None,
+    force: Force = False,
 ) -> Outcome:
     """Write a checkpoint for an engine, as safetensors, or back for the library it came from.
 
@@ -36,4 +37,4 @@ def export(
     from compress.verbs.export import export as export_
 
     size = None if batch_size == "dynamic" else terminal.numbers(batch_size, "--batch-size")[0]
-    return export_(checkpoint, to, data, out, size, source.hints, terminal.make_console())
+    return export_(checkpoint, to, data, out, size, source.hints, terminal.make_console(), force=force)

@@ -58,6 +58,10 @@ Init = Annotated[
     Path | None, typer.Option(help="Checkpoint that the baseline's training begins with: a baseline or pretrained.")
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda or auto.")]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Replace a file that is better by its record, or has none; see FILE.json beside it."),
+]
 Resume = Annotated[
     bool,
     typer.Option("--resume/--no-resume", help="Go on where it was interrupted, or discard what there is of it."),

@@ -9,7 +9,7 @@ import typer
 from compress.cli import terminal
 from compress.cli.groups import DataOptions, MachineOptions, SourceOptions, with_groups
 from compress.cli.json_output import with_json
-from compress.cli.options import CheckpointFile, Exhaustive, Resume
+from compress.cli.options import CheckpointFile, Exhaustive, Force, Resume
 from compress.outcome import Outcome
 
 
@@ -49,6 +49,7 @@ class QuantizeOptions:
         Path | None, typer.Option("--out", help="Folder for the file and the rows; default: beside the checkpoint.")
     ] = None
     resume: Resume = True
+    force: Force = False
 
 
 @with_json

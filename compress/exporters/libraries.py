@@ -3,7 +3,7 @@
 import json
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,13 +46,20 @@ def list_families() -> dict[str, Layout]:
 
 
 def write_for_library(
-    path: Path, model: VisionTransformer, which: Variant, content: Checkpoint, name: str, out: Path | None
+    path: Path,
+    model: VisionTransformer,
+    which: Variant,
+    content: Checkpoint,
+    name: str,
+    out: Path | None,
+    keep: Callable[[Mapping[Path, bytes], Path], object],
 ) -> LibraryFile:
     """Writes a model as the library of that name takes it.
 
     Args:
         path: where the model comes from.
         out: a file or folder; beside `path` by default.
+        keep: writes files, of which the second argument is the only one, or the folder.
 
     Raises:
         InputError: the library's model cannot be this one, or the place cannot be written.
@@ -78,7 +85,8 @@ def write_for_library(
         files.write_together(copies)
         difference = verify_file(Path(folder) if outgoing.settings else next(iter(copies)), foreign)
     root = target if outgoing.settings else target.parent
-    files.write_together({root / inner: part for inner, part in parts.items()})
+    whole = {root / inner: part.encode() if isinstance(part, str) else part for inner, part in parts.items()}
+    keep(whole, target)
     return LibraryFile(target, sum(map(len, parts.values())), format_usage(outgoing, target, foreign), difference)
 
 

@@ -1,6 +1,8 @@
 """`compress export CHECKPOINT`: a file for an engine, as safetensors, or for the library that it came from."""
 
+import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,16 @@ from baselines.classifier import Classifier
 from baselines.data import Data
 from baselines.errors import InputError
 from baselines.vit import VisionTransformer
-from compress import loading, runtimes
+from compress import files, loading, runtimes, sidecar
 from compress.checkpoints.checkpoint import Checkpoint
+from compress.evaluate.options import describe_command
 from compress.exporters import libraries
 from compress.exporters.onnx import convert_for_onnx, export_onnx
 from compress.importers import Hints
 from compress.measure.environment import available_cpus
 from compress.outcome import Outcome
 from compress.runtimes.openvino_export import write_openvino
+from compress.sidecar import Origin
 from compress.training.data import PARITY_IMAGES, adapt_to_data, load_data, sample_parity_images
 from compress.variant import Variant
 
@@ -33,6 +37,8 @@ def export(
     batch_size: int | None,
     hints: Hints,
     console: Console,
+    *,
+    force: bool = False,
 ) -> Outcome:
     """Writes the file and says how it compares with the checkpoint; the outcome holds its path.
 
@@ -41,6 +47,7 @@ def export(
         data: images that an engine's file is checked on; None: those that the checkpoint names, or else noise.
         out: the file, or its folder; beside the checkpoint without.
         batch_size: of all batches that an engine's file takes; None: any.
+        force: replace a file that is better, or of unknown origin.
 
     Raises:
         InputError: checkpoint, images or options cannot be used.
@@ -52,19 +59,30 @@ def export(
         raise InputError(f"--to {to!r} is not known; choose from {', '.join(kinds)}")
     if batch_size is not None and to not in ENGINES:
         raise InputError(f"--batch-size {batch_size} is for engines; leave it out with --to {to}")
-    if to in ENGINES:
-        target = libraries.choose_target(path, to, out, ENGINES[to], (ENGINES[to],))
-        facts, said = _write_for_engine(path, *loading.restore(path, hints), target, data, batch_size, hints, console)
-    elif to == "safetensors":
-        content = loading.restore(path, hints)[2]
-        target = libraries.choose_target(path, to, out, ".safetensors", (".safetensors",))
-        libraries.write_safetensors(target, content)
-        facts, said = {}, "compress takes it wherever it takes a checkpoint"
+    options = {"to": to, "data": data, "batch_size": batch_size}
+    origin = Origin(source=path, command=describe_command(sys.argv), options=options, force=force)
+    if to in (*ENGINES, "safetensors"):
+        suffix = ENGINES.get(to, ".safetensors")
+        target = libraries.choose_target(path, to, out, suffix, (suffix,))
+        sidecar.check_target(target, origin)
+        with files.temporary_folder() as folder:
+            made = folder / target.name
+            if to in ENGINES:
+                whole = loading.restore(path, hints)
+                facts, said = _write_for_engine(path, *whole, made, data, batch_size, hints, console)
+            else:
+                libraries.write_safetensors(made, loading.restore(path, hints)[2])
+                facts, said = {}, "compress takes it wherever it takes a checkpoint"
+            parts = {target.with_name(each.name): each.read_bytes() for each in reversed(runtimes.list_files(made))}
+            sidecar.write_files(parts, target, origin)
     else:
-        made = libraries.write_for_library(path, *loading.restore_vit(path, hints), to, out)
-        target, size = made.path, made.file_bytes
-        facts = {"largest_difference": made.difference, "usage": made.usage}
-        said = f"read back, its logits differ by {made.difference:.1g} of the largest; to load it:\n\n{made.usage}"
+        keep = partial(sidecar.write_files, origin=origin)
+        written = libraries.write_for_library(path, *loading.restore_vit(path, hints), to, out, keep)
+        target, size = written.path, written.file_bytes
+        facts = {"largest_difference": written.difference, "usage": written.usage}
+        said = (
+            f"read back, its logits differ by {written.difference:.1g} of the largest; to load it:\n\n{written.usage}"
+        )
     size = size or runtimes.count_bytes(target)
     console.print(f"wrote {target} ({size / 1e6:.2f} MB); {said}")
     return Outcome(written=[target], facts={"to": to, "file_bytes": size, **facts})

@@ -4,6 +4,7 @@ Without training the answer takes seconds, and several amounts at once give a cu
 fine-tuned in a run directory, which keeps the work and resumes it where it was stopped.
 """
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,15 +16,17 @@ from rich.console import Console
 from baselines import device as devices
 from baselines.errors import InputError
 from baselines.vit import VisionTransformer
-from compress import files, loading, runtimes, variant
+from compress import files, loading, runtimes, sidecar, variant
 from compress.checkpoints import checkpoint
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.config import BenchConfig
 from compress.evaluate import Candidate, Images, Options, describe_variant, evaluate, share_cost, take_test_images
+from compress.evaluate.options import describe_command
 from compress.measure import environment
 from compress.methods import Method, Stage
 from compress.outcome import Outcome
 from compress.runtimes import BuildInputs
+from compress.sidecar import Origin
 from compress.tables import show_rows
 from compress.training.build import make_variant
 from compress.training.data import adapt_to_data, load_data, sample_images, sample_parity_images
@@ -75,6 +78,10 @@ def prune(request: Request, console: Console) -> Outcome:
         content, data = adapt_to_data(request.path, model, content, data, request.hints, console.print)
     assert isinstance(model, VisionTransformer)
     files.writable_folder(request.target.parent)
+    origin = Origin.of(request, request.path, describe_command(sys.argv))
+    writes = run is not None or len(methods) == 1
+    if writes and not sidecar.check_target(request.target, origin, len(data.test.labels)):
+        console.print(f"{request.target}: nothing says what made it; it is replaced by the same alone, or with --force")
 
     pruned = [Model(name, variant.prepare(model, [each]), Variant((each,))) for name, each in methods.items()]
     models = [Model(None, model, which, request.path)]
@@ -83,17 +90,17 @@ def prune(request: Request, console: Console) -> Outcome:
         models += _calibrate(pruned, which, calibration)
     if run is not None:
         models.append(_tune(request, run, pruned[0]))
-    elif len(pruned) == 1:
-        models[-1] = replace(models[-1], file=request.target)
-        _save(models[-1], content, settings)
     with files.temporary_folder() as folder:
         images = take_test_images(data)
         candidates = [_make_candidate(each, content, images, folder) for each in models]
         rows = evaluate(candidates, images, _make_options(request, which, device), console.print)
-    show_rows(console, rows)
+        show_rows(console, rows)
+        if writes:
+            made = models[-1].file or _save(models[-1], content, settings, folder / request.target.name)
+            sidecar.write_files({request.target: made.read_bytes()}, request.target, origin, rows[-1])
     console.print(f"rows: {request.folder / 'rows.jsonl'}; the page: compress report {request.folder}")
-    _say_what_is_next(request, models[-1], console)
-    written = [models[-1].file] if models[-1].file else []
+    written = [request.target] if writes else []
+    _say_what_is_next(request, written, console)
     return Outcome(rows=rows, written=[*written, request.folder / "rows.jsonl"])
 
 
@@ -135,12 +142,12 @@ def _make_candidate(each: Model, content: Checkpoint, images: Images, folder: Pa
     )
 
 
-def _say_what_is_next(request: Request, last: Model, console: Console) -> None:
-    if last.file is None:
+def _say_what_is_next(request: Request, written: list[Path], console: Console) -> None:
+    if not written:
         option, value = next((name_option(name), text) for name, text in request.amounts.items() if text)
         console.print(f"{option} {value} gives a curve and writes no checkpoint; for one, give a single value")
     else:
-        console.print(f"wrote {last.file}; next: compress export {last.file}, or compress quantize {last.file}")
+        console.print(f"wrote {written[0]}; next: compress export {written[0]}, or compress quantize {written[0]}")
 
 
 def _needs_training(model: VisionTransformer, method: Method) -> bool:
@@ -170,17 +177,16 @@ def _calibrate(pruned: list[Model], before: Variant, calibration: list[torch.Ten
         yield replace(each, which=Variant(tuple(methods)))
 
 
-def _save(each: Model, content: Checkpoint, settings: BenchConfig) -> None:
+def _save(each: Model, content: Checkpoint, settings: BenchConfig, path: Path) -> Path:
     """Writes an untrained model; weights that were in the checkpoint stay what they were, in their precision."""
-    assert each.file is not None
     state: Any = {name: content.state.get(name, value) for name, value in each.model.state_dict().items()}
     changes: Any = {"methods": tuple(each.which.describe()), "state": state, "dataset": settings.data}
-    checkpoint.save(each.file, replace(content, converted=False, **changes))
+    checkpoint.save(path, replace(content, converted=False, **changes))
+    return path
 
 
 def _tune(request: Request, run: Run, pruned: Model) -> Model:
     built = make_variant(run, pruned.which)
-    files.write(request.target, built.path.read_bytes())
-    model, which, _ = loading.restore_vit(request.target)
+    model, which, _ = loading.restore_vit(built.path)
     epochs = f"{request.epochs} epoch{'s' if request.epochs > 1 else ''}"
-    return Model(f"{pruned.recipe}, {epochs}", model, which, request.target)
+    return Model(f"{pruned.recipe}, {epochs}", model, which, built.path)

@@ -40,15 +40,27 @@ class Request:
     hints: Hints = field(default_factory=Hints)
     seconds: float = 5.0  # of latency measurement, at most
     images: Data | None = None  # the data set itself, instead of its name
+    force: bool = False  # replace a file that is better, or of unknown origin
 
     @property
     def target(self) -> Path:
+        """The checkpoint that is written."""
+        if self.names_file:
+            assert self.out is not None
+            return self.out
         return (self.out or self.path.parent) / f"{self.path.stem}.{self.method}.pth"
 
     @property
     def folder(self) -> Path:
         """The run directory of a training."""
+        if self.names_file:
+            return self.target.with_name(f"{self.target.stem}-{self.verb}")
         return self.out or self.path.with_name(f"{self.path.stem}-{self.verb}")
+
+    @property
+    def names_file(self) -> bool:
+        """Whether `out` is the checkpoint itself, not its folder."""
+        return self.out is not None and self.out.suffix == ".pth" and not self.out.is_dir()
 
 
 def read_settings(request: Request, content: Checkpoint) -> BenchConfig:

@@ -4,8 +4,6 @@ The same 8 bits run at 0.3 to 5 times the speed of float32, depending on nothing
 recipe takes part in an evaluation whose goal is the fastest file that keeps the accuracy (`compress/evaluate`).
 """
 
-import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from rich.console import Console
 from baselines.classifier import Classifier
 from baselines.errors import InputError
 from baselines.vit import VisionTransformer, ViTConfig
-from compress import files, loading, runtimes, variant
+from compress import loading, variant
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.evaluate import Goal, Images, Options, evaluate, selection, share_cost, take_test_images
 from compress.exporters.operators import list_layers
@@ -25,20 +23,16 @@ from compress.methods import Int8, Qat
 from compress.outcome import Outcome
 from compress.quantization.linear import match_layers
 from compress.runtimes import choices
-from compress.runtimes.choices import Choice
-from compress.runtimes.graph_files import fix_batch, relabel
 from compress.tables import show_rows
 from compress.training.data import adapt_to_data, describe_calibration, load_data, sample_held_out_images, sample_images
-from compress.verbs.quantize import accuracy_control, qat, study
-from compress.verbs.quantize.recipes import Recipe, check_architecture, list_engines, list_recipes, read_method
+from compress.verbs.quantize import accuracy_control, keeping, qat, study
+from compress.verbs.quantize.recipes import check_architecture, list_engines, list_recipes, read_method
 from compress.verbs.quantize.request import Request, read_settings
 from compress.verbs.quantize.source import Source, identify
-from reports import Row
 
 __all__ = ["Request", "quantize"]
 
 JUDGED = 1000  # training images on which an accuracy goal is judged
-DISTURBED = ("other load", "throttled")  # what warnings begin with, of timings that are not remembered
 
 
 def quantize(request: Request, console: Console) -> Outcome:
@@ -75,6 +69,7 @@ def _prepare(request: Request, folder: Path, console: Console) -> tuple[Source, 
     seen = describe_calibration(data, request.calibration_images)
     source = Source(model, which, content, data, calibration, seen, folder)
     images = take_test_images(data, request.test_images)
+    keeping.check_targets(request, len(images), console)
     if isinstance(method, Qat):
         source.calibrated[identify(method)] = qat.train(request, settings, source, method, console)
     elif request.calibration_study or request.sensitivity or request.max_drop is not None:
@@ -141,8 +136,8 @@ def _measure(request: Request, source: Source, method: Int8 | Qat, images: Image
         console.print(selection.choose(among, rows, goal)[1])
         return Outcome(rows=rows, written=[request.folder / "rows.jsonl"], exit_code=1)
     console.print(rows[number].chosen)
-    written = _keep(request, source, recipes[number], recipes)
-    _remember(key, describe_model(source), recipes, rows, number, console)
+    written = keeping.keep_file(request, source, recipes, rows, number, console)
+    keeping.remember_choice(key, describe_model(source), recipes, rows, number, console)
     console.print(f"wrote {' and '.join(map(str, written))}; to run it in a program:\n")
     console.print(recipes[number].runtime.write_usage(written[-1], source.content, request.threads))
     return Outcome(rows=rows, written=[*written, request.folder / "rows.jsonl"])
@@ -162,49 +157,6 @@ def make_options(request: Request, source: Source, goal: Goal) -> Options:
         out=request.folder,
         seed=request.seed or 0,
     )
-
-
-def _keep(request: Request, source: Source, best: Recipe, recipes: Sequence[Recipe]) -> list[Path]:
-    """Copies the file that is kept beside the checkpoint, and the float ONNX file where there is one."""
-    stem = (request.out / request.path.stem) if request.out else request.path.with_suffix("")
-    made = source.locate(best)
-    if not runtimes.is_checkpoint(made):
-        free, made = made, source.folder / f"kept_{made.name}"
-        relabel(free, made, {"runtime": json.dumps(best.runtime.name)})
-        if request.fixed:
-            fix_batch(made, made, request.batch_size)
-    target = stem.with_name(f"{stem.name}.int8{made.suffix}")
-    contents = {target.with_suffix(each.suffix): each.read_bytes() for each in reversed(runtimes.list_files(made))}
-    floats = [source.locate(each) for each in recipes if each.method is None and each.runtime.suffix == ".onnx"]
-    if whole := next((path for path in floats if path.exists()), None):
-        contents = {stem.with_name(f"{stem.name}.onnx"): whole.read_bytes(), **contents}
-    files.write_together(contents)
-    return list(contents)
-
-
-def _remember(
-    key: str, model: str, recipes: Sequence[Recipe], rows: Sequence[Row], best: int, console: Console
-) -> None:
-    """Keeps the choice for the next model of this geometry, unless other programs disturbed it."""
-    row = rows[best]
-    if any(marker in warning for warning in row.warnings for marker in DISTURBED):
-        console.print("not remembered as the fastest on this machine: other programs were running")
-        return
-    speeds = {each.name: round(row.overall, 3) for each, row in zip(recipes, rows, strict=True) if row.overall}
-    choice = Choice(
-        model=model,
-        machine=environment.cpu_name(),
-        batch_size=row.batch_size,
-        threads=row.threads,
-        chosen=recipes[best].name,
-        speedup=row.overall or 0.0,
-        why=row.chosen or "",
-        tried=speeds,
-    )
-    try:
-        choices.remember(key, choice)
-    except InputError as error:
-        console.print(f"warning: {error}")
 
 
 def describe_model(source: Source) -> str:

@@ -1,14 +1,18 @@
 """`compress quantize --mode qat`: the model learns to live with its rounding, and goes on where it was stopped."""
 
+import sys
+
 import torch
 from rich.console import Console
 
 from baselines.classifier import Classifier
-from compress import files, loading
+from compress import files, loading, sidecar
 from compress.checkpoints import checkpoint
 from compress.checkpoints.checkpoint import StateFile
 from compress.config import BenchConfig
+from compress.evaluate.options import describe_command
 from compress.methods import Qat
+from compress.sidecar import Origin
 from compress.training import finetuning
 from compress.training.curves import Curves
 from compress.verbs.quantize.request import Request
@@ -21,6 +25,12 @@ def train(request: Request, settings: BenchConfig, source: Source, method: Qat, 
     The float model is the teacher. A state is kept after every epoch under a name made of all that decides on it.
     """
     stem = request.path.with_suffix("")
+    target, origin = (
+        stem.with_name(f"{stem.name}.qat.pth"),
+        Origin.of(request, request.path, describe_command(sys.argv)),
+    )
+    if not sidecar.check_target(target, origin):
+        raise sidecar.refuse(target)
     parts = [
         checkpoint.hash_state(source.content.state),
         source.data.fingerprint,
@@ -48,9 +58,9 @@ def train(request: Request, settings: BenchConfig, source: Source, method: Qat, 
             snapshot=state,
             log=log,
         )
-    target = stem.with_name(f"{stem.name}.qat.pth")
-    config = source.content.config
-    checkpoint.save(target, loading.pack(model, [*done, *new], source.data, config, calibration=source.calibrated_on))
+    whole = loading.pack(model, [*done, *new], source.data, source.content.config, calibration=source.calibrated_on)
+    checkpoint.save(made := source.folder / target.name, whole)
+    sidecar.write_files({target: made.read_bytes()}, target, origin)
     state.remove()
     console.print(f"wrote {target}; next time: compress export {target}")
     return model

@@ -35,6 +35,12 @@ class Request:
     fixed: bool = False  # write the file for this batch size alone
     out: Path | None = None
     hints: Hints = field(default_factory=Hints)
+    force: bool = False  # replace files that are better, or of unknown origin
+
+    @property
+    def stem(self) -> Path:
+        """What the names of the files begin with that are written."""
+        return (self.out / self.path.stem) if self.out else self.path.with_suffix("")
 
     @property
     def folder(self) -> Path:
