@@ -11,10 +11,10 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # How long, how fast
-    epochs: int = Field(default=100, ge=0)
+    epochs: int = Field(default=100, ge=0)  # passes over the training images
     steps: int = Field(default=0, ge=0)  # where not 0, instead of epochs
     batch_size: int = Field(default=128, gt=0)  # images of one step, over all processes
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd"] = "adamw"  # what makes a step of a gradient
     lr: float = Field(default=1e-3, gt=0)  # at its peak
     momentum: float = Field(default=0.9, ge=0, lt=1)  # of sgd; beta 1 of adamw
     warmup_epochs: float = Field(default=5, ge=0)  # linear from 0 to lr
@@ -31,8 +31,8 @@ class TrainConfig(BaseModel):
     freeze: bool = False  # only the head learns
 
     # Loss
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    loss: Literal["cross_entropy", "focal"] = "cross_entropy"
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)  # share of a label that goes to all classes alike
+    loss: Literal["cross_entropy", "focal"] = "cross_entropy"  # focal: sure images count less
     focal_gamma: float = Field(default=2.0, ge=0)  # how much less an image counts the surer the model is
     class_weights: bool = False  # an image counts in inverse proportion to the size of its class
     ohem: float = Field(default=1.0, gt=0, le=1)  # share of each batch that counts: the images of highest loss

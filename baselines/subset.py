@@ -25,8 +25,8 @@ class Subset(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # In the order of the classes; one number holds for every class; none: all images
-    train: tuple[PositiveInt, ...] = ()  # those held out for validation among them
-    test: tuple[PositiveInt, ...] = ()
+    train: tuple[PositiveInt, ...] = ()  # images of each class, or one number for all; validation is part of them
+    test: tuple[PositiveInt, ...] = ()  # in the same way
     seed: int = Field(default=0, ge=0, lt=2**31)  # of the choice of images; that of the training has no part in it
 
     @field_validator("train", "test", mode="before")

@@ -25,11 +25,11 @@ class BenchConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    data: str = "digits"
+    data: str = "digits"  # digits, cifar10, cifar100 or folder:PATH
     subset: Subset | None = None  # how many images of each class; all where there is none
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    seed: int = Field(default=0, ge=0, lt=2**31)  # of weights, order and augmentation
     init: str | None = None  # checkpoint that the training of the baseline begins with; its geometry is [model]'s
-    variants: tuple[str, ...] = ("vit", "avit", "avit_int8")
+    variants: tuple[str, ...] = ("vit", "avit", "avit_int8")  # that a bench compares
     calibration_images: int = Field(default=256, gt=0)  # of the training split
     model: ViTConfig = ViTConfig()
     train: TrainConfig = TrainConfig()  # the baseline
@@ -160,6 +160,25 @@ def shorten_finetuning(config: BenchConfig, epochs: int) -> BenchConfig:
     share = min(epochs / max(tuning.epochs, 1), 1)
     short = {"epochs": epochs, "steps": 0, "warmup_epochs": tuning.warmup_epochs * share}
     return config.model_copy(update={"finetune": tuning.model_copy(update=short)})
+
+
+def override_training(config: BenchConfig, table: str, given: dict[str, Any]) -> BenchConfig:
+    """The settings with other values in a table of a training; options of the command line say them.
+
+    Fewer epochs shorten the warm-up as much; epochs count where the table says steps.
+
+    Raises:
+        InputError: a value is none that the table takes.
+    """
+    before: TrainConfig = getattr(config, table)
+    if "epochs" in given:
+        share = min(given["epochs"] / max(before.epochs, 1), 1)
+        given = {"steps": 0, "warmup_epochs": before.warmup_epochs * share, **given}
+    try:
+        changed = type(before).model_validate({**before.model_dump(), **given})
+    except ValidationError as error:
+        raise files.explain(error, f"options of [{table}]") from error
+    return config.model_copy(update={table: changed})
 
 
 def make_quick(config: BenchConfig) -> tuple[BenchConfig, tuple[str, ...]]:

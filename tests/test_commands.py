@@ -89,7 +89,7 @@ def test_a_bench_writes_the_model_the_rows_and_the_report(run: Run) -> None:
     for row in rows:
         assert row.variant in report
         assert row.variant in run.stdout
-    known = {*REPORT, "rows.jsonl", "best_vit_model.pth", "models"}
+    known = {*REPORT, "rows.jsonl", "best_vit_model.pth", "models", "config.toml"}
     assert {path.name for path in run.out.iterdir()} == known
     assert not [path for path in run.out.rglob("*") if path.suffix == ".tmp" or path.name == "state.pt"]
 

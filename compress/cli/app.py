@@ -9,6 +9,7 @@ import typer
 from compress import __version__
 from compress.cli import json_output
 from compress.cli.bench import bench
+from compress.cli.config import config
 from compress.cli.distill import distill
 from compress.cli.doctor import doctor
 from compress.cli.export import export
@@ -57,6 +58,7 @@ for command in (
     export,
     predict,
     report,
+    config,
     doctor,
 ):
     app.command()(command)

@@ -41,9 +41,10 @@ class Team:
 
     def open_run(self, settings: "BenchConfig", wanted: "Variant", hints: "Hints | None" = None) -> "Run":
         """What is needed to train `wanted`, as the options say; raises InputError where it cannot be."""
+        from compress import settings as settings_
         from compress.training.run import open_run
 
-        return open_run(
+        run = open_run(
             settings,
             self.options.out,
             self.device,
@@ -54,6 +55,8 @@ class Team:
             world=self.world,
             began=self.follow,
         )
+        self.world.share(lambda: settings_.keep(self.options.out, run.config))
+        return run
 
     def follow(self, state: "StateFile") -> None:
         """Notes where the state of the training is kept that begins now."""

@@ -20,6 +20,11 @@ def train(
         Path | None, typer.Option(help="Checkpoint that the baseline's training begins with: a baseline or pretrained.")
     ] = None,
     code: Model = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of those of the settings.")] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate at its peak, instead of that of the settings.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images of a step, instead of the settings.")] = None,
 ) -> None:
     """Train the baseline, or a variant of it; goes on where it was interrupted."""
     processes.quieten()
@@ -36,7 +41,10 @@ def train(
         hints = dataclasses.replace(hints, model=user_models.resolve_spec(code), normalize="data")
         base = user_models.get_base_name(code)
     settings = config_.read(training.config, training.data, training.seed, init, hints)
+    given = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
     wanted = variants.parse(base if variant == variants.BASELINE else variant, settings.methods, base)
+    table = "finetune" if any(method.tuned and not method.from_scratch for method in wanted.methods) else "train"
+    settings = config_.override_training(settings, table, {name: x for name, x in given.items() if x is not None})
     with processes.training(training, console.print) as team:
         run = dataclasses.replace(team.open_run(settings, wanted, hints), start_learns=code is not None)
         console.print(f"{wanted.name}: {make_variant(run, wanted).path}")

@@ -52,8 +52,8 @@ class AViT(TokenMethod):
     gate_shift: float = -5.0  # beta of eq. 3, where training starts
     gate_lr: float = Field(default=10.0, gt=0)  # factor on the learning rate of the linear gate
     steering: float = Field(default=5.0, ge=0)  # how far the shift moves in a step, by distance from the target
-    eps: float = Field(default=0.01, gt=0, lt=1)
-    cls_halts: bool = False
+    eps: float = Field(default=0.01, gt=0, lt=1)  # a token stops once its scores add up to 1 - eps
+    cls_halts: bool = False  # whether the class token may stop, too
 
     def prepare(self, model: VisionTransformer) -> VisionTransformer:
         model.encoder = HaltingEncoder(model, self)

@@ -43,7 +43,7 @@ class Distill(Method):
     needs_teacher: ClassVar[bool] = True
     identity: ClassVar[Mapping[str, Any]] = {"weight": 0.0}
 
-    kind: Literal["soft", "hard"] = "soft"
+    kind: Literal["soft", "hard"] = "soft"  # the teacher's probabilities, or the class it chooses
     weight: float = Field(default=0.5, ge=0, le=1)  # share of the teacher's answers; the labels keep the rest
     temperature: float = Field(default=3.0, gt=0)  # of soft answers
     hint: float = Field(default=0.0, ge=0)  # weight of the distance between tokens

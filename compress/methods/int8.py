@@ -30,7 +30,7 @@ class Int8(Integers):
     identity: ClassVar[Mapping[str, Any]] = {"percentile": 100.0}  # on numbers that are levels already
 
     activations: Activations = "static"  # token, tensor: scales for each token, or all, are found while it runs
-    observer: ObserverName = "mse"
+    observer: ObserverName = "mse"  # how the range of activations is found
     percentile: float = Field(default=99.99, gt=50, le=100)  # of activations kept, for the observer of that name
     rescale: bool = True  # channels are brought to about one range where that is free
     correct_bias: bool = True  # the mean error of each output is taken off

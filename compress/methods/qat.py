@@ -35,7 +35,7 @@ class Qat(Integers):
     trains: ClassVar[bool] = True
     needs_teacher: ClassVar[bool] = True
 
-    recipe: Literal["full", "short"] = "full"
+    recipe: Literal["full", "short"] = "full"  # short: rounds activations only, weights in the end
     weight: float = Field(default=0.5, ge=0, le=1)  # share of the float model's answers in the objective
     temperature: float = Field(default=3.0, gt=0)  # of those answers
     lr: float = Field(default=0.3, gt=0)  # share of the learning rate of [finetune]: the model is trained already

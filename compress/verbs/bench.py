@@ -17,7 +17,7 @@ import reports
 from baselines import device as devices
 from baselines.data import Data
 from baselines.errors import InputError
-from compress import config, files, runtimes
+from compress import config, files, runtimes, settings
 from compress.checkpoints.checkpoint import load as load_checkpoint
 from compress.config import BenchConfig
 from compress.evaluate import Candidate, Images, Options, describe_variant, evaluate, share_cost, take_test_images
@@ -91,6 +91,7 @@ def bench(request: Request, console: Console) -> list[Row]:
         images=request.images,
         tensorboard=request.tensorboard,
     )
+    settings.keep(request.out, run.config)
     images = take_test_images(run.data)
     candidates: list[Candidate] = []
     for part in (wanted, alternatives.add_plain(request, wanted, candidates)):
