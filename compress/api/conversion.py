@@ -94,7 +94,8 @@ def export(
         content, _ = adapt_to_data(source.path, restored, content, work.data, source.hints, work.console.print)
         checkpoint.save(path := work.folder / f"known_{source.path.stem}.pth", content)
         source = replace(source, path=path)
-    return export_.export(source.path, to, work.data, Path(out), batch_size, source.hints, work.console)
+    outcome = export_.export(source.path, to, work.data, Path(out), batch_size, source.hints, work.console, force=True)
+    return (outcome.written or [Path(out)])[0]
 
 
 def load(path: str | Path, runtime: str = "auto", device: str = "auto", threads: int | None = None) -> Artifact:
