@@ -21,7 +21,7 @@ FIGURES = ("label", "runtime", "dataset", "batch_size", "threads", "n_images", "
 FIGURES += ("top1_change", "overall", "overall_low", "overall_high", "speedup", "speedup_low", "speedup_high")
 FIGURES += ("latency_s",)
 UNKNOWN = "exists, and nothing beside it says what made it"
-UNTOLD = {"path", "force", "images", "resume", "out"}  # of a request, what is no option of the work
+UNTOLD = {"path", "force", "images", "resume", "out", "dry_run"}  # of a request, what is no option of the work
 
 
 @dataclass(frozen=True, kw_only=True)

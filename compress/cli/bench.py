@@ -9,7 +9,7 @@ import typer
 from compress.cli import processes, terminal
 from compress.cli.groups import DataOptions, SourceOptions, with_groups
 from compress.cli.json_output import with_json
-from compress.cli.options import Init, TensorBoard, Threads
+from compress.cli.options import DryRun, Init, TensorBoard, Threads
 from compress.outcome import Outcome
 
 
@@ -49,6 +49,7 @@ class BenchOptions:
     ] = False
     remeasure: Annotated[bool, typer.Option(help="Measure again what was measured before.")] = False
     tensorboard: TensorBoard = False
+    dry_run: DryRun = False
 
 
 @with_json
@@ -92,6 +93,10 @@ def bench(data: DataOptions, source: SourceOptions, asked: BenchOptions) -> Outc
         hints=known,
     )
     console = terminal.make_console()
+    if asked.dry_run:
+        from compress.verbs.plan import plan_bench
+
+        return plan_bench(request, console)
     rows = verb.bench(request, console)
     show_rows(console, rows)
     console.print(f"wrote {folder / 'report.md'}, report.html, rows.jsonl, rows.csv, tables and plots")

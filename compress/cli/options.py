@@ -58,6 +58,9 @@ Init = Annotated[
     Path | None, typer.Option(help="Checkpoint that the baseline's training begins with: a baseline or pretrained.")
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda or auto.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print what would be built and measured and about how long it takes; stop.")
+]
 Force = Annotated[
     bool,
     typer.Option("--force", help="Replace a file that is better by its record, or has none; see FILE.json beside it."),

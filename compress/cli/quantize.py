@@ -9,7 +9,7 @@ import typer
 from compress.cli import terminal
 from compress.cli.groups import DataOptions, MachineOptions, SourceOptions, with_groups
 from compress.cli.json_output import with_json
-from compress.cli.options import CheckpointFile, Exhaustive, Force, Resume
+from compress.cli.options import CheckpointFile, DryRun, Exhaustive, Force, Resume
 from compress.outcome import Outcome
 
 
@@ -50,6 +50,7 @@ class QuantizeOptions:
     ] = None
     resume: Resume = True
     force: Force = False
+    dry_run: DryRun = False
 
 
 @with_json

@@ -74,6 +74,24 @@ def bench(request: Request, console: Console) -> list[Row]:
     Raises:
         InputError: for anything the person can put right.
     """
+    wanted, engines, missing, run = open_bench(request, console)
+    settings.keep(request.out, run.config)
+    images = take_test_images(run.data)
+    candidates: list[Candidate] = []
+    for part in (wanted, alternatives.add_plain(request, wanted, candidates)):
+        for which in part:
+            candidates += _make_candidates(request, run, which, images, engines, missing)
+    rows = evaluate(candidates, images, _complete_options(request, run), console.print)
+    write_report(request.out)
+    return rows
+
+
+def open_bench(request: Request, console: Console) -> tuple[list[Variant], list[Runtime], dict[str, str], Run]:
+    """Variants that were asked for, engines that take part, why others cannot, and the run directory; read, not made.
+
+    Raises:
+        InputError: as `bench`.
+    """
     wanted = alternatives.list_variants(request)
     engines, missing = _list_engines(request, console)
     files.writable_folder(request.out)
@@ -91,15 +109,7 @@ def bench(request: Request, console: Console) -> list[Row]:
         images=request.images,
         tensorboard=request.tensorboard,
     )
-    settings.keep(request.out, run.config)
-    images = take_test_images(run.data)
-    candidates: list[Candidate] = []
-    for part in (wanted, alternatives.add_plain(request, wanted, candidates)):
-        for which in part:
-            candidates += _make_candidates(request, run, which, images, engines, missing)
-    rows = evaluate(candidates, images, _complete_options(request, run), console.print)
-    write_report(request.out)
-    return rows
+    return wanted, engines, missing, run
 
 
 def _complete_options(request: Request, run: Run) -> Options:
@@ -192,7 +202,7 @@ def _make_candidates(
         return
     cost = share_cost(lambda: built.restored[0], images)
     cost()  # which says whether the model runs at all
-    chosen = [runtime for runtime in engines if _fits(runtime, which, request)]
+    chosen = [runtime for runtime in engines if fits(runtime, which, request)]
     for runtime in chosen:
         yield Candidate(
             **facts,
@@ -212,7 +222,7 @@ def _make_candidates(
         yield Candidate(**facts, runtime=every[0], build=Path, key="", unavailable=reason)
 
 
-def _fits(runtime: Runtime, which: Variant, request: Request) -> bool:
+def fits(runtime: Runtime, which: Variant, request: Request) -> bool:
     """Whether a runtime runs a variant: as it is meant, or, where it was asked for, at least its arithmetic."""
     if runtime.calibrates_itself and which.methods and which.methods[-1].tuned:
         return False  # it would look for ranges again where training has found them

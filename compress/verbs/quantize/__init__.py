@@ -70,6 +70,8 @@ def _prepare(request: Request, folder: Path, console: Console) -> tuple[Source, 
     source = Source(model, which, content, data, calibration, seen, folder)
     images = take_test_images(data, request.test_images)
     keeping.check_targets(request, len(images), console)
+    if request.dry_run:
+        return source, method, images
     if isinstance(method, Qat):
         source.calibrated[identify(method)] = qat.train(request, settings, source, method, console)
     elif request.calibration_study or request.sensitivity or request.max_drop is not None:
@@ -119,6 +121,10 @@ def _measure(request: Request, source: Source, method: Int8 | Qat, images: Image
     speeds = before.tried if before else {}  # of an earlier run: they order the work, and nothing else
     recipes.sort(key=lambda each: (each.integer, -speeds.get(each.name, 0)))
     candidates = source.make_candidates(recipes, cost)
+    if request.dry_run:
+        from compress.verbs.plan import plan_quantize  # which knows this module
+
+        return plan_quantize(request, recipes, candidates, source.model, images, speeds, console)
     goal = Goal(
         wanted=lambda each: recipes[candidates.index(each)].integer,
         max_drop=None if request.max_drop is None else request.max_drop / 100,

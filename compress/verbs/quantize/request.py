@@ -35,6 +35,7 @@ class Request:
     fixed: bool = False  # write the file for this batch size alone
     out: Path | None = None
     hints: Hints = field(default_factory=Hints)
+    dry_run: bool = False  # say what would be done
     force: bool = False  # replace files that are better, or of unknown origin
 
     @property
