@@ -3,20 +3,19 @@
 from pathlib import Path
 from typing import Any
 
-import reports
 from baselines.errors import InputError
 from compress import config
 from compress import runtimes as engines
 from compress.api import models
 from compress.api.results import Result
-from compress.api.work import begin_work
+from compress.api.work import Work, begin_work
 from compress.checkpoints import checkpoint
 from compress.evaluate import Options
 from compress.measure.environment import available_cpus
+from compress.outcome import Outcome
 from compress.verbs import bench as bench_
 from compress.verbs import prune as prune_
 from compress.verbs import quantize as quantize_
-from reports import Row
 
 
 def quantize(
@@ -61,13 +60,7 @@ def quantize(
         threads=threads or available_cpus(),
         **options,
     )
-    quantize_.quantize(request, work.console)
-    rows = _read_rows(request.folder)
-    kept = next((row for row in rows if row.chosen), None)
-    found = sorted(work.folder.glob(f"{request.path.stem}.int8.*"), key=lambda path: path.suffix == ".bin")
-    path = next((path for path in found if kept and path.suffix in _suffixes(kept.runtime)), None)
-    known = kept is not None and path is not None and kept.runtime in engines.find_openers(path)
-    return Result(rows, work.folder, path, kept.runtime if kept and known else "auto", work.holds)
+    return _make_result(quantize_.quantize(request, work.console), work)
 
 
 def prune(
@@ -119,9 +112,7 @@ def prune(
         resume=True,
         hints=work.source.hints,
     )
-    prune_.prune(request, work.console)
-    path = request.target if request.target.is_file() else None
-    return Result(_read_rows(request.folder), work.folder, path, "torch", work.holds)
+    return _make_result(prune_.prune(request, work.console), work)
 
 
 def halt(model: Any, data: Any = None, **options: Any) -> Result:
@@ -173,11 +164,6 @@ def bench(
     return Result(bench_.bench(request, work.console), work.folder, holds=work.holds)
 
 
-def _suffixes(runtime: str) -> tuple[str, ...]:
-    engine = engines.describe(runtime)
-    return engine.suffix.rpartition(".")[1] + engine.suffix.rpartition(".")[2], *engine.opens
-
-
 def _name_data(source: models.Source) -> str:
     name = checkpoint.load(source.path, source.hints).dataset
     if not name:
@@ -185,5 +171,9 @@ def _name_data(source: models.Source) -> str:
     return name
 
 
-def _read_rows(folder: Path) -> list[Row]:
-    return reports.latest(bench_.read_rows(folder))
+def _make_result(outcome: Outcome, work: Work) -> Result:
+    """The file of the model is the last that is written, but for the rows."""
+    path = next((each for each in reversed(outcome.written or ()) if each.suffix != ".jsonl"), None)
+    engine = outcome.chosen.runtime if outcome.chosen else ""
+    known = path is not None and engine in engines.find_openers(path)
+    return Result(list(outcome.rows or ()), work.folder, path, engine if known else "auto", work.holds)

@@ -14,7 +14,7 @@ from rich.console import Console
 from baselines.classifier import Classifier
 from baselines.errors import InputError
 from baselines.vit import VisionTransformer, ViTConfig
-from compress import loading, variant
+from compress import files, loading, variant
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.evaluate import Goal, Images, Options, evaluate, selection, share_cost, take_test_images
 from compress.exporters.operators import list_layers
