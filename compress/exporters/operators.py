@@ -68,6 +68,10 @@ def list_gathered_indices(proto: onnx.ModelProto) -> None:
         nodes.append(onnx.helper.make_node("Squeeze", [behind, axes], [output], name=f"{node.name}_squeeze"))
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
+    used = {name for node in nodes for name in node.input}
+    for each in numbers.values():
+        if each.name not in used:
+            proto.graph.initializer.remove(each)
 
 
 def list_layers(module: nn.Module) -> dict[str, Any]:
