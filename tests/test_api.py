@@ -192,7 +192,8 @@ def test_quantize_gives_rows_and_a_file_that_can_be_called(tmp_path: Path) -> No
     assert str(result).startswith("kept: ")
     logits = result.model(images.tensors[0])
     assert (logits.argmax(1) == images.tensors[1].numpy()).mean() == pytest.approx(result.kept.top1)
-    saved = result.save(tmp_path / "small.onnx")
+    saved = result.save(tmp_path / "small")
+    assert saved == tmp_path / "small.onnx"
     with compress.load(saved, threads=1) as again:
         assert np.array_equal(again(images.tensors[0]), logits)
         with pytest.raises(InputError, match=r"small.onnx takes images \(n, 3, 16, 16\), not \(2, 16, 16\)"):

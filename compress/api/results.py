@@ -115,11 +115,13 @@ class Result:
         """Copies the file that is kept, and the files beside it that belong to it.
 
         Args:
-            path: of the same suffix, or a folder.
+            path: a folder, or a name; the suffix is added where it has none of an engine's.
         """
         target, source = Path(path), self._file
         if target.is_dir():
             target = target / source.name
+        if not any(each.opens_file(target) for each in runtimes.describe_all()):
+            target = target.with_name(target.name + source.suffix)
         if target.suffix != source.suffix:
             raise InputError(f"{target} is to hold {source.name}; let its name end in {source.suffix}")
         target.parent.mkdir(parents=True, exist_ok=True)
