@@ -6,6 +6,8 @@ import os
 import pickle
 import resource
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, Run
+from conftest import ROOT, TINY, Run
+from made_rows import example_rows
 from PIL import Image
 
 from baselines import sources
@@ -96,6 +99,21 @@ def test_options(args: list[str], words: list[str], refused: Refused, tmp_path: 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")
 def test_cuda_where_there_is_none(refused: Refused, tmp_path: Path) -> None:
     assert "use --device cpu" in refused("bench", "--device", "cuda", "--out", tmp_path / "out")
+
+
+def test_what_torchrun_sets_is_a_number(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("WORLD_SIZE", "abc"), ("LOCAL_WORLD_SIZE", "0")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            assert f"{name}='{value}' is no number of processes" in refused("bench", "--quick")
+
+
+def test_signs_that_a_terminal_does_not_have_are_replaced(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("\n".join(row.to_json() for row in example_rows()) + "\n")
+    command = [sys.executable, "-m", "compress", "report", str(tmp_path)]
+    environment = {**os.environ, "LC_ALL": "POSIX", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_command_that_does_not_exist_and_one_that_lacks_its_file(refused: Refused) -> None:

@@ -248,3 +248,9 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert done.stderr.startswith(f"error: {path} holds more than weights")
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_list_of_storages_that_holds_other_things_than_names(refused: Refused, tmp_path: Path) -> None:
+    path = tmp_path / "old.pth"
+    path.write_bytes(makers.old_pickles({"a": 1}, ["a", 1, None], b""))  # type: ignore[list-item]
+    assert "old.pth is cut short or damaged" in refused("inspect", path)

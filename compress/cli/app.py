@@ -1,5 +1,6 @@
 """The command line. Heavy imports wait until a command runs, so that `--help` is quick."""
 
+import io
 import sys
 import warnings
 from typing import Annotated
@@ -74,6 +75,9 @@ def main(argv: list[str] | None = None) -> int:
     from compress.measure.environment import limit_spinning
 
     limit_spinning()
+    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a sign shows another
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     warnings.filterwarnings("ignore", module=r"PIL\.")  # on the images of a person: what matters is said in words
     args = sys.argv[1:] if argv is None else argv
     return json_output.run_command(

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 Config = Annotated[Path | None, typer.Option("--config", help="TOML file of settings; see configs/.")]
 DataName = Annotated[str | None, typer.Option("--data", help="digits, cifar10, cifar100 or a folder of class folders.")]
 Out = Annotated[Path, typer.Option("--out", help="Run directory: models, artifacts, rows, report.")]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Default: all processors of this process.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, max=1024, help="Default: all processors of this process.")
+]
 Seed = Annotated[int | None, typer.Option("--seed", help="Of training; default 0.")]
 CheckpointFile = Annotated[
     Path,

@@ -81,12 +81,20 @@ class Team:
 
 def count() -> int:
     """How many processes `torchrun` started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return _read_count("WORLD_SIZE")
 
 
 def processors() -> int:
     """Processors for each process of this machine."""
-    return max(available_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+    return max(available_cpus() // _read_count("LOCAL_WORLD_SIZE"), 1)
+
+
+def _read_count(name: str) -> int:
+    """A number of processes, as `torchrun` sets it; raises InputError where somebody set something else."""
+    text = os.environ.get(name, "1")
+    if not text.isdecimal() or not int(text):
+        raise InputError(f"{name}={text!r} is no number of processes, as torchrun sets it; unset it")
+    return int(text)
 
 
 def quieten() -> None:

@@ -78,7 +78,8 @@ def _check_pickles(path: Path) -> None:
         if any(next(pickles) != wanted for wanted in LEGACY):
             raise _refuse_other(path)
         _machine, _tree, keys = pickles
-        if type(keys) is not list or sorted(keys) != sorted(storages):
+        listed = type(keys) is list and all(type(key) is str for key in keys)  # a file may say anything of itself
+        if not listed or sorted(keys) != sorted(storages):
             raise refuse_damaged(path)
         file.seek(content.tell())
         for storage in map(storages.__getitem__, keys):
