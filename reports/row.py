@@ -6,13 +6,18 @@ Base units in the names: seconds, bytes, MACs (multiply-accumulates; FLOPs are t
 
 import json
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from reports.text import drop_infinite
 
 BASELINE = "vit"  # the dense model of a Vision Transformer's rows
 DTYPES = {"int8": "int8", "qat": "int8", "int4": "int4", "fp8": "fp8", "bf16": "bf16"}  # by the method that sets it
 LEAST_CEILING = 1.005  # a hair above 1 would blow any noise up to thousands of percent
+DIGITS = 18  # of an integer in a row, at most
 SCHEMA = 3  # raised when older versions of this program would misread new rows; older rows stay readable
 
 
@@ -154,7 +159,7 @@ class Row:
 
     def to_json(self) -> str:
         """One line, without derived figures."""
-        return json.dumps(asdict(self), allow_nan=False)
+        return json.dumps(drop_infinite(asdict(self)), allow_nan=False)
 
 
 def quantile(samples: list[float], q: float) -> float | None:
@@ -177,28 +182,27 @@ def parse_rows(text: str, source: str) -> list[Row]:
     Raises:
         RowError: a line that is no row, or was written by a newer version.
     """
-    known = {f.name for f in fields(Row)}
+    known, schema = {f.name for f in fields(Row)}, TypeAdapter(Row)
     rows: list[Row] = []
     lines = text.split("\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = json.loads(line, parse_int=_read_int)
             if record["schema"] > SCHEMA:
                 raise RowError(
                     f"{source}:{number} was written by a newer version of compress; update compress to read it"
                 )
             record |= _missing_fields(record)
-            row = Row(**{name: value for name, value in record.items() if name in known})
-            _check_types(row)
-            rows.append(row)
+            rows.append(schema.validate_python({name: value for name, value in record.items() if name in known}))
         except RowError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             if number == len(lines):  # no newline after it
                 break
-            raise RowError(f"{source}:{number} is not a row of measurements ({error}); remove the line") from error
+            fault = _describe_fault(error)
+            raise RowError(f"{source}:{number} is not a row of measurements ({fault}); remove the line") from error
     return rows
 
 
@@ -215,22 +219,18 @@ def _missing_fields(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check_types(row: Row) -> None:
-    """Raises TypeError where a figure is no number, before a table stumbles over it."""
-    for name, value in vars(row).items():
-        kind = Row.__annotations__[name]
-        numbers = list(_leaves(value)) if "float" in str(kind) or "int" in str(kind) else []
-        if "Any" not in str(kind) and not all(number is None or isinstance(number, int | float) for number in numbers):
-            raise TypeError(f"{name} is {value!r}")
+def _read_int(text: str) -> int:
+    """An integer of a sensible length: nothing that is measured needs more, and floats hold no more."""
+    if len(text) > DIGITS:
+        raise ValueError(f"a number of {len(text)} digits")
+    return int(text)
 
 
-def _leaves(value: Any) -> Iterator[Any]:
-    """What stands inside nested lists and tables."""
-    if isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _leaves(part)
-    else:
-        yield value
+def _describe_fault(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_context=False)[0]
+        return f"{'.'.join(map(str, first['loc'][:1]))}: {first['msg']}"
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 def latest(rows: Iterable[Row]) -> list[Row]:

@@ -5,6 +5,7 @@ import math
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 UNSEEN = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]+")
 # An underscore inside a word is no markup; `avit_int8` should stay readable in the source.
@@ -114,3 +115,16 @@ def grid(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[b
 
     rule = ["-" * (w - 1) + ":" if r else "-" * w for w, r in zip(widths, right, strict=True)]
     return "\n".join([line(header), line(rule), *(line(cells) for cells in rows)])
+
+
+def drop_infinite(value: Any) -> Any:
+    """Tables and lists without floats that are no numbers, as damaged weights give them: JSON has none."""
+    if isinstance(value, dict):
+        return {name: drop_infinite(part) for name, part in value.items() if not _is_infinite(part)}
+    if isinstance(value, list | tuple):
+        return [drop_infinite(part) for part in value if not _is_infinite(part)]
+    return value
+
+
+def _is_infinite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

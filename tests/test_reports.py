@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pandas as pd
@@ -223,3 +224,29 @@ def test_importing_reports_is_light():
     heavy = "torch", "pandas", "matplotlib", "rich", "numpy", "scipy"
     code = f"import sys, reports; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"methods": None}, "methods: Input should be a valid list"),
+        ({"variant": ["vit"]}, "variant: Input should be a valid string"),
+        ({"batch_size": 10**400}, "a number of 401 digits"),
+        ({"top1": "many"}, "top1: Input should be a valid number"),
+    ],
+)
+def test_rows_of_others_are_checked_and_the_line_is_named(changes: dict[str, Any], said: str) -> None:
+    whole = bare().to_json()
+    damaged = json.dumps({**json.loads(whole), **changes})
+    with pytest.raises(RowError) as caught:
+        parse_rows(f"{whole}\n{damaged}\n", "theirs.jsonl")
+    assert str(caught.value).startswith("theirs.jsonl:2 is not a row of measurements (")
+    assert said in str(caught.value)
+    with pytest.raises(RowError, match="nested too deeply"):
+        parse_rows("[" * 100_000 + "\n", "theirs.jsonl")
+
+
+def test_figures_that_are_no_numbers_are_kept_as_not_measured() -> None:
+    row = replace(bare(), sqnr_db=float("inf"), latency_samples_s=[0.1], macs_counters={"torch": float("nan")})
+    (read,) = parse_rows(f"{row.to_json()}\n", "rows.jsonl")
+    assert (read.sqnr_db, read.macs_counters, read.latency_samples_s) == (None, {}, [0.1])
