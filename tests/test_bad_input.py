@@ -34,11 +34,14 @@ def refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Refused:
     """Runs a command line that must be refused, and gives its one sentence; no file may change but those `left`."""
 
     def check(*args: object, code: int = 2, left: str = "") -> str:
-        before = contents(tmp_path)
+        def kept() -> dict[Path, bytes]:
+            new = (left, "config.toml")  # settings are written before a training begins
+            return {path: content for path, content in contents(tmp_path).items() if path.name not in new}
+
+        before = kept()
         assert main([str(arg) for arg in args]) == code
         sentence = one_sentence(*capfd.readouterr())
-        new = (left, "config.toml")  # settings are written before a training begins
-        assert {path: content for path, content in contents(tmp_path).items() if path.name not in new} == before
+        assert kept() == before
         return sentence
 
     return check
