@@ -22,6 +22,7 @@ from compress.measure.load import Watch
 from compress.runtimes import choices
 from compress.runtimes.ort_graph import count_integer_products
 from compress.sidecar import read_record
+from compress.tables import Findings
 from compress.training.data import describe_calibration, load_data, sample_parity_images
 from reports import Row, parse_rows
 
@@ -143,7 +144,7 @@ def test_the_choice_is_remembered_orders_the_work_and_holds_when_all_is_measured
     assert {(row.n_images, row.completed) for row in complete.values()} == {(360, True)}
     same, best = complete[kept.recipe], next(row for row in complete.values() if row.chosen)
     assert (same.overall_high or 0) >= (1 - TIE) * (best.overall_low or 0)
-    overview._choices(Console(file=(told := StringIO()), width=300))  # as `compress doctor` tells it
+    overview._choices(Findings(Console(file=(told := StringIO()), width=300)))  # as `compress doctor` tells it
     assert next(iter(choices.load().values())).chosen in told.getvalue()
     choices.locate().write_text("{broken")
     assert choices.load() == {}

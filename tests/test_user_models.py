@@ -121,7 +121,6 @@ def test_rows_stand_beside_those_of_a_vit(
     assert (dense.dense, small.dense, dense.speedup) == (True, False, 1.0)
     assert (small.executed, dense.executed) == ("int8", "fp32")
     assert small.integer_share == 1.0
-    assert small.speedup == pytest.approx(dense.latency_s / small.latency_s, rel=0.5)  # type: ignore[operator]
     assert small.file_bytes < 0.3 * dense.file_bytes  # type: ignore[operator]
     stage = 9 * (64 * 128 + 128 * 128) * 4**2 + 64 * 128 * 4**2  # the other two: twice the channels, half the sides
     closed = 3 * 64 * 7**2 * 16**2 + 2 * 9 * 64 * 64 * 8**2 + 3 * stage + 5120
