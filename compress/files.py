@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -17,6 +18,8 @@ from pydantic import ValidationError
 from baselines.errors import InputError
 
 DAY_S = 86400.0
+SCRATCH = re.compile(r"compress_scratch_(\d{1,9})_[a-z0-9_]{8}")
+MARK = ".made_by_compress"
 
 
 def write(path: Path, content: bytes | str) -> None:
@@ -100,18 +103,20 @@ def _lock(file: IO[bytes]) -> None:
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder that is gone afterwards. Those that killed processes left a day ago, or before, go with it."""
-    for old in Path(tempfile.gettempdir()).glob("compress-*-*"):
+    """A folder that is gone afterwards. Those that killed processes left a day ago, or before, go with it.
+
+    What is removed was made here: it is named so, and holds the file that says it.
+    """
+    for old in Path(tempfile.gettempdir()).iterdir():
+        named = SCRATCH.fullmatch(old.name)
+        if named is None or not (old / MARK).is_file() or old.is_symlink():
+            continue
         with contextlib.suppress(OSError):
-            if time.time() - old.stat().st_mtime > DAY_S and not psutil.pid_exists(_read_pid(old)):
+            if time.time() - old.stat().st_mtime > DAY_S and not psutil.pid_exists(int(named[1])):
                 shutil.rmtree(old, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"compress-{os.getpid()}-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix=f"compress_scratch_{os.getpid()}_", ignore_cleanup_errors=True) as folder:
+        (Path(folder) / MARK).touch()
         yield Path(folder)
-
-
-def _read_pid(folder: Path) -> int:
-    number = folder.name.split("-")[1]
-    return int(number) if number.isdecimal() else os.getpid()
 
 
 def writable_folder(path: Path) -> Path:

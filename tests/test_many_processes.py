@@ -93,12 +93,16 @@ def test_folders_of_killed_processes_go_after_a_day(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    names = {"old": f"compress-{dead.pid}-a", "new": f"compress-{dead.pid}-b", "alive": f"compress-{os.getpid()}-c"}
-    for name in names.values():
+    ours = {kind: f"compress_scratch_{dead.pid}_{kind}12345" for kind in ("old", "new")}
+    ours["alive"] = f"compress_scratch_{os.getpid()}_alive123"
+    others = ["compress-2023-results", f"compress_scratch_{dead.pid}_unmarked", f"compress_scratch_{dead.pid}_results"]
+    for name in (*ours.values(), *others):
         (tmp_path / name).mkdir()
-    for name in ("old", "alive"):
-        os.utime(tmp_path / names[name], (0, 0))
+    for name in ours.values():
+        (tmp_path / name / files.MARK).touch()
+    for name in (ours["old"], ours["alive"], *others):
+        os.utime(tmp_path / name, (0, 0))
     with files.temporary_folder() as folder:
         left = {path.name for path in tmp_path.iterdir()}
-        assert left == {names["new"], names["alive"], folder.name}
+        assert left == {ours["new"], ours["alive"], folder.name, *others}
     assert not folder.exists()

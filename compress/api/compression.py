@@ -77,6 +77,7 @@ def prune(
     batch_size: int = 1,
     device: str = "auto",
     seed: int | None = None,
+    force: bool = False,
     **amounts: float | str,
 ) -> Result:
     """A Vision Transformer that removes or merges tokens, beside what it was.
@@ -84,6 +85,7 @@ def prune(
     Args:
         method: topk, tome or dynamicvit; avit is `halt`.
         epochs: of fine-tuning; 0: none.
+        force: whether a file in `out` that was measured better is replaced.
         amounts: keep (share of the patches), r (tokens that merge in each block) or target_macs (share of the MACs).
 
     Other arguments are those of `quantize`.
@@ -110,6 +112,7 @@ def prune(
         seed=seed,
         out=work.folder,
         resume=True,
+        force=force,
         hints=work.source.hints,
     )
     return _make_result(prune_.prune(request, work.console), work)

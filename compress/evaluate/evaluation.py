@@ -50,8 +50,9 @@ class Evaluation:
             self._begin_with_goal(self.goal, batch_size)
         elif first:
             self._add(self.candidates, batch_size)
-        for each in self.measurements:
-            each.recover()
+        else:
+            for each in self.measurements:
+                each.recover()
         watch = Watch(processes.process_ids, processes.device)
         size, note = processes.put(self.active, batch_size)
         self._time(self.active, size, options.seconds)

@@ -162,11 +162,12 @@ class Runtime(ABC):
     def inspect(self, path: Path, batch_size: int | None = None) -> Inspection:
         """What the kernels really do with an artifact, loaded for that batch size."""
 
-    def write_usage(self, path: Path, content: Checkpoint, threads: int) -> str:
+    def write_usage(self, path: Path, content: Checkpoint, threads: int, device: str = "cpu") -> str:
         """Python that runs a file as it was measured here; `images` are normalized."""
         return (
             f"import compress\n{describe_images(content)}\n"
-            f"model = compress.load({str(path)!r}, runtime={self.name!r}, threads={threads})\nlogits = model(images)\n"
+            f"model = compress.load({str(path)!r}, runtime={self.name!r}, device={device!r}, threads={threads})\n"
+            "logits = model(images)\n"
         )
 
     def missing_packages(self) -> list[str]:

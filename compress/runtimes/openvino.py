@@ -37,7 +37,7 @@ class Openvino(Runtime):
         converted = convert_for_onnx(inputs.model, inputs.which, inputs.content)
         export_onnx(converted, path, inputs.images, inputs.content)
 
-    def write_usage(self, path: Path, content: Checkpoint, threads: int) -> str:
+    def write_usage(self, path: Path, content: Checkpoint, threads: int, device: str = "cpu") -> str:
         from compress.runtimes.graph_files import read_graph_file
 
         fallback = "bf16" if "bf16" in read_graph_file(path).metadata.get("fallback_dtype", "") else "f32"

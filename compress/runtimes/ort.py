@@ -41,11 +41,12 @@ class Ort(Runtime):
         converted = variant.convert(inputs.model, inputs.which.methods)
         export_onnx(converted, path, inputs.images, inputs.content)
 
-    def write_usage(self, path: Path, content: Checkpoint, threads: int) -> str:
+    def write_usage(self, path: Path, content: Checkpoint, threads: int, device: str = "cpu") -> str:
+        provider = f"{device.upper()}ExecutionProvider"
         return (
             f"import onnxruntime\n{describe_images(content)}\noptions = onnxruntime.SessionOptions()\n"
             f"options.intra_op_num_threads = {threads}\n"
-            f"session = onnxruntime.InferenceSession({str(path)!r}, options, providers=['CPUExecutionProvider'])\n"
+            f"session = onnxruntime.InferenceSession({str(path)!r}, options, providers=[{provider!r}])\n"
             "(logits,) = session.run(None, {'images': images})\n"
         )
 

@@ -21,9 +21,11 @@ from compress.variant import Variant
 from compress.verbs import bench as bench_
 from compress.verbs.quantize.recipes import Recipe
 from compress.verbs.quantize.request import Request
+from compress.verbs.quantize.source import identify
 
 TIMED = 32  # images of the batch that says how long one takes
 PASSES = 3
+CALIBRATION_PASSES = 2  # over the images, for each method; the fallback dtype is of the engine
 STEP = 3.0  # times of a forward pass that a step of training takes
 
 
@@ -57,7 +59,8 @@ def plan_quantize(
     scored = sum(count / speed for speed in known) if request.exhaustive else (
         sum(sample / speed for speed in known) + count + count / max(known)
     )  # fmt: skip
-    calibrated = request.calibration_images * len({recipe.name for recipe in recipes if recipe.integer})
+    calibrations = {identify(recipe.method) for recipe in recipes if recipe.integer and recipe.method is not None}
+    calibrated = request.calibration_images * CALIBRATION_PASSES * len(calibrations)
     late = any(each.slow_to_build for each in candidates) or heavy
     parts = {
         "timing": request.seconds + min(SHORT_S, request.seconds) + (SHALLOW_S if late else 0),

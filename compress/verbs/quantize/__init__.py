@@ -145,7 +145,8 @@ def _measure(request: Request, source: Source, method: Int8 | Qat, images: Image
     written = keeping.keep_file(request, source, recipes, rows, number, console)
     keeping.remember_choice(key, describe_model(source), recipes, rows, number, console)
     console.print(f"wrote {' and '.join(map(str, written))}; to run it in a program:\n")
-    console.print(recipes[number].runtime.write_usage(written[-1], source.content, request.threads))
+    usage = recipes[number].runtime.write_usage(written[-1], source.content, request.threads, request.device)
+    console.print(usage)
     return Outcome(rows=rows, written=[*written, request.folder / "rows.jsonl"])
 
 
