@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests share the processors, and so does what they start
+if "PYTEST_XDIST_WORKER" not in os.environ:  # what this machine remembers of its user is neither read nor changed
+    cache = tempfile.TemporaryDirectory(prefix="compress_tests_")
+    os.environ["XDG_CACHE_HOME"] = cache.name
 
 import torch
 from filelock import FileLock

@@ -119,7 +119,7 @@ def _measure(request: Request, source: Source, method: Int8 | Qat, images: Image
     key = choices.make_key(shape, source.which.describe(), request.batch_size, request.threads)
     before = choices.load().get(key)
     speeds = before.tried if before else {}  # of an earlier run: they order the work, and nothing else
-    recipes.sort(key=lambda each: (each.integer, -speeds.get(each.name, 0)))
+    recipes[1:] = sorted(recipes[1:], key=lambda each: (each.integer, -speeds.get(each.name, 0)))
     candidates = source.make_candidates(recipes, cost)
     if request.dry_run:
         from compress.verbs.plan import plan_quantize  # which knows this module
