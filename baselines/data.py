@@ -19,6 +19,7 @@ from torch import Tensor
 
 from baselines.errors import InputError
 from baselines.images import decode
+from baselines.resizing import STRETCHED, Resizing
 
 AHEAD_LIMIT = 2**30  # bytes of batches that worker processes have ready
 
@@ -69,19 +70,21 @@ class FileSplit(torch.utils.data.Dataset[Tensor]):
     labels: Tensor
     image_size: tuple[int, int]
     channels: int
+    resizing: Resizing = STRETCHED
     remarks: tuple[str, ...] = ()  # on some of the images
 
     @property
     def fingerprint(self) -> str:
         facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in self.paths]
-        known = (facts, self.labels.tolist(), self.image_size, *self.remarks)
+        how = () if self.resizing == STRETCHED else (self.resizing.model_dump_json(),)
+        known = (facts, self.labels.tolist(), self.image_size, *how, *self.remarks)
         return hashlib.sha256(repr(known).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
-        return decode(self.paths[index], self.image_size, self.channels)
+        return decode(self.paths[index], self.image_size, self.channels, self.resizing)
 
     def fetch(self, chunks: list[Tensor], device: torch.device) -> Iterator[Tensor]:
         largest = max(map(len, chunks), default=0) * self.channels * math.prod(self.image_size)
@@ -111,6 +114,7 @@ class Data:
     mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
     std: tuple[float, ...]
     normalized: bool = False  # whether images are float and were normalized so by whoever made them
+    resizing: Resizing = STRETCHED  # how images of other sizes were brought to that of the model
     notes: tuple[str, ...] = ()  # what a person has to know of how it was read
 
     @cached_property

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from baselines.errors import InputError
+from baselines.resizing import Resizing
 
 FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP", "TIFF", "GIF", "JPEG2000", "AVIF")  # PostScript would be executed
 LARGE = 2**24  # pixels of an image that is decoded alone; Pillow refuses those of 180 million, 700 MB
@@ -27,6 +28,7 @@ MAXIMA = (341, 281)  # SMaxSampleValue, MaxSampleValue of TIFF
 TURNED = "stored turned or mirrored; set upright as their EXIF data say"
 TRANSPARENT = "partly transparent; their colours count as if they were not"
 DEEP = "of more than 8 bits a channel, scaled from the range of their type"
+RESIZED = "of another size than the model's"
 DIM = "all below 1/16 of that range: if they hold 12 bits, save them scaled to 16"
 
 _alone = threading.Lock()
@@ -62,16 +64,19 @@ def is_image(path: Path) -> bool:
         return False
 
 
-def decode(path: Path, image_size: tuple[int, int], channels: int) -> Tensor:
+def decode(path: Path, image_size: tuple[int, int], channels: int, resizing: Resizing) -> Tensor:
     """The pixels that `read` gives."""
-    return read(path, image_size, channels)[0]
+    return read(path, image_size, channels, resizing)[0]
 
 
-def read(path: Path, image_size: tuple[int, int], channels: int) -> tuple[Tensor, frozenset[str]]:
+def read(
+    path: Path, image_size: tuple[int, int], channels: int, resizing: Resizing
+) -> tuple[Tensor, frozenset[str]]:  # fmt: skip
     """One image file -> (C, height, width) uint8, and the remarks that apply.
 
     Args:
-        image_size: height and width; the whole image is resized to it, bilinear.
+        image_size: height and width.
+        resizing: how the image gets there.
 
     Raises:
         ImageError: the file is no image, is cut short or too large, or its numbers have no known range.
@@ -83,8 +88,8 @@ def read(path: Path, image_size: tuple[int, int], channels: int) -> tuple[Tensor
         with _alone if large else contextlib.nullcontext(), contextlib.closing(image):  # its memory is free at the end
             converted, remarks = convert(path, image, "RGB" if channels == 3 else "L")
             if converted.size != (width, height):
-                converted = converted.resize((width, height), Image.Resampling.BILINEAR)
-            pixels: Any = np.array(converted)
+                remarks |= {RESIZED}
+            pixels: Any = np.array(resizing.apply(converted, image_size))
     except (InputError, MemoryError):
         raise
     except Image.DecompressionBombError as error:

@@ -10,12 +10,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from baselines.data import Data, FileSplit, Split, TensorSplit
 from baselines.errors import InputError
 from baselines.folders import Files, describe_skipped, find_splits, scan
-from baselines.images import DEEP, TURNED, ImageError, describe, read
+from baselines.images import DEEP, RESIZED, TURNED, ImageError, describe, read
+from baselines.resizing import STRETCHED, Resizing
 
 MEMORY_LIMIT = 4 * 2**30  # bytes of one split held as a tensor
 STATISTICS_LIMIT = 2**28  # bytes of one whose mean and deviation are taken in one piece
@@ -27,45 +29,59 @@ FOLDER, DOWNLOADS = "folder:", ("cifar10", "cifar100")
 Source: TypeAlias = tuple[tuple[str, ...], Split, Split, tuple[str, ...]]  # classes, training, test, notes
 
 
-def load(name: str, image_size: tuple[int, int], channels: int, root: Path = Path("data")) -> Data:
+def load(
+    name: str,
+    image_size: tuple[int, int],
+    channels: int,
+    root: Path = Path("data"),
+    resizing: Resizing | None = None,
+) -> Data:
     """Reads a data set, resized to `image_size` (height, width) and with `channels` 1 or 3.
 
     Args:
         root: where downloads go.
+        resizing: how images get to that size; None, where nobody says: stretched.
 
     Raises:
         InputError: unknown name, unreadable folder or image, fewer than two classes, failed download.
     """
     if channels not in (1, 3):
         raise InputError(f"data sets have 1 or 3 channels, not {channels}; set channels in [model] to 1 or 3")
+    how = resizing or STRETCHED
     known = name == "digits" or name in DOWNLOADS or name.startswith(FOLDER)
     if not known and Path(name).expanduser().is_dir():
         name = FOLDER + name
     if name == "digits":
-        classes, train, test, notes = *_digits(image_size, channels), ()
+        classes, train, test, notes = *_digits(image_size, channels, how), ()
     elif name in DOWNLOADS:
-        classes, train, test, notes = *_cifar(name, image_size, channels, root), ()
+        classes, train, test, notes = *_cifar(name, image_size, channels, root, how), ()
     elif name.startswith(FOLDER):
         if name == FOLDER:
             raise InputError("--data folder: names no folder; write folder:PATH")
         try:
-            classes, train, test, notes = _folder(Path(name.removeprefix(FOLDER)).expanduser(), image_size, channels)
+            place = Path(name.removeprefix(FOLDER)).expanduser()
+            classes, train, test, notes = _folder(place, image_size, channels, how)
         except OSError as error:
             raise InputError(f"--data {name} cannot be read ({error}); give a folder that can") from error
     else:
         raise InputError(f"--data {name!r} is not known; choose digits, cifar10, cifar100 or folder:PATH")
     mean, std = _statistics(train, channels * math.prod(image_size))
-    return Data(name, classes, train, test, mean, std, notes=notes)
+    return Data(name, classes, train, test, mean, std, resizing=how, notes=notes)
 
 
-def _digits(image_size: tuple[int, int], channels: int) -> tuple[tuple[str, ...], Split, Split]:
+def _digits(
+    image_size: tuple[int, int], channels: int, resizing: Resizing
+) -> tuple[tuple[str, ...], Split, Split]:  # fmt: skip
     """1,797 scans of 8x8 pixels with 17 grey levels, shipped inside scikit-learn."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     raw: Any = load_digits()
     images = torch.from_numpy(raw.images).float()[:, None].expand(-1, channels, -1, -1) * (255 / 16)
-    images = F.interpolate(images, image_size, mode="bilinear", align_corners=False).round().to(torch.uint8)
+    if resizing == STRETCHED:
+        images = F.interpolate(images, image_size, mode="bilinear", align_corners=False).round().to(torch.uint8)
+    else:
+        images = _fit(images.round().to(torch.uint8), image_size, channels, resizing)
     labels = torch.from_numpy(raw.target).long()
     train, test = train_test_split(np.arange(len(labels)), test_size=TEST_FRACTION, stratify=raw.target, random_state=0)
     return (
@@ -75,7 +91,9 @@ def _digits(image_size: tuple[int, int], channels: int) -> tuple[tuple[str, ...]
     )
 
 
-def _cifar(name: str, image_size: tuple[int, int], channels: int, root: Path) -> tuple[tuple[str, ...], Split, Split]:
+def _cifar(
+    name: str, image_size: tuple[int, int], channels: int, root: Path, resizing: Resizing
+) -> tuple[tuple[str, ...], Split, Split]:  # fmt: skip
     import torchvision
 
     source = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
@@ -89,16 +107,20 @@ def _cifar(name: str, image_size: tuple[int, int], channels: int, root: Path) ->
     splits = []
     for part in raw:
         images = torch.from_numpy(part.data).permute(0, 3, 1, 2)
-        splits.append(TensorSplit(_fit(images, image_size, channels), torch.tensor(part.targets)))
+        splits.append(TensorSplit(_fit(images, image_size, channels, resizing), torch.tensor(part.targets)))
     return tuple(raw[0].classes), splits[0], splits[1]
 
 
-def _fit(images: Tensor, image_size: tuple[int, int], channels: int) -> Tensor:
-    """Resizes uint8 images (n, 3, height, width), and turns them grey for one channel."""
-    if channels == 1:
+def _fit(images: Tensor, image_size: tuple[int, int], channels: int, resizing: Resizing) -> Tensor:
+    """Resizes uint8 images (n, 1 or 3, height, width), and turns them grey for one channel."""
+    if channels == 1 and images.shape[1] == 3:
         grey = images.float().mul(torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
         images = grey.round().to(torch.uint8)
-    if tuple(images.shape[-2:]) != image_size:
+    if resizing != STRETCHED:
+        pictures = (Image.fromarray(each.permute(1, 2, 0).squeeze(2).numpy()) for each in images)
+        pixels = [torch.from_numpy(np.array(resizing.apply(each, image_size))) for each in pictures]
+        images = torch.stack(pixels).view(len(images), *image_size, channels).permute(0, 3, 1, 2)
+    elif tuple(images.shape[-2:]) != image_size:
         resized = [
             F.interpolate(part.float(), image_size, mode="bilinear", antialias=True) for part in images.split(1024)
         ]
@@ -106,7 +128,7 @@ def _fit(images: Tensor, image_size: tuple[int, int], channels: int) -> Tensor:
     return images.contiguous()
 
 
-def _folder(root: Path, image_size: tuple[int, int], channels: int) -> Source:
+def _folder(root: Path, image_size: tuple[int, int], channels: int, resizing: Resizing) -> Source:
     """A tree of class folders; the splits that its folders are, else a fixed split of its images."""
     if not root.is_dir():
         raise InputError(f"--data folder:{root}: there is no such folder; give one that holds a folder for each class")
@@ -121,7 +143,7 @@ def _folder(root: Path, image_size: tuple[int, int], channels: int) -> Source:
             )
     else:
         train, test = _divide(root, scan(root, skipped))
-    read, remarks = _read_images((train, test), image_size, channels)
+    read, remarks = _read_images((train, test), image_size, channels, resizing)
     notes = [*(splits.notes if splits else ()), *describe_skipped(skipped), *remarks]
     return train.classes, *read, tuple(notes)
 
@@ -143,7 +165,7 @@ def _divide(root: Path, files: Files) -> tuple[Files, Files]:
 
 
 def _read_images(
-    parts: tuple[Files, Files], image_size: tuple[int, int], channels: int
+    parts: tuple[Files, Files], image_size: tuple[int, int], channels: int, resizing: Resizing
 ) -> tuple[tuple[Split, Split], list[str]]:
     """Both splits, and remarks on their images; of those that are decoded later, on some.
 
@@ -161,7 +183,7 @@ def _read_images(
         else:
             images, looked_at = None, files.paths[:: -(-len(files.paths) // LOOKED_AT)]
         found: set[str] = set()
-        for each in _decode_all(looked_at, images, image_size, channels):
+        for each in _decode_all(looked_at, images, image_size, channels, resizing):
             if isinstance(each, ImageError):
                 faults.append(each)
             else:
@@ -169,21 +191,24 @@ def _read_images(
                 found |= each
         if images is None:
             kept = tuple(sorted(found & {TURNED, DEEP}))
-            splits.append(FileSplit(files.paths, files.labels, image_size, channels, kept))
+            splits.append(FileSplit(files.paths, files.labels, image_size, channels, resizing, kept))
         seen += len(looked_at)
     if faults:
         raise _join(faults)
-    return (splits[0], splits[1]), describe(remarks, seen)
+    said = describe(remarks, seen)
+    if remarks[RESIZED]:
+        said.append(f"{remarks[RESIZED]:,} of {seen:,} images: {resizing.describe(image_size)}")
+    return (splits[0], splits[1]), said
 
 
 def _decode_all(
-    paths: Sequence[Path], images: Tensor | None, image_size: tuple[int, int], channels: int
+    paths: Sequence[Path], images: Tensor | None, image_size: tuple[int, int], channels: int, resizing: Resizing
 ) -> Iterator[frozenset[str] | ImageError]:
     """The remarks on each image, or what is wrong with it; its pixels go into `images`, if given."""
 
     def fill(index: int) -> frozenset[str] | ImageError:
         try:
-            pixels, remarks = read(paths[index], image_size, channels)
+            pixels, remarks = read(paths[index], image_size, channels, resizing)
         except ImageError as error:
             return error
         if images is not None:

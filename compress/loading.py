@@ -37,6 +37,7 @@ def pack(
         classes=data.classes,
         mean=data.mean,
         std=data.std,
+        resizing=data.resizing,
         converted=converted,
         calibration=calibration,
     )

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from baselines.data import Data, TensorSplit
 from baselines.errors import InputError
+from baselines.resizing import Resizing
 from baselines.subset import Part
 from compress.training.data import load_data
 
@@ -65,7 +66,9 @@ class DatasetSplit(Dataset[Tensor]):
             yield images.to(device)
 
 
-def make_data(given: Any, test: Any, shape: tuple[int, int, int], folder: Path) -> Data:
+def make_data(
+    given: Any, test: Any, shape: tuple[int, int, int], folder: Path, resizing: Resizing | None = None
+) -> Data:  # fmt: skip
     """A data set from what the user has.
 
     Args:
@@ -73,6 +76,7 @@ def make_data(given: Any, test: Any, shape: tuple[int, int, int], folder: Path) 
         test: images that are scored, of the same kinds; None: a fifth of `given`, chosen by a fixed seed.
         shape: channels, height and width that the model takes.
         folder: where named data sets are downloaded to.
+        resizing: how images of named ones get to the size of the model; None where nobody says.
 
     Raises:
         InputError: there are no labels, images of another size, or nothing that can be counted.
@@ -82,7 +86,7 @@ def make_data(given: Any, test: Any, shape: tuple[int, int, int], folder: Path) 
     if isinstance(given, str | Path):
         if test is not None:
             raise InputError("a named data set has its own test images; leave out test, or give both as data sets")
-        return load_data(str(given), shape[1:], shape[0], folder)
+        return load_data(str(given), shape[1:], shape[0], folder, resizing=resizing)
     train: Any = make_split(given, shape)
     if test is not None:
         held_out: Any = make_split(test, shape)

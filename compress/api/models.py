@@ -23,6 +23,8 @@ from compress import importers, loading
 from compress.checkpoints import checkpoint, user_models
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.importers import Content, Hints
+from compress.importers.preprocessing import read_timm
+from compress.importers.timm_settings import Preprocessing
 
 TOLERANCE = 1e-3  # of the largest logit, between a module and what it became
 FACTORY = '''"""Gives the module beside this file. Made by compress, for the processes that measure it."""
@@ -103,7 +105,13 @@ def describe_vit(model: nn.Module, size: tuple[int, int] | None) -> Checkpoint |
     said: Any = getattr(model, "pretrained_cfg", None) or {}  # of timm
     if found.mean or not said.get("mean"):
         return found
-    return replace(found, mean=tuple(said["mean"]), std=tuple(said["std"]))
+    set_up = Preprocessing.model_validate({name: said.get(name) for name in Preprocessing.model_fields})
+    return replace(
+        found,
+        mean=set_up.mean,
+        std=set_up.std,
+        resizing=read_timm(set_up, found.config.image_size, set_up.mean),
+    )
 
 
 def find_image_size(model: nn.Module) -> tuple[int, int] | None:

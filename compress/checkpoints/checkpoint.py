@@ -20,12 +20,13 @@ from torch import Tensor
 
 from baselines.classifier import ImageConfig
 from baselines.errors import InputError
+from baselines.resizing import STRETCHED, Resizing
 from baselines.vit import ViTConfig
 from compress import files, importers
 from compress.checkpoints import user_models, validation
 from compress.checkpoints.serialization import serialize_safetensors, serialize_torch
 from compress.checkpoints.user_models import ModuleConfig
-from compress.importers import Content, Hints, ImportedModel, list_normalizations
+from compress.importers import Content, Hints, ImportedModel, list_normalizations, parse_resizing
 from compress.importers.normalization import DATA
 
 FORMAT = "compress-checkpoint-1"
@@ -47,6 +48,7 @@ class Checkpoint:
     classes: tuple[str, ...] = ()
     mean: tuple[float, ...] = ()  # per channel, of pixels in [0, 1]
     std: tuple[float, ...] = ()
+    resizing: Resizing | None = None  # of images of other sizes; None where nobody says: stretched
     converted: bool = False  # whether the methods' `convert` has been applied: a model that ships
     pretrained: bool = False  # whether it has seen no labels: its head knows nothing
     calibration: dict[str, Any] | None = None  # `images`, `sha256` of those that set what is measured, not learned
@@ -73,7 +75,8 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     for field in dataclasses.fields(checkpoint):
         if field.name not in ("config", "state"):
             value = getattr(checkpoint, field.name)
-            facts[field.name] = list(value) if isinstance(value, tuple) else value
+            facts[field.name] = value.model_dump() if isinstance(value, Resizing) else value
+            facts[field.name] = list(value) if isinstance(value, tuple) else facts[field.name]
     if path.suffix == ".safetensors":
         metadata = {"format": FORMAT, **{name: json.dumps(value) for name, value in facts.items()}}
         files.write(path, serialize_safetensors(checkpoint.state, metadata))
@@ -102,10 +105,20 @@ def load(path: Path, hints: Hints | None = None) -> Checkpoint:
         content = from_imported(importers.convert(found, hints))
     if hints.model is not None:
         content = _relabel(path, content, hints.model)
-    if hints.normalize in (None, DATA):
+    if hints.normalize not in (None, DATA):
+        ((mean, std),) = list_normalizations(hints.normalize, content.config.channels).values()
+        content = replace(content, mean=mean, std=std)
+    if hints.resize is None and hints.interpolation is None:
         return content
-    ((mean, std),) = list_normalizations(hints.normalize, content.config.channels).values()
-    return replace(content, mean=mean, std=std)
+    return replace(content, resizing=override_resizing(content, hints))
+
+
+def override_resizing(content: Checkpoint, hints: Hints) -> Resizing:
+    """What `--resize` and `--interpolation` say, else the file; raises InputError where they say nonsense."""
+    said = content.resizing or STRETCHED
+    if hints.resize is not None:
+        said = parse_resizing(hints.resize, content.config.image_size, said.interpolation, content.mean)
+    return said.model_copy(update={"interpolation": hints.interpolation or said.interpolation})
 
 
 def load_user_model(hints: Hints, found: Content | None = None) -> Checkpoint:
@@ -148,6 +161,7 @@ def _parse_own(path: Path, content: dict[str, Any]) -> Checkpoint:
             classes=tuple(map(validation.check_text, content["classes"])),
             mean=tuple(float(value) for value in content["mean"]),
             std=tuple(float(value) for value in content["std"]),
+            resizing=Resizing.model_validate(content["resizing"]) if content.get("resizing") else None,
             converted=bool(content["converted"]),
             pretrained=bool(content.get("pretrained", False)),
             calibration=validation.check_facts(content.get("calibration"), images=int, sha256=str),
@@ -171,6 +185,7 @@ def from_imported(imported: ImportedModel) -> Checkpoint:
         classes=imported.classes,
         mean=imported.mean,
         std=imported.std,
+        resizing=imported.resizing,
         pretrained=not imported.head,
         origin={"family": imported.layout, "numbers": imported.dtype, "notes": list(imported.notes)},
     )

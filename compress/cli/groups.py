@@ -19,9 +19,11 @@ from compress.cli.options import (
     Ema,
     Heads,
     ImageSize,
+    Interpolate,
     Model,
     Normalize,
     Out,
+    Resize,
     Resume,
     Seed,
     TensorBoard,
@@ -92,10 +94,15 @@ class ViTOptions(FileOptions):
     """What the file of a checkpoint does not say of its model and images."""
 
     normalize: Normalize = None
+    resize: Resize = None
+    interpolation: Interpolate = None
 
     @property
     def hints(self) -> "Hints":
-        return dataclasses.replace(super().hints, normalize=self.normalize)
+        from compress.importers.preprocessing import check_interpolation
+
+        how = check_interpolation(self.interpolation)
+        return dataclasses.replace(super().hints, normalize=self.normalize, resize=self.resize, interpolation=how)
 
 
 @dataclass(frozen=True)

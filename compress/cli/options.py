@@ -41,6 +41,23 @@ Normalize = Annotated[
         rich_help_panel=PANEL,
     ),
 ]
+Resize = Annotated[
+    str | None,
+    typer.Option(
+        "--resize",
+        help="How images of other sizes are resized: stretch, crop (the middle), pad, the shorter edge in pixels "
+        "before the middle is cut out, as 256, or timm's crop_pct, as 0.9; default: as the file says, else stretch.",
+        rich_help_panel=PANEL,
+    ),
+]
+Interpolate = Annotated[
+    str | None,
+    typer.Option(
+        "--interpolation",
+        help="Of resizing: nearest, box, bilinear, hamming, bicubic, lanczos; default: the file's, else bilinear.",
+        rich_help_panel=PANEL,
+    ),
+]
 Ema = Annotated[
     bool, typer.Option("--ema/--no-ema", help="Averaged weights, where a file holds both.", rich_help_panel=PANEL)
 ]

@@ -67,7 +67,12 @@ def write_for_library(
     """
     check_plain(path, model, which, name)
     foreign = ImportedModel(
-        content.geometry, cast_to_float32(content.state), content.classes, content.mean, content.std
+        content.geometry,
+        cast_to_float32(content.state),
+        content.classes,
+        content.mean,
+        content.std,
+        content.resizing,
     )
     write = list_families()[name].write
     assert write is not None
@@ -165,9 +170,10 @@ def format_usage(outgoing: ExportedModel, target: Path, foreign: ImportedModel) 
         lines.append(f"model.load_state_dict({load})")
     named = sorted({name for line in lines for name in MODULES.findall(line)})
     size = " x ".join(map(str, foreign.config.image_size))
+    how = f" ({foreign.resizing.describe(foreign.config.image_size)})" if foreign.resizing else ""
     means = ", ".join(f"{value:.4g}" for value in foreign.mean) or "unknown"
     deviations = ", ".join(f"{value:.4g}" for value in foreign.std) or "unknown"
-    lines.append(f"model.eval()  # images of {size}, pixels in [0, 1]: mean {means}, deviation {deviations}")
+    lines.append(f"model.eval()  # images of {size}{how}, pixels in [0, 1]: mean {means}, deviation {deviations}")
     return "\n".join([f"import {', '.join(named)}", *lines]).replace("PATH", repr(str(target)))
 
 

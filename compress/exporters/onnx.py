@@ -156,6 +156,7 @@ def make_metadata(content: Checkpoint) -> dict[str, str]:
         "classes": content.classes,
         "mean": content.mean,
         "std": content.std,
+        "resizing": content.resizing.model_dump() if content.resizing else None,
         "dataset": content.dataset,
         "methods": content.methods,
         "fallback_dtype": find_fallback_dtype(content),

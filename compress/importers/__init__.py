@@ -12,6 +12,7 @@ from compress.importers.base import UNKNOWN, Content, Hints, ImportedModel, Layo
 from compress.importers.class_names import find_class_names
 from compress.importers.geometry import check_shapes
 from compress.importers.normalization import list_normalizations
+from compress.importers.preprocessing import parse_resizing
 from compress.importers.readers import read_checkpoint
 from compress.importers.state_dict import extract_state_dict
 from compress.importers.torch_files import load_torch_file
@@ -36,6 +37,7 @@ __all__ = [
     "find_dtype",
     "list_normalizations",
     "load_torch_file",
+    "parse_resizing",
     "read_checkpoint",
 ]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from baselines.resizing import Interpolation, Resizing
 from baselines.vit import ViTConfig
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ class Hints:
     normalize: str | None = None  # a name, or means and deviations
     ema: bool = True  # whether averaged weights take precedence over the last ones, where a file holds both
     model: str | None = None  # code that makes the model: path/to/file.py:factory or package.module:factory
+    resize: str | None = None  # as `parse_resizing` reads it
+    interpolation: Interpolation | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class ImportedModel:
     classes: tuple[str, ...] = ()  # their names; empty where the file does not say
     mean: tuple[float, ...] = ()  # per channel, of pixels in [0, 1]; empty where the file does not say
     std: tuple[float, ...] = ()
+    resizing: Resizing | None = None  # None where the file does not say
     head: bool = True  # whether it knows classes
     notes: tuple[str, ...] = ()  # assumptions
     layout: str = ""

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from baselines.errors import InputError
+from baselines.resizing import STRETCHED
 from compress.importers.base import UNKNOWN, Hints, ImportedModel, Layout
 from compress.importers.geometry import infer_config, infer_image_size, make_empty_head
 from compress.importers.weights import Weights
@@ -69,7 +70,7 @@ def read(weights: Weights, hints: Hints) -> ImportedModel:
     kinds = {"norm_eps": EPS, "activation": "gelu_tanh"}
     half = (0.5,) * channels
     config = infer_config(weights, state, heads=heads, image_size=size, **kinds)
-    return ImportedModel(config, state, mean=half, std=half, head=known)
+    return ImportedModel(config, state, mean=half, std=half, resizing=STRETCHED, head=known)
 
 
 def take_tokens(weights: Weights, dim: int) -> dict[str, Tensor]:

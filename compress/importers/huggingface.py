@@ -21,6 +21,7 @@ from compress.importers import huggingface_settings as settings
 from compress.importers.base import UNKNOWN, Hints, ImportedModel, Layout
 from compress.importers.geometry import infer_config, make_empty_head
 from compress.importers.huggingface_export import BLOCKS, DISTILL_HEAD, LAYERS, PATCHES, QKV, TOKENS, map_layers, write
+from compress.importers.preprocessing import read_huggingface
 from compress.importers.weights import Weights
 
 NEWER = {  # names of layers of a block in version 5, and of ours
@@ -60,7 +61,11 @@ def read(weights: Weights, hints: Hints) -> ImportedModel:
     config = infer_config(weights, state, heads=heads, head_dim=head_dim, image_size=size, **kinds)
     mean, std = settings.read_normalization(weights, channels)
     classes = settings.read_classes(weights, config.classes) if known else ()
-    return ImportedModel(config, state, classes, mean, std, head=known)
+    said = weights.content.preprocessing
+    resizing = read_huggingface(said, config.image_size) if said else None
+    if said and resizing is None:
+        weights.notes.append("how images are resized is not taken from preprocessor_config.json; --resize says it")
+    return ImportedModel(config, state, classes, mean, std, resizing, head=known)
 
 
 def find_block_names(weights: Weights, start: str) -> tuple[str, dict[str, str]]:

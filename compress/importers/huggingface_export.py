@@ -10,9 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
+from baselines.resizing import STRETCHED
 from compress.importers.base import ExportedModel, ImportedModel
 from compress.importers.exporting import check_support
 from compress.importers.huggingface_settings import PIXELS, make_label_names
+from compress.importers.preprocessing import write_huggingface
 
 PATCHES = "embeddings.patch_embeddings.projection"
 BLOCKS = "encoder.layer.{}."  # what stands in front of the weights of a block
@@ -121,12 +123,8 @@ def make_preprocessor_config(model: ImportedModel) -> dict[str, Any]:
     """preprocessor_config.json; none where it is not known how images are normalized."""
     if not model.mean:
         return {}
-    height, width = model.config.image_size
     return {
-        "image_processor_type": "ViTImageProcessor",
-        "do_resize": True,
-        "size": {"height": height, "width": width},
-        "resample": 2,  # bilinear
+        **write_huggingface(model.resizing or STRETCHED, model.config.image_size),
         "do_rescale": True,
         "rescale_factor": 1 / PIXELS,
         "do_normalize": True,

@@ -83,7 +83,8 @@ def read(weights: Weights, hints: Hints) -> ImportedModel:
         activation=told.activation,
     )
     classes = timm_settings.read_class_names(weights, told, config.classes) if known else ()
-    return ImportedModel(config, state, classes, *told.normalization(config.channels), head=known)
+    normalization, resizing = told.normalization(config.channels), told.resizing(config.image_size)
+    return ImportedModel(config, state, classes, *normalization, resizing, head=known)
 
 
 def drop_pretraining(weights: Weights) -> None:

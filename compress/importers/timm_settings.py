@@ -7,13 +7,15 @@ As `timm.models.save_for_hf` writes it, now and before there was `pretrained_cfg
 """
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError, model_validator
 
 from baselines.errors import InputError
+from baselines.resizing import Resizing
 from compress import files
 from compress.importers.base import UNKNOWN
+from compress.importers.preprocessing import read_timm
 from compress.importers.weights import Weights
 
 # Width and heads of what timm registers, by the word behind vit_, deit_, deit3_, eva_ or flexivit_, or by all of it
@@ -77,6 +79,9 @@ class Preprocessing(_Lax):
     input_size: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None  # channels, height, width
     mean: tuple[FiniteFloat, ...] = ()
     std: tuple[FiniteFloat, ...] = ()
+    crop_pct: Annotated[float, Field(gt=0, le=4)] | None = None
+    crop_mode: str | None = None
+    interpolation: str | None = None
     label_names: list[Any] | dict[str, Any] = Field(default_factory=list)
 
 
@@ -122,6 +127,11 @@ class Settings(_Lax):
         """Mean and deviation of each channel; empty where the file has none of so many channels."""
         mean, std = self.pretrained_cfg.mean, self.pretrained_cfg.std
         return (mean, std) if len(mean) == len(std) == channels and min(std) > 0 else ((), ())
+
+    def resizing(self, image_size: tuple[int, int]) -> Resizing | None:
+        """As timm resizes and crops for a model of that image size; None where there is no pretrained_cfg."""
+        said = self.pretrained_cfg
+        return read_timm(said, image_size, said.mean) if said.model_fields_set - {"label_names"} else None
 
     def find_unknown(self) -> str | None:
         """What such a model has that compress has not, and weights do not show."""

@@ -12,12 +12,14 @@ On the way back, factors of branches (LayerScale) are multiplied into the layers
 """
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 from baselines.errors import InputError
 from compress.importers.base import UNKNOWN, ExportedModel, Hints, ImportedModel, Layout
 from compress.importers.exporting import check_support, format_call, format_layer_norm
 from compress.importers.geometry import infer_config, infer_heads, infer_image_size, make_empty_head
+from compress.importers.preprocessing import read_torchvision
 from compress.importers.weights import Weights
 
 EPS = 1e-6
@@ -59,7 +61,12 @@ def read(weights: Weights, hints: Hints) -> ImportedModel:
         state |= make_empty_head(state, dim)
     size = infer_image_size(weights, hints, state["pos_embed"].shape[1] - 1, patch_size)
     config = infer_config(weights, state, heads=heads, image_size=size, norm_eps=EPS)
-    return ImportedModel(config, state, head=name is not None)
+    model = ImportedModel(config, state, head=name is not None)
+    published = read_torchvision(weights.path.name)
+    if not published or config.image_size != published.pop("image_size") or config.classes != len(published["classes"]):
+        return model
+    weights.notes.append("classes and preprocessing are those of the weights that torchvision publishes by this name")
+    return replace(model, **published)
 
 
 def map_names(depth: int, mlp: dict[str, str]) -> dict[str, str]:

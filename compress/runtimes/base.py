@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from baselines.cpu import cpu_flags
+from baselines.resizing import STRETCHED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,9 +79,10 @@ def describe_images(content: Checkpoint) -> str:
     """Lines of Python that make an image as a model takes it."""
     shape = 1, content.config.channels, *content.config.image_size
     mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (content.mean, content.std))
+    how = (content.resizing or STRETCHED).describe(content.config.image_size)
     return (
-        f"import numpy as np\n\nimages = np.zeros({shape}, np.float32)  # pixels in [0, 1], minus ({mean}), "
-        f"divided by ({std})"
+        f"import numpy as np\n\n# {how}; pixels in [0, 1], minus ({mean}), divided by ({std})\n"
+        f"images = np.zeros({shape}, np.float32)"
     )
 
 

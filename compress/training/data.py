@@ -13,6 +13,7 @@ from baselines import sources
 from baselines.classifier import Classifier
 from baselines.data import Data
 from baselines.errors import InputError
+from baselines.resizing import Resizing
 from baselines.subset import Subset, cut
 from baselines.vit import VisionTransformer
 from compress.checkpoints.checkpoint import Checkpoint
@@ -34,6 +35,7 @@ def load_data(
     out: Path,
     subset: Subset | None = None,
     say: Callable[[str], Any] = lambda _: None,
+    resizing: Resizing | None = None,
 ) -> Data:
     """A data set by its name, or one that is there already, cut to `subset`.
 
@@ -43,8 +45,9 @@ def load_data(
     Args:
         out: the run directory, which takes downloads.
         say: takes lines for the person at the terminal: how the files of a folder were chosen and read.
+        resizing: how the model's images got to its size; None where its file does not say.
     """
-    data = name if isinstance(name, Data) else sources.load(name, image_size, channels, root=out / "data")
+    data = name if isinstance(name, Data) else sources.load(name, image_size, channels, out / "data", resizing)
     for note in data.notes:
         say(f"{data.name}: {note}")
     return cut(data, subset) if subset else data
@@ -91,7 +94,8 @@ def adapt_to_data(
         if order != data.classes and isinstance(model, VisionTransformer):
             content, data = match_classes(path, model, replace(content, classes=order), data, say)
     mean, std = known[name]
-    content = replace(content, mean=mean, std=std, dataset=content.dataset or data.name)
+    resizing = content.resizing or data.resizing
+    content = replace(content, mean=mean, std=std, resizing=resizing, dataset=content.dataset or data.name)
     data = data.with_normalization(mean, std)
     if not (len(known) > 1 or orders or content.pretrained):
         _check_chance(model, data, path, say)

@@ -103,7 +103,9 @@ def open_run(
 
     def load() -> Data:
         named = images or config.data
-        return load_data(named, geometry.image_size, geometry.channels, out, config.subset, say)
+        known = restored[2] if restored else begin.content if begin else None
+        resizing = known.resizing if known else None
+        return load_data(named, geometry.image_size, geometry.channels, out, config.subset, say, resizing)
 
     data = load() if config.data.startswith("folder:") else world.in_turn(load)  # what is fetched, once
     if config.subset and world.rank == 0:

@@ -68,7 +68,7 @@ def adopt(
     if content.origin is None:
         return path
     size, channels = content.config.image_size, content.config.channels
-    data = load_data(given or config.data, size, channels, out, config.subset)
+    data = load_data(given or config.data, size, channels, out, config.subset, resizing=content.resizing)
     content, _ = adapt_to_data(path, model, content, data, hints, say)
     checkpoint.save(out / FILE, content)
     return out / FILE

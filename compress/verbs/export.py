@@ -107,7 +107,7 @@ def _write_for_engine(
         runtimes.get("openvino")  # whether it is installed is better known before the work begins
     config, name = content.config, data or content.dataset
     if name:
-        whole = load_data(name, config.image_size, config.channels, path.parent, say=console.print)
+        whole = load_data(name, config.image_size, config.channels, path.parent, None, console.print, content.resizing)
         content, adapted = adapt_to_data(path, model, content, whole, hints, console.print)
         images = sample_parity_images(adapted)
     else:

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from baselines import macs
 from baselines.geometry import ViTConfig
+from baselines.resizing import STRETCHED
 from compress import variant
 from compress.checkpoints import checkpoint
 from compress.checkpoints.checkpoint import Checkpoint
@@ -59,6 +60,7 @@ def _list_facts(path: Path, content: Checkpoint) -> dict[str, Any]:
         "classes": list(content.classes),
         "mean": list(content.mean),
         "std": list(content.std),
+        "resizing": content.resizing.model_dump() if content.resizing else None,
         "data": content.dataset or None,
     }
 
@@ -110,6 +112,9 @@ def _knowledge(content: Checkpoint) -> Iterator[tuple[str, str]]:
     else:
         yield "classes", f"{content.config.classes}, whose names the file does not say"
     yield "normalization", _normalization(content.mean, content.std)
+    how = content.resizing or STRETCHED
+    said = "" if content.resizing or content.origin is None else "; the file does not say, --resize does"
+    yield "images of other sizes", how.describe(content.config.image_size) + said
     yield "data", content.dataset or "the file does not say which"
 
 

@@ -21,6 +21,7 @@ from rich.text import Text
 from baselines import device as devices
 from baselines.errors import InputError
 from baselines.images import decode
+from baselines.resizing import STRETCHED, Resizing
 from compress import files, loading, runtimes
 from compress.checkpoints import checkpoint
 from compress.evaluate.measurement import run_batches
@@ -57,6 +58,7 @@ class Feed(BaseModel):
     mean: tuple[FiniteFloat, ...]  # per channel, of pixels in [0, 1]
     std: tuple[PositiveFloat, ...]
     image_size: tuple[Side, Side]  # height, width
+    resizing: Resizing | None = None  # of images of other sizes
 
     @model_validator(mode="after")
     def _fits(self) -> "Feed":
@@ -66,7 +68,8 @@ class Feed(BaseModel):
 
     def batch(self, paths: Sequence[Path]) -> np.ndarray:
         """Normalized images (B, C, height, width) of files, as in training; raises InputError where one is none."""
-        images = torch.stack([decode(path, self.image_size, len(self.mean)) for path in paths])
+        how = self.resizing or STRETCHED
+        images = torch.stack([decode(path, self.image_size, len(self.mean), how) for path in paths])
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
         return ((images.float() / 255 - mean) / std).numpy()
 
@@ -137,7 +140,8 @@ def open_model(path: Path, hints: Hints) -> Iterator[tuple[Path, Feed]]:
     if not runtimes.is_checkpoint(path):
         if hints != Hints():
             raise InputError(
-                f"{path} says itself what --heads, --image-size, --normalize, --ema and --model are for; leave them out"
+                f"{path} says itself what --heads, --image-size, --normalize, --resize, --interpolation, --ema and "
+                "--model are for; leave them out"
             )
         yield path, read_feed(path)
         return
@@ -150,7 +154,8 @@ def open_model(path: Path, hints: Hints) -> Iterator[tuple[Path, Feed]]:
     classes = content.classes or tuple(map(str, range(content.config.classes)))
     size = content.config.image_size
     try:
-        feed = Feed(classes=classes, mean=content.mean, std=content.std, image_size=size)
+        how = content.resizing
+        feed = Feed(classes=classes, mean=content.mean, std=content.std, image_size=size, resizing=how)
     except ValidationError as error:
         raise files.explain(error, str(path)) from error
     if content.origin is None:
@@ -165,14 +170,14 @@ def open_model(path: Path, hints: Hints) -> Iterator[tuple[Path, Feed]]:
 def read_feed(path: Path) -> Feed:
     """What an engine's file says; raises InputError where metadata of ours are missing or impossible."""
     metadata = read_graph_file(path).metadata
-    missing = [name for name in Feed.model_fields if name not in metadata]
+    missing = [name for name, field in Feed.model_fields.items() if field.is_required() and name not in metadata]
     if missing:
         raise InputError(
             f"{path} was not exported by compress: it lacks {', '.join(missing)}; give the checkpoint it was "
             "made of, or a file of compress export"
         )
     try:
-        return Feed(**{name: json.loads(metadata[name]) for name in Feed.model_fields})
+        return Feed(**{name: json.loads(metadata[name]) for name in Feed.model_fields if name in metadata})
     except ValidationError as error:
         raise files.explain(error, f"{path} (metadata)") from error
     except (ValueError, RecursionError) as error:

@@ -74,7 +74,8 @@ def prune(request: Request, console: Console) -> Outcome:
     else:
         config = content.config
         named, folder = request.images or settings.data, request.path.parent
-        data = load_data(named, config.image_size, config.channels, folder, settings.subset, console.print)
+        size, channels, resizing = config.image_size, config.channels, content.resizing
+        data = load_data(named, size, channels, folder, settings.subset, console.print, resizing)
         content, data = adapt_to_data(request.path, model, content, data, request.hints, console.print)
     assert isinstance(model, VisionTransformer)
     files.writable_folder(request.target.parent)

@@ -63,7 +63,7 @@ def _prepare(request: Request, folder: Path, console: Console) -> tuple[Source, 
     _check_layers(model, method)
     size, channels = content.config.image_size, content.config.channels
     named, place = request.images or settings.data, request.path.parent
-    data = load_data(named, size, channels, place, settings.subset, console.print)
+    data = load_data(named, size, channels, place, settings.subset, console.print, content.resizing)
     content, data = adapt_to_data(request.path, model, content, data, request.hints, console.print)
     calibration = sample_images(data, request.calibration_images)
     seen = describe_calibration(data, request.calibration_images)
