@@ -57,7 +57,7 @@ def test_splits_are_known_by_their_names(names: str, expected: tuple[str, str] |
         fill(tmp_path / name, 2 + number)
     assert splits(tmp_path) == expected
     if expected and len(names.split()) == 2:
-        data = load(f"folder:{tmp_path}", (4, 4), 3)
+        data = load(f"folder:{tmp_path}", (4, 6), 3)
         assert (len(data.train.labels), len(data.test.labels), data.classes) == (4, 6, ("cat", "dog"))
         said = f"{expected[0]}/ holds the training images, {expected[1]}/ the test images"
         assert data.notes == (() if names == "train test" else (said,))
@@ -66,7 +66,7 @@ def test_splits_are_known_by_their_names(names: str, expected: tuple[str, str] |
 @pytest.mark.parametrize("classes", [("bus", "car", "train"), ("Testing", "Training"), ("invalid", "valid")])
 def test_classes_may_be_called_like_splits(classes: tuple[str, ...], tmp_path: Path) -> None:
     fill(tmp_path, 2, classes)
-    assert load(f"folder:{tmp_path}", (4, 4), 3).classes == classes
+    assert load(f"folder:{tmp_path}", (4, 6), 3).classes == classes
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_splits_without_a_partner_are_refused(names: str, words: str, tmp_path: 
     for name in names.split():
         fill(tmp_path / name)
     with pytest.raises(InputError, match="folder:") as error:
-        load(f"folder:{tmp_path}", (4, 4), 3)
+        load(f"folder:{tmp_path}", (4, 6), 3)
     assert words in str(error.value)
 
 
@@ -95,7 +95,7 @@ def test_links_are_followed_as_torchvision_does_and_end_in_no_circle(tmp_path: P
     (root / "dog" / "linked").symlink_to(elsewhere)
     (root / "bird").symlink_to(elsewhere)
     reference = torchvision.datasets.ImageFolder(str(root))
-    data = load(f"folder:{root}", (4, 4), 3)
+    data = load(f"folder:{root}", (4, 6), 3)
     assert list(data.classes) == reference.classes
     counted = Counter(data.train.labels.tolist()) + Counter(data.test.labels.tolist())
     assert counted == Counter(label for _, label in reference.samples)
@@ -110,7 +110,7 @@ def test_links_are_followed_as_torchvision_does_and_end_in_no_circle(tmp_path: P
 
 def test_rubbish_is_left_out_and_counted(tmp_path: Path) -> None:
     fill(tmp_path, 5)
-    expected = load(f"folder:{tmp_path}", (4, 4), 3)
+    expected = load(f"folder:{tmp_path}", (4, 6), 3)
     (tmp_path / "cat" / "._0.png").write_bytes(bytes.fromhex("00051607") + bytes(78))
     for name in ("Thumbs.db", "desktop.ini", ".DS_Store", "labels.csv", "old.CSV", "notes.txt", "README", "paper.eps"):
         (tmp_path / "dog" / name).write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n")
@@ -118,7 +118,7 @@ def test_rubbish_is_left_out_and_counted(tmp_path: Path) -> None:
     for name in (".ipynb_checkpoints", "__MACOSX", ".git"):
         shutil.copytree(tmp_path / "cat", tmp_path / name)
     paint(tmp_path / "cover.jpg")
-    data = load(f"folder:{tmp_path}", (4, 4), 3)
+    data = load(f"folder:{tmp_path}", (4, 6), 3)
     assert data.fingerprint == expected.fingerprint
     assert data.classes == ("cat", "dog")
     reasons = [
@@ -173,6 +173,7 @@ def test_what_was_done_to_images_is_said_once(tmp_path: Path, monkeypatch: pytes
     assert said == [
         f"folder:{tmp_path}: 2 of 13 images: {TURNED}",
         f"folder:{tmp_path}: 1 of 13 images: {DEEP}",
+        f"folder:{tmp_path}: 12 of 13 images: stretched to 4 x 4 (bilinear)",
     ]
     monkeypatch.setattr(sources, "MEMORY_LIMIT", 0)
     assert load(f"folder:{tmp_path}", (4, 4), 3).notes == first.notes

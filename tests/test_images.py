@@ -13,6 +13,7 @@ from PIL import Image, ImageCms, ImageOps
 from baselines import images
 from baselines.errors import InputError
 from baselines.images import DEEP, DIM, TRANSPARENT, TURNED, convert, decode, read
+from baselines.resizing import STRETCHED
 
 SIZE = (20, 28)  # height, width
 LEVELS = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
@@ -22,7 +23,7 @@ Transpose = Image.Transpose
 
 
 def pixels(path: Path, channels: int = 3) -> np.ndarray:
-    return decode(path, SIZE, channels).permute(1, 2, 0).numpy()
+    return decode(path, SIZE, channels, STRETCHED).permute(1, 2, 0).numpy()
 
 
 def in_mode(mode: str) -> Image.Image:
@@ -73,12 +74,12 @@ def test_transparency_is_left_out_and_said(tmp_path: Path) -> None:
     for name in ("one", "bytes"):
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # of Pillow, on the terminal
-            got, remarks = read(tmp_path / f"{name}.png", SIZE, 3)
+            got, remarks = read(tmp_path / f"{name}.png", SIZE, 3, STRETCHED)
         assert np.array_equal(got.permute(1, 2, 0).numpy(), np.array(palette.convert("RGB")))
         assert remarks == {TRANSPARENT}
     assert np.array_equal(pixels(tmp_path / "rgba.png"), LEVELS)
-    assert read(tmp_path / "rgba.png", SIZE, 3)[1] == {TRANSPARENT}
-    assert read(tmp_path / "opaque.png", SIZE, 3)[1] == set()
+    assert read(tmp_path / "rgba.png", SIZE, 3, STRETCHED)[1] == {TRANSPARENT}
+    assert read(tmp_path / "opaque.png", SIZE, 3, STRETCHED)[1] == set()
 
 
 DEEPER = {
@@ -102,7 +103,7 @@ def test_more_than_8_bits_are_scaled_by_their_range(name: str, tmp_path: Path) -
     image = Image.frombytes(mode, SIZE[::-1], values.astype(">u2").tobytes()) if mode else Image.fromarray(values)
     image.save(tmp_path / name, **options)
     for channels in (1, 3):
-        got, remarks = read(tmp_path / name, SIZE, channels)
+        got, remarks = read(tmp_path / name, SIZE, channels, STRETCHED)
         assert torch.equal(got, torch.from_numpy(GREY).expand(channels, -1, -1))
         assert remarks == {DEEP}
 
@@ -117,7 +118,7 @@ def test_the_range_that_a_file_declares(tmp_path: Path) -> None:
     Image.fromarray(GREY.astype(np.uint16) * 257).save(tmp_path / "used.tif", tiffinfo={281: 40000})
     assert np.array_equal(pixels(tmp_path / "used.tif", 1)[..., 0], GREY)  # the most that this image holds
     Image.fromarray(twelve.astype(np.uint16)).save(tmp_path / "dim.png")
-    assert read(tmp_path / "dim.png", SIZE, 1)[1] == {DEEP, DIM}
+    assert read(tmp_path / "dim.png", SIZE, 1, STRETCHED)[1] == {DEEP, DIM}
 
 
 @pytest.mark.parametrize(
@@ -133,10 +134,10 @@ def test_the_range_that_a_file_declares(tmp_path: Path) -> None:
 def test_numbers_of_no_known_range_are_refused(values: np.ndarray, tmp_path: Path) -> None:
     Image.fromarray(values).save(tmp_path / "odd.tif")
     with pytest.raises(InputError, match=r"odd\.tif cannot be scaled .* no known range; save it with 8 or 16 bits"):
-        decode(tmp_path / "odd.tif", SIZE, 3)
+        decode(tmp_path / "odd.tif", SIZE, 3, STRETCHED)
     Image.fromarray(values).save(tmp_path / "odd.tif", tiffinfo={341: 127})
     with pytest.raises(InputError, match=r"odd\.tif cannot be scaled"):
-        decode(tmp_path / "odd.tif", SIZE, 3)
+        decode(tmp_path / "odd.tif", SIZE, 3, STRETCHED)
 
 
 STORED = {  # how a camera stores what EXIF orientation 1 to 8 sets upright
@@ -160,7 +161,7 @@ def test_all_eight_orientations_are_upright(orientation: int, tmp_path: Path) ->
         upright = image.get(name, PICTURE)
         lossless = {"lossless": True} if name == "a.webp" else {}
         (upright if turn is None else upright.transpose(turn)).save(tmp_path / name, exif=exif, **lossless)
-        got, remarks = read(tmp_path / name, SIZE, 3)
+        got, remarks = read(tmp_path / name, SIZE, 3, STRETCHED)
         assert remarks - {DEEP} == ({TURNED} if orientation > 1 else set())
         if name == "a.jpg":
             with Image.open(tmp_path / name) as image:
@@ -200,7 +201,7 @@ def test_too_many_pixels_are_refused_and_large_images_wait_for_one_another(
 
     monkeypatch.setattr(images, "convert", watched)
     monkeypatch.setattr(images, "LARGE", 100)
-    threads = [threading.Thread(target=decode, args=(tmp_path / "a.png", SIZE, 3)) for _ in range(8)]
+    threads = [threading.Thread(target=decode, args=(tmp_path / "a.png", SIZE, 3, STRETCHED)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -208,4 +209,4 @@ def test_too_many_pixels_are_refused_and_large_images_wait_for_one_another(
     assert most == 1
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
     with pytest.raises(InputError, match=r"a\.png has too many pixels.*; make it smaller"):
-        decode(tmp_path / "a.png", SIZE, 3)
+        decode(tmp_path / "a.png", SIZE, 3, STRETCHED)

@@ -14,6 +14,7 @@ from conftest import ROOT, Run
 from PIL import Image
 
 from baselines.images import decode
+from baselines.resizing import STRETCHED
 from baselines.sources import load
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import loading, variant
@@ -145,7 +146,7 @@ def test_what_a_foreign_checkpoint_does_not_say(
     assert "--normalize" in refused(foreign, image, "--heads", 2, "--normalize", "data")
     model = loading.restore(foreign, Hints(heads=2))[0]
     with torch.inference_mode():
-        values = model((decode(image, (8, 8), 3)[None] / 255 - 0.5) / 0.5).softmax(1)[0]
+        values = model((decode(image, (8, 8), 3, STRETCHED)[None] / 255 - 0.5) / 0.5).softmax(1)[0]
     _, *rows, _ = said(foreign, [image], "--heads", 2, "--normalize", "half")
     assert [row[1:] for row in rows] == [[str(i), f"{values[i].item():.2%}"] for i in values.topk(5).indices.tolist()]
 
