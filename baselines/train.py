@@ -221,7 +221,8 @@ class Trainer:
         if not len(self.validation_indices):
             return {}
         with torch.autocast(self.device.type, self.number_type, enabled=self.number_type is not torch.float32):
-            right, seen = count_right(self.average.module, self.data, self.validation_indices, self.device, self.world)
+            network, held = self.average.module, self.validation_indices
+            right, seen = count_right(network, self.data, self.data.train, held, self.device, self.world)
         top1, recall = right.sum() / seen.sum(), (right / seen)[seen > 0].mean()
         score = top1 if self.config.chosen_by == "top1" else recall
         if score >= self.best["score"]:

@@ -15,13 +15,13 @@ from baselines.vit import VisionTransformer
 
 @torch.inference_mode()
 def count_right(
-    model: nn.Module, data: Data, indices: Tensor, device: torch.device, world: World = ALONE
+    model: nn.Module, data: Data, split: Split, indices: Tensor, device: torch.device, world: World = ALONE
 ) -> tuple[Tensor, Tensor]:
-    """For each class, how many of the given training images `model` gets right, and how many there are."""
+    """For each class, how many of the given images of a split `model` gets right, and how many there are."""
     model.eval()
     right, seen = torch.zeros(2, len(data.classes), device=device)
     mine = indices[world.part(len(indices))]
-    for images, labels in data.batches(data.train, 512, device, indices=mine) if len(mine) else ():
+    for images, labels in data.batches(split, 512, device, indices=mine) if len(mine) else ():
         seen += labels.bincount(minlength=len(seen))
         right += labels[model(images).argmax(1) == labels].bincount(minlength=len(seen))
     return world.sum(right), world.sum(seen)

@@ -108,6 +108,11 @@ def check_order(name: str, methods: Sequence[Method]) -> tuple[Method, ...]:
     return tuple(methods)
 
 
+def list_new_weights(model: Classifier, method: Method) -> set[str]:
+    """Names of the parameters that a method brings into a model, and that nothing has trained yet."""
+    return dict(prepare(model, [method]).named_parameters()).keys() - dict(model.named_parameters()).keys()
+
+
 def prepare(model: Model, methods: Sequence[Method]) -> Model:
     """A copy of `model` with the structure of all methods; `model` is untouched.
 

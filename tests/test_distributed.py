@@ -195,7 +195,7 @@ def test_every_image_is_evaluated_once(size: int, total: int) -> None:
     data = Data("bright", ("0", "1", "2"), split, split, (0.0,), (1.0,))
     parts = [torch.arange(total)[World(rank, size).part(total)] for rank in range(size)]
     assert torch.cat(parts).tolist() == list(range(total))
-    counts = [count_right(Answers(), data, part, CPU) for part in parts]
+    counts = [count_right(Answers(), data, data.train, part, CPU) for part in parts]
     for seen in zip(*counts, strict=True):  # right ones, all
         assert sum(seen).tolist() == labels.bincount(minlength=3).tolist()
 

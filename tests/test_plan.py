@@ -59,6 +59,22 @@ def test_a_plan_of_a_bench(run: Run, tiny: Path, tmp_path: Path, plan: Any) -> N
     assert seconds["training"] == 0
 
 
+def test_a_given_model_is_not_fine_tuned_unasked(run: Run, tmp_path: Path, plan: Any) -> None:
+    args = ["--checkpoint", run.checkpoint(), "--device", "cpu", "--no-plain", "--runtime", "torch", "--out", tmp_path]
+    args += ["--variants", "topk,tome_int8,dynamicvit,topk_distill"]
+    entries, _, said = plan("bench", *args)
+    assert {entry["candidate"]: entry["model"] for entry in entries if entry["candidate"] != "vit in torch"} == {
+        "topk in torch": "made",
+        "tome_int8 in torch": "made",
+        "dynamicvit in torch": "trained",
+        "topk_distill in torch": "trained",
+    }
+    assert "topk, tome_int8: not fine-tuned, as they work without; --epochs N fine-tunes them" in said
+    entries, _, said = plan("bench", *args, "--epochs", 1)
+    assert {entry["model"] for entry in entries[1:]} == {"trained"}
+    assert "not fine-tuned" not in said
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.2, "0 s"), (99, "99 s"), (100, "2 min"), (5400, "90 min"), (9000, "2.5 h")]
 )

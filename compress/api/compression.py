@@ -134,14 +134,16 @@ def bench(
     verbose: bool = True,
     runtimes: tuple[str, ...] = (),
     settings: str | Path | None = None,
+    epochs: int | None = None,
     plain: bool = False,
     **options: Any,
 ) -> Result:
     """Variants of a model beside each other, with the report that `compress bench` writes.
 
     Args:
-        variants: names, such as "vit,topk,topk_int8"; what their methods train is trained.
+        variants: names, such as "vit,topk,topk_int8".
         settings: TOML file, as `--config` takes it.
+        epochs: of fine-tuning; None: those of `settings` or, without, none for methods that work without.
         plain: whether the plain alternatives take part: bf16, torch.compile, a narrower model.
         options: fields of `compress.evaluate.Options`, such as batch_sizes, devices, threads, seconds.
 
@@ -153,6 +155,7 @@ def bench(
     work = begin_work(model, data, test, out, image_size, verbose=verbose)
     names = tuple(part.strip() for part in variants.split(",")) if isinstance(variants, str) else variants
     known = config.read(Path(settings) if settings else None, work.data.name if work.data else _name_data(work.source))
+    known = config.override_training(known, "finetune", {"epochs": epochs}) if epochs is not None else known
     options = {"threads": available_cpus(), "seed": known.seed, **options}
     request = bench_.Request(
         config=known.model_copy(update={"variants": names}),
@@ -160,6 +163,7 @@ def bench(
         options=Options(verb="bench", **options),
         runtimes=runtimes,
         checkpoint=work.source.path,
+        tunes=settings is not None or epochs is not None,
         plain=plain,
         hints=work.source.hints,
         images=work.data,

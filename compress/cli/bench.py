@@ -27,6 +27,14 @@ class BenchOptions:
     batch_size: Annotated[str, typer.Option(help="Comma-separated batch sizes to time.")] = "1,32"
     threads: Threads = None
     checkpoint: Annotated[Path | None, typer.Option(help="Baseline to compress, instead of training one.")] = None
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Of fine-tuning a variant. Default: of the settings; with --checkpoint and no --config, none for "
+            "methods that work without.",
+        ),
+    ] = None
     init: Init = None
     out: Annotated[
         Path | None, typer.Option(help="Run directory: models, artifacts, rows, report. [default: runs]")
@@ -66,6 +74,8 @@ def bench(data: DataOptions, source: SourceOptions, asked: BenchOptions) -> Outc
     settings = verb.read_settings(data.config, data.data, data.seed, asked.init, asked.checkpoint, known)
     if asked.variants is not None:
         settings = settings.model_copy(update={"variants": tuple(terminal.names(asked.variants, "--variants"))})
+    if asked.epochs is not None:
+        settings = config.override_training(settings, "finetune", {"epochs": asked.epochs})
     notes: tuple[str, ...] = ()
     if asked.quick:
         settings, notes, plain, seconds = *config.make_quick(settings), False, min(seconds, 4.0)
@@ -88,6 +98,7 @@ def bench(data: DataOptions, source: SourceOptions, asked: BenchOptions) -> Outc
         options=options,
         runtimes=() if asked.runtime == "auto" else tuple(terminal.names(asked.runtime, "--runtime")),
         checkpoint=asked.checkpoint,
+        tunes=asked.checkpoint is None or data.config is not None or asked.epochs is not None,
         plain=plain,
         tensorboard=asked.tensorboard,
         hints=known,

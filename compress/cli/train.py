@@ -33,6 +33,7 @@ def train(
     from compress import variant as variants
     from compress.checkpoints import user_models
     from compress.training.build import make_variant
+    from compress.training.finetuning import describe_accuracy
 
     console, hints, base = terminal.make_console(), source.hints, variants.BASELINE
     if code is not None:
@@ -47,4 +48,7 @@ def train(
     settings = config_.override_training(settings, table, {name: x for name, x in given.items() if x is not None})
     with processes.training(training, console.print) as team:
         run = dataclasses.replace(team.open_run(settings, wanted, hints), start_learns=code is not None)
-        console.print(f"{wanted.name}: {make_variant(run, wanted).path}")
+        built = make_variant(run, wanted)
+        console.print(f"{wanted.name}: {built.path}")
+        if wanted.dtype == "fp32":
+            console.print(describe_accuracy(built.restored[0], run.data, run.device, run.world))

@@ -13,8 +13,10 @@ from baselines.data import Data
 from baselines.distributed import ALONE, World
 from baselines.guided import GuidedTrainer
 from baselines.train import Snapshot, TrainConfig, fit
+from baselines.validation import count_right
 from baselines.vit import VisionTransformer
 from compress.measure.cost import count_batch_macs
+from compress.measure.statistics import wilson
 from compress.methods import Method
 from compress.variant import prepare
 
@@ -109,6 +111,14 @@ def score(model: VisionTransformer, data: Data, device: torch.device, world: Wor
         summed += torch.tensor([right, count_batch_macs(model, output).sum().item()], dtype=summed.dtype)
     top1, macs = (world.sum(summed) / total).tolist()
     return {"top1": top1, "macs": macs}
+
+
+def describe_accuracy(model: Classifier, data: Data, device: torch.device, world: World = ALONE) -> str:
+    """Top-1 on all test images, each process its part of them, with its interval."""
+    right, seen = count_right(model.to(device), data, data.test, torch.arange(len(data.test.labels)), device, world)
+    hits, total = int(right.sum()), int(seen.sum())
+    low, high = wilson(hits, total)
+    return f"top-1 {hits / total:.1%} [{100 * low:.1f}, {100 * high:.1f}] of {total:,} test images"
 
 
 def make_trainer(methods: Sequence[Method], model: VisionTransformer, teacher: Any) -> partial[GuidedTrainer]:

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from baselines.classifier import Classifier
 from baselines.device import fast_bf16
 from baselines.errors import InputError
+from baselines.vit import VisionTransformer
 from compress import variant
 from compress.checkpoints import user_models
 from compress.evaluate import Candidate
-from compress.methods import METHODS, Bf16, Int8, Narrow
-from compress.methods.base import check_architecture
+from compress.methods import METHODS, Bf16, Int8, Method, Narrow
+from compress.methods.base import TokenMethod, check_architecture
 from compress.variant import BASELINE, Variant
 
 if TYPE_CHECKING:
@@ -46,6 +48,27 @@ def list_variants(request: "Request") -> list[Variant]:
     for each in wanted if code else ():
         check_architecture(each.methods, user_models.shorten_spec(str(code)))
     return list({each.name: each for each in wanted}.values())
+
+
+def keep_weights(each: Variant, model: Classifier) -> Variant:
+    """The variant whose weights stay as they are, where its methods remove tokens and bring no weights of their own.
+
+    A model that was given may have seen far more images than are here: fine-tuning it unasked can make it worse.
+
+    Args:
+        model: the baseline that was given.
+    """
+    trained = [method for method in each.methods if method.tuned]
+    if not trained or not all(_works_untrained(method, model) for method in trained):
+        return each
+    kept = [method.model_copy(update={"tune": False}) if method.tuned else method for method in each.methods]
+    return Variant(tuple(kept), each.base)
+
+
+def _works_untrained(method: Method, model: Classifier) -> bool:
+    if not isinstance(method, TokenMethod) or not isinstance(model, VisionTransformer):
+        return False
+    return not variant.list_new_weights(model, method)
 
 
 def add_plain(request: "Request", wanted: Sequence[Variant], made: Sequence[Candidate]) -> Iterator[Variant]:

@@ -44,6 +44,7 @@ class Request:
     options: Options
     runtimes: tuple[str, ...] = ()  # empty: all that run a variant as it is meant
     checkpoint: Path | None = None
+    tunes: bool = True  # whether methods that need no training fine-tune the model of `checkpoint` all the same
     plain: bool = True  # add the plain alternatives
     tensorboard: bool = False
     hints: Hints = field(default_factory=Hints)  # what the file of `checkpoint` does not say itself
@@ -109,6 +110,11 @@ def open_bench(request: Request, console: Console) -> tuple[list[Variant], list[
         images=request.images,
         tensorboard=request.tensorboard,
     )
+    if run.start and not request.tunes:
+        asked, wanted = wanted, [alternatives.keep_weights(each, run.start[0]) for each in wanted]
+        names = [before.name for before, after in zip(asked, wanted, strict=True) if before != after]
+        if names:
+            console.print(f"{', '.join(names)}: not fine-tuned, as they work without; --epochs N fine-tunes them")
     return wanted, engines, missing, run
 
 

@@ -153,9 +153,7 @@ def _say_what_is_next(request: Request, written: list[Path], console: Console) -
 
 def _needs_training(model: VisionTransformer, method: Method) -> bool:
     """Whether the method brings weights that nothing but training sets."""
-    pruned = variant.prepare(model, [method])
-    brought = dict(pruned.named_parameters()).keys() - dict(model.named_parameters()).keys()
-    return bool(brought) and type(method).calibrate is Method.calibrate
+    return bool(variant.list_new_weights(model, method)) and type(method).calibrate is Method.calibrate
 
 
 def _open_run(
