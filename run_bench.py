@@ -4,7 +4,7 @@
 
 trains a small Vision Transformer on real images of digits, makes the variants, measures all of them on this
 machine, and writes runs/report.md. The same as `compress bench`; `--help` lists the options.
-What it does is written down, top to bottom, in compress/bench.py.
+What it does is written down, top to bottom, in compress/verbs/bench.py.
 """
 
 import sys

@@ -63,7 +63,7 @@ def main() -> None:
     try:
         import timm  # noqa: F401
     except ImportError as error:
-        raise InputError(f"timm cannot be imported ({error}); run pip install 'compress[benchmark]'") from error
+        raise InputError(f"timm cannot be imported ({error}); run pip install 'compress-vit[benchmark]'") from error
     torch.set_num_threads(options.threads)
     torch.set_float32_matmul_precision("high")  # as `fit` has it; here for all rows
     environment.configure_allocator()

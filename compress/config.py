@@ -3,6 +3,7 @@
 Files name only what differs from the preset of their data set; unknown keys are errors.
 """
 
+import sysconfig
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,11 @@ class BenchConfig(BaseModel):
     finetune: TrainConfig = TrainConfig()  # variants whose methods train
     methods: dict[str, dict[str, Any]] = {}  # hyper-parameters by method name
 
+
+PLACES = (  # of the folder configs: a checkout, an installed wheel
+    Path(__file__).resolve().parents[1],
+    Path(sysconfig.get_path("data")) / "share" / "compress",
+)
 
 # Presets name what differs from the defaults.
 DIGITS_TRAIN = {"epochs": 10, "batch_size": 32, "warmup_epochs": 2, "ema": 0.98, "crop_padding": 1, "flip": False}
@@ -113,7 +119,13 @@ def read_for_checkpoint(
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
-    """The tables of a TOML file; raises InputError, which calls the file `what`, where it cannot be read."""
+    """The tables of a TOML file; raises InputError, which calls the file `what`, where it cannot be read.
+
+    Args:
+        path: one that begins with configs/ and is not there is looked for among the files that come with compress.
+    """
+    if path.parts[:1] == ("configs",) and not path.exists():
+        path = next((place / path for place in PLACES if (place / path).is_file()), path)
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

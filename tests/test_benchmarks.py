@@ -42,7 +42,7 @@ def test_timm_is_asked_for_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "timm.py").write_text("raise ImportError('No module named timm')")
     done = run("train", *TINY, path=str(tmp_path))
     assert (done.returncode, done.stdout) == (2, "")
-    assert "pip install 'compress[benchmark]'" in done.stderr
+    assert "pip install 'compress-vit[benchmark]'" in done.stderr
     assert "Traceback" not in done.stderr
 
 

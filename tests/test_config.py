@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from baselines.data import Data, TensorSplit
+from baselines.errors import InputError
 from baselines.train import fit
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import config
@@ -59,3 +60,15 @@ def made_data(model: ViTConfig) -> Data:
     split = TensorSplit(images, torch.arange(8) % model.classes)
     names = tuple(f"class {i}" for i in range(model.classes))
     return Data("made", names, split, split, (0.5,) * model.channels, (0.25,) * model.channels)
+
+
+def test_files_that_come_with_compress_are_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert config.read(Path("configs/digits.toml")) == config.read(None)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "digits.toml").write_text("seed = 5")  # one's own comes first
+    assert config.read(Path("configs/digits.toml")).seed == 5
+    with pytest.raises(InputError, match=r"pyproject\.toml cannot be read"):
+        config.read(Path("pyproject.toml"))

@@ -115,7 +115,7 @@ def rows(found: Mapping[str, Found]) -> list[tuple[str, str, str, str]]:
             lines.append(("torch.compile", each.version or "", "yes" if compiler else "no", what))
     for runtime in runtimes.describe_all():
         if runtime.extra and (missing := set(runtime.packages) - found.keys()):
-            hint = f"not installed; it is optional: pip install 'compress[{runtime.extra}]'"
+            hint = f"not installed; it is optional: pip install 'compress-vit[{runtime.extra}]'"
             lines += [(name, "", "no", hint) for name in sorted(missing) if name not in {line[0] for line in lines}]
     return lines
 
@@ -178,7 +178,7 @@ def _requirements() -> list[Any]:
     from packaging.requirements import Requirement
 
     try:
-        declared = [Requirement(line) for line in metadata.requires("compress") or []]
+        declared = [Requirement(line) for line in metadata.requires("compress-vit") or []]
     except metadata.PackageNotFoundError:
         return []
     extras = {"", *(runtime.extra for runtime in runtimes.describe_all() if runtime.extra)}

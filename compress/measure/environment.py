@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from baselines.cpu import cpu_flags
+from compress import __version__
 from compress.measure.limits import ROOT, cpu_quota, read_text
 
 REPORTED_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # how OpenMP threads wait
-PACKAGES = ("compress", "torch", "torchvision", "onnx", "onnxscript", "numpy")
+PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "numpy")
 
 
 def capture(device: str, threads: int, packages: Iterable[str] = ()) -> dict[str, Any]:
@@ -29,7 +30,10 @@ def capture(device: str, threads: int, packages: Iterable[str] = ()) -> dict[str
         "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "os": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in dict.fromkeys((*PACKAGES, *packages))},
+        "versions": {
+            "compress": __version__,
+            **{name: _version(name) for name in dict.fromkeys((*PACKAGES, *packages))},
+        },
         "cpu": cpu_name(),
         "cpu_count": available_cpus(),
         "cpu_flags": [flag for flag in REPORTED_FLAGS if flag in cpu_flags()],
