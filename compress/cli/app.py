@@ -1,6 +1,7 @@
 """The command line. Heavy imports wait until a command runs, so that `--help` is quick."""
 
 import io
+import os
 import sys
 import warnings
 from typing import Annotated
@@ -75,6 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     from compress.measure.environment import limit_spinning
 
     limit_spinning()
+    os.environ["MPLBACKEND"] = "agg"  # plots go into files: a backend that is not installed must not end a report
     for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a sign shows another
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

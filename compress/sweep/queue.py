@@ -6,6 +6,7 @@ waits with the same values. Whoever finds two attempts at one slot drops the lat
 """
 
 import contextlib
+import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from compress.sweep.settings import Point, Range, Sweep
 from reports.sweep import State, Trial
 
 STALE_S = 900.0  # a process elsewhere that gave no sign of life for so long is dead; one comes at least every 2 minutes
+FAULTS = (OptunaError, ImportError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
 STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "done",
     TrialState.PRUNED: "impossible",
@@ -187,12 +189,29 @@ def open_storage(where: str) -> BaseStorage:
     Raises:
         InputError: it cannot be opened.
     """
-    with database(where, OptunaError, ImportError, OSError, ValueError, KeyError, RuntimeError):
+    with database(where, *FAULTS):
         if "://" in where:
             return RDBStorage(where)
         path = Path(where).resolve()
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no file")
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")):  # of two processes that make its tables one would fail
             if path.suffix == ".log":
+                _check_journal(path)
                 return JournalStorage(JournalFileBackend(str(path)))
             return RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
+
+
+def _check_journal(path: Path) -> None:
+    """Raises ValueError where another program wrote a file: nothing is to be added to that."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            entry = None
+        if not isinstance(entry, dict) or not isinstance(entry.get("op_code"), int):
+            if number == len(lines) > 1:  # whoever wrote it was killed
+                break
+            raise ValueError(f"line {number} is none of a journal of Optuna")

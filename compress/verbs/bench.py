@@ -163,9 +163,8 @@ def write_comparison(runs: dict[str, list[Row]], out: Path) -> Path:
 def read_rows(out: Path) -> list[Row]:
     """The rows of a run directory, or of all runs below it; raises RowError where a line is none."""
     own = out / "rows.jsonl"
-    paths = [own] if own.is_file() else sorted(out.rglob("rows.jsonl")) if out.is_dir() else []
-    texts = ((path, path.read_text(encoding="utf-8", errors="replace")) for path in paths)
-    return [row for path, text in texts for row in reports.parse_rows(text, str(path))]
+    paths = [own] if own.exists() else sorted(out.rglob("rows.jsonl")) if out.is_dir() else []
+    return [row for path in paths for row in reports.read_rows(path)]
 
 
 def _list_engines(request: Request, console: Console) -> tuple[list[Runtime], dict[str, str]]:
