@@ -54,7 +54,11 @@ class Measurement:
 def describe_failure(error: BaseException) -> str:
     """In one line, as a row has it; what this program did not foresee is named by its type."""
     said = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return said if isinstance(error, RuntimeError | ValueError | InputError) else f"{type(error).__name__}: {said}"
+    return (
+        said
+        if isinstance(error, RuntimeError | ValueError | InputError | FloatingPointError)
+        else f"{type(error).__name__}: {said}"
+    )
 
 
 def has_fixed_batch(candidate: Candidate) -> bool:

@@ -203,8 +203,6 @@ def _make_candidates(
         built = make_variant(run, which)
         cost = share_cost(lambda: built.restored[0], images)
         cost()  # which says whether the model runs at all
-    except InputError:
-        raise
     except Exception as error:  # whatever it is: the other variants go on
         if not which.methods:
             raise
