@@ -28,6 +28,7 @@ from reports.sweep import State, Trial
 
 STALE_S = 900.0  # a process elsewhere that gave no sign of life for so long is dead; one comes at least every 2 minutes
 FAULTS = (OptunaError, ImportError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
+BEGIN_S = 60.0  # between being taken and being begun, at most
 STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "done",
     TrialState.PRUNED: "impossible",
@@ -108,6 +109,7 @@ class Queue:
             if slot not in self.slots or [each.number for each in first] != [trial.number]:
                 self.study.tell(trial, state=TrialState.FAIL)  # dropped: there is an earlier attempt
                 continue
+            trial.set_user_attr("place", self.place)
             number = list(self.slots).index(slot) + 1
             self.study.sampler = self._sampler(self.seed + number)
             yield Taken(number, trial, {name: self._value(trial, name) for name in self.plan.space})
@@ -147,10 +149,11 @@ class Queue:
         return found
 
     def _dead(self, trial: FrozenTrial) -> bool:
-        if trial.user_attrs.get("place") == self.place:
-            return not self.held(trial.user_attrs["key"])
         started = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-        return time.time() - trial.user_attrs.get("alive", started) > STALE_S
+        silent_s, key = time.time() - trial.user_attrs.get("alive", started), trial.user_attrs.get("key")
+        if trial.user_attrs.get("place") != self.place:
+            return silent_s > STALE_S
+        return silent_s > BEGIN_S if key is None else not self.held(key)
 
     def _sampler(self, seed: int) -> optuna.samplers.BaseSampler:
         """A sampler for one slot: processes that share a sweep must not draw the same."""
