@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 def csv_text(rows: list[Row]) -> str:
     """One line a row under one header line; see `make_frame`. No cell is a formula."""
-    return make_frame(rows).map(disarm).to_csv(index=False, lineterminator="\n")
+    import pandas as pd
+
+    frame = make_frame(rows)
+    safe = [[disarm(cell) for cell in line] for line in frame.itertuples(index=False, name=None)]
+    return pd.DataFrame(safe, columns=frame.columns, dtype=object).to_csv(index=False, lineterminator="\n")
 
 
 def make_frame(rows: list[Row]) -> "pd.DataFrame":

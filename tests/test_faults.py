@@ -26,6 +26,8 @@ class Odd(BaseException):
     pass
 
 class Net(nn.Module):
+    pretrained_cfg = {"input_size": (1, 8, 8)}
+
     def __init__(self, fault=None):
         super().__init__()
         self.fault, self.head = fault, nn.Linear(64, 10)
@@ -66,16 +68,16 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("asserting", ["AssertionError: not like this", 'net.py, line 13: assert self.fault is None, "not like this"']),
-        ("leaving", ["GeneratorExit", "net.py, line 20: raise GeneratorExit"]),
-        ("odd", ["Odd: odd", 'net.py, line 23: raise Odd("odd")']),
-        ("dumb", ["dumb() failed", "net.py, line 29: raise Dumb"]),
+        ("asserting", ["AssertionError: not like this", 'net.py, line 15: assert self.fault is None, "not like this"']),
+        ("leaving", ["GeneratorExit", "net.py, line 22: raise GeneratorExit"]),
+        ("odd", ["Odd: odd", 'net.py, line 25: raise Odd("odd")']),
+        ("dumb", ["dumb() failed", "net.py, line 31: raise Dumb"]),
     ],
 )
 def test_users_code_that_fails_is_quoted(
     name: str, said: list[str], code: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    args = ["bench", "--model", f"{code}:{name}", "--image-size", "8", "--data", "digits", "--out", str(tmp_path / "o")]
+    args = ["bench", "--model", f"{code}:{name}", "--data", "digits", "--out", str(tmp_path / "o")]
     options = [[], ["--debug"]] if name == "odd" else [[]]
     for option in options:
         assert cli.main([*args, *option]) == 2

@@ -226,9 +226,14 @@ def test_a_trial_that_was_taken_and_never_begun_is_free_after_a_minute(
 ) -> None:
     sweep, where = made(tmp_path, GRID), tmp_path / "sweep.db"
     next(join(sweep, where).take())  # its process is killed now
-    assert next(join(sweep, where).take()).number == 2
-    monkeypatch.setattr(queue, "BEGIN_S", -1.0)
-    assert next(join(sweep, where).take()).number == 1
+    for patience, numbers in ((60.0, [2, 3, 4]), (-1.0, [1])):
+        monkeypatch.setattr(queue, "BEGIN_S", patience)
+        done = []
+        for taken in join(sweep, where, held=True).take():
+            taken.begin("here", "key")
+            finish(taken)
+            done.append(taken.number)
+        assert done == numbers
 
 
 @pytest.mark.parametrize("content", ['{"hello": 1}\n', "INFO started", "[]\n\n", "\n"])

@@ -175,7 +175,7 @@ def _thop(model: Classifier, image: Tensor) -> float:
         return hook
 
     def attention(module: Attention, x: Tensor, *_: Any) -> int:
-        batch, tokens = x.shape[:2]
+        batch, tokens = x.shape[:2] if x.ndim == 3 else (1, len(x))  # packed: the rows of one image
         shape = (batch, module.heads, tokens, module.proj.in_features // module.heads)
         linear = batch * tokens * (module.qkv.weight.numel() + module.proj.weight.numel())
         return linear + _attention_products(shape, shape, shape)
