@@ -47,6 +47,8 @@ def parse_rows(text: str, source: str) -> list[Row]:
             continue
         try:
             record = json.loads(line, parse_int=_read_int)
+            if not isinstance(record["schema"], int):
+                raise ValueError("schema: no number")
             if record["schema"] > SCHEMA:
                 raise RowError(
                     f"{source}:{number} was written by a newer version of compress; update compress to read it"
