@@ -17,7 +17,7 @@ class TrainConfig(BaseModel):
     steps: int = Field(default=0, ge=0, le=LONGEST)  # where not 0, instead of epochs
     batch_size: int = Field(default=128, gt=0, le=2**20)  # images of one step, over all processes
     optimizer: Literal["adamw", "sgd"] = "adamw"  # what makes a step of a gradient
-    lr: float = Field(default=1e-3, gt=0, le=1e6)  # at its peak
+    lr: float = Field(default=1e-3, gt=0)  # at its peak
     momentum: float = Field(default=0.9, ge=0, lt=1)  # of sgd; beta 1 of adamw
     warmup_epochs: float = Field(default=5, ge=0, le=1_000_000)  # linear from 0 to lr
     warmup_steps: int = Field(default=0, ge=0, le=LONGEST)  # where not 0, instead of warmup_epochs
@@ -28,7 +28,7 @@ class TrainConfig(BaseModel):
     ema: float = Field(default=0.999, ge=0, lt=1)  # decay per step of the averaged weights that are kept; 0: the last
 
     # Fine-tuning
-    head_lr: float = Field(default=1.0, gt=0, le=1e6)  # factor on the learning rate of the head
+    head_lr: float = Field(default=1.0, gt=0)  # factor on the learning rate of the head
     layer_decay: float = Field(default=1.0, gt=0, le=1)  # factor on the learning rate, once for each block above
     freeze: bool = False  # only the head learns
 
