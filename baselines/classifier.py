@@ -3,22 +3,25 @@
 Legend: B images, C channels.
 """
 
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from baselines.output import ClassifierOutput
 
+MANY = 2**26  # channels, classes, or values of a token: more than any machine holds, and still a size of a tensor
+Side = Annotated[int, Field(le=2**16)]  # pixels
+
 
 class ImageConfig(BaseModel):
     """What goes into a model and what comes out. Frozen; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    image_size: tuple[int, int]  # height, width in pixels; one number means square
-    channels: int = Field(gt=0)
-    classes: int = Field(gt=1)
+    image_size: tuple[Side, Side]  # height, width in pixels; one number means square
+    channels: int = Field(gt=0, le=MANY)
+    classes: int = Field(gt=1, le=MANY)
 
     @field_validator("image_size", mode="before")
     @classmethod

@@ -8,36 +8,36 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from baselines.classifier import ImageConfig
+from baselines.classifier import MANY, ImageConfig, Side
 
 
 class ViTConfig(ImageConfig):
     """Geometry of a Vision Transformer. Frozen; unknown keys are errors."""
 
-    image_size: tuple[int, int] = (32, 32)  # height, width in pixels; one number means square
-    channels: int = Field(default=3, gt=0)  # of the images: 1 grey, 3 colour
-    patch_size: int = Field(default=4, gt=0)  # pixels
-    dim: int = Field(default=192, gt=0)  # width of a token
-    depth: int = Field(default=6, gt=0)  # blocks
-    heads: int = Field(default=3, gt=0)  # of attention, in each block
-    head_dim: int = Field(default=0, ge=0)  # width of a head; 0: dim / heads
-    mlp_dim: int = Field(default=768, gt=0)  # width inside the MLP of each block
-    classes: int = Field(default=10, gt=1)
+    image_size: tuple[Side, Side] = (32, 32)  # height, width in pixels; one number means square
+    channels: int = Field(default=3, gt=0, le=MANY)  # of the images: 1 grey, 3 colour
+    patch_size: int = Field(default=4, gt=0, le=2**16)  # pixels
+    dim: int = Field(default=192, gt=0, le=MANY)  # width of a token
+    depth: int = Field(default=6, gt=0, le=10_000)  # blocks
+    heads: int = Field(default=3, gt=0, le=2**16)  # of attention, in each block
+    head_dim: int = Field(default=0, ge=0, le=MANY)  # width of a head; 0: dim / heads
+    mlp_dim: int = Field(default=768, gt=0, le=MANY)  # width inside the MLP of each block
+    classes: int = Field(default=10, gt=1, le=MANY)
     pool: Literal["cls", "mean", "seq"] = "cls"  # seq: a learned weighted mean (arXiv 2104.05704)
     # conv: 3x3 convolutions of stride 2 (arXiv 2106.14881); cct: 3x3 convolutions, each max-pooled (arXiv 2104.05704)
     # normed: a LayerNorm before and after the linear map, as in vit-pytorch
     tokenizer: Literal["linear", "normed", "conv", "cct"] = "linear"
     norm: Literal["layer", "batch"] = "layer"  # LayerNorm or BatchNorm
-    norm_eps: float = Field(default=1e-5, ge=0)  # epsilon of the norms
+    norm_eps: float = Field(default=1e-5, ge=0, le=1)  # epsilon of the norms
     norm_at: Literal["tokens", "pooled"] = "tokens"  # the last norm; pooled: of the mean, as timm's fc_norm
     pre_norm: bool = False  # a norm before the first block, as in CLIP
     activation: Literal["gelu", "gelu_tanh"] = "gelu"  # exact, or the approximation of Flax
     representation: int = Field(
-        default=0, ge=0
+        default=0, ge=0, le=MANY
     )  # width of a layer with tanh before the head (arXiv 2010.11929); 0: none
     distill_token: bool = False  # a second token and head that learn from a teacher (DeiT, arXiv 2012.12877)
-    registers: int = Field(default=0, ge=0)  # further tokens that nobody looks at in the end (arXiv 2309.16588)
-    layer_scale: float = Field(default=0.0, ge=0)  # where factors of each branch start (arXiv 2103.17239); 0: none
+    registers: int = Field(default=0, ge=0, le=2**16)  # further tokens that nobody looks at (arXiv 2309.16588)
+    layer_scale: float = Field(default=0.0, ge=0, le=1e6)  # where factors of branches start (arXiv 2103.17239); 0: none
     qk_norm: bool = False  # queries and keys are normalized in each head (arXiv 2302.05442)
     dropout: float = Field(default=0.0, ge=0, lt=1)  # rate, while training
     drop_path: float = Field(default=0.0, ge=0, lt=1)  # rate of the last block; rises linearly from 0

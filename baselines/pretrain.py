@@ -34,7 +34,7 @@ class PretrainConfig(TrainConfig):
     """Settings of a training without labels. Frozen; unknown keys are errors."""
 
     mask_ratio: float = Field(default=0.6, gt=0, lt=1)  # share of the patches that is hidden
-    mask_size: int = Field(default=1, gt=0)  # side of the squares that are hidden, in patches
+    mask_size: int = Field(default=1, gt=0, le=2**16)  # side of the squares that are hidden, in patches
     # Predict each patch with its own mean 0 and deviation 1; `normalise` is its older name
     normalize: bool = Field(default=False, validation_alias=AliasChoices("normalize", "normalise"))
 

@@ -1,8 +1,13 @@
-"""How far a training is, for the person at the terminal."""
+"""How far work is, for the person at the terminal."""
 
-from collections.abc import Callable
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Iterator
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+PATIENCE_S = 10  # before a line says what is waited for
 
 
 class progress_bar:
@@ -20,3 +25,22 @@ class progress_bar:
 
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
+
+
+@contextlib.contextmanager
+def say_while_waiting(what: str) -> Iterator[None]:
+    """A line on standard error, again and again, while something takes longer than anybody expects."""
+    over = threading.Event()
+
+    def say() -> None:
+        waited, step = 0, PATIENCE_S
+        while not over.wait(step):
+            waited += step
+            print(f"still waiting for {what}, {waited} s by now; Ctrl-C stops it", file=sys.stderr, flush=True)
+            step = waited  # after 10, 20, 40 s, ...
+
+    threading.Thread(target=say, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()

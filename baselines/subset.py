@@ -9,14 +9,17 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
 from baselines.data import Data, FileSplit, Split
 from baselines.errors import InputError
 from baselines.validation import hold_out
+
+Count = Annotated[int, Field(gt=0, le=10**9)]  # images
 
 
 class Subset(BaseModel):
@@ -25,8 +28,8 @@ class Subset(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # In the order of the classes; one number holds for every class; none: all images
-    train: tuple[PositiveInt, ...] = ()  # images of each class, or one number for all; validation is part of them
-    test: tuple[PositiveInt, ...] = ()  # in the same way
+    train: tuple[Count, ...] = ()  # images of each class, or one number for all; validation is part of them
+    test: tuple[Count, ...] = ()  # in the same way
     seed: int = Field(default=0, ge=0, lt=2**31)  # of the choice of images; that of the training has no part in it
 
     @field_validator("train", "test", mode="before")

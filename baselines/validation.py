@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from baselines.data import Data, Split
 from baselines.distributed import ALONE, World
+from baselines.errors import InputError
 from baselines.step import Probe
 from baselines.vit import VisionTransformer
 
@@ -36,9 +37,15 @@ def hold_out(split: Split, fraction: float) -> tuple[Tensor, Tensor]:
     """Indices to train on and to validate with, ascending; the same for every seed, so that variants share them.
 
     Each class gives its share, to within one image.
+
+    Raises:
+        InputError: one of both parts is empty, though a share was asked for.
     """
     total = len(split.labels)
     held = round(total * fraction)
+    if fraction and not 0 < held < total:
+        left = "none to learn from" if held else "none to validate with"
+        raise InputError(f"[train] validation = {fraction:g} of {total:,} training images leaves {left}; change it")
     order = torch.randperm(total, generator=torch.Generator().manual_seed(0))
     order = order[split.labels[order].argsort(stable=True)]  # class by class
     chosen = torch.zeros(total, dtype=torch.bool)

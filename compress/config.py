@@ -20,6 +20,8 @@ from compress.checkpoints import initial
 from compress.importers import Hints
 from compress.methods import METHODS
 
+DEEPEST = 10  # tables inside one another; settings need four
+
 
 class BenchConfig(BaseModel):
     """Everything that decides what is trained."""
@@ -31,7 +33,7 @@ class BenchConfig(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**31)  # of weights, order and augmentation
     init: str | None = None  # checkpoint that the training of the baseline begins with; its geometry is [model]'s
     variants: tuple[str, ...] = ("vit", "avit", "avit_int8")  # that a bench compares
-    calibration_images: int = Field(default=256, gt=0)  # of the training split
+    calibration_images: int = Field(default=256, gt=0, le=10**9)  # of the training split
     model: ViTConfig = ViTConfig()
     train: TrainConfig = TrainConfig()  # the baseline
     pretrain: PretrainConfig = PretrainConfig()  # the baseline, without labels
@@ -127,11 +129,29 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
     if path.parts[:1] == ("configs",) and not path.exists():
         path = next((place / path for place in PLACES if (place / path).is_file()), path)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{what} {path} cannot be read ({error.strerror}); give the path of a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise InputError(f"{what} {path} is nested too deeply; correct it") from error
+    except ValueError as error:  # of TOML, of its encoding, or a number with thousands of digits
         raise InputError(f"{what} {path} is not valid TOML ({error}); correct it") from error
+    _check_values(tables, f"{what} {path}")
+    return tables
+
+
+def _check_values(tables: dict[str, Any], where: str) -> None:
+    """Raises InputError for what TOML allows and no setting, whichever it is, can be."""
+    waiting: list[tuple[Any, int]] = [(tables, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        if depth > DEEPEST:
+            raise InputError(f"{where} is nested too deeply; correct it")
+        if isinstance(value, str) and "\0" in value:
+            raise InputError(f"{where}: {value!r} holds a NUL character, which no name or path can; remove it")
+        if isinstance(value, dict | list):
+            parts = value if isinstance(value, list) else [*value, *value.values()]
+            waiting += [(part, depth + 1) for part in parts]
 
 
 def fill_from_preset(given: dict[str, Any], hints: Hints | None = None) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class Origin:
     command: str
     options: Mapping[str, Any]
     force: bool = False
+    tested: int = 0  # test images that decided on the file, beside those that it was scored on
 
     @classmethod
     def of(cls, request: Any, source: Path, command: str) -> "Origin":
@@ -128,7 +129,7 @@ def _object(known: Mapping[str, Any], origin: Origin, new: Mapping[str, Any], *,
         return f"was made of other weights ({known.get('source')})"
     if known.get("options") == _make_plain(origin.options):
         return ""  # the very same again, which may choose otherwise
-    if isinstance(images, int) and not (early and wanted is None) and images > (wanted or 0):
+    if isinstance(images, int) and not (early and wanted is None) and images > (wanted or 0) + origin.tested:
         return f"was scored on {images:,} test images, and this would be on {wanted or 0:,}"
     top1, other = known.get("top1"), new.get("top1")
     if isinstance(top1, float) and isinstance(other, float):

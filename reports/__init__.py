@@ -10,7 +10,8 @@ from reports.page import report_html
 from reports.page_table import table as html_table
 from reports.pictures import pictures
 from reports.plots import plot_files
-from reports.row import Row, RowError, latest, parse_rows
+from reports.reading import parse_rows, read_rows
+from reports.row import Row, RowError, latest
 from reports.runs import slower
 from reports.table import markdown_table
 from reports.terminal import rich_table
@@ -25,6 +26,7 @@ __all__ = [
     "make_frame",
     "markdown_table",
     "parse_rows",
+    "read_rows",
     "render",
     "render_comparison",
     "rich_comparison",

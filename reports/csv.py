@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING
 from reports.columns import COLUMNS
 from reports.results import relate_rows
 from reports.row import Row
-from reports.text import clean
+from reports.text import clean, disarm
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def csv_text(rows: list[Row]) -> str:
-    """One line a row under one header line; see `make_frame`."""
-    return make_frame(rows).to_csv(index=False, lineterminator="\n")
+    """One line a row under one header line; see `make_frame`. No cell is a formula."""
+    import pandas as pd
+
+    frame = make_frame(rows)
+    safe = [[disarm(cell) for cell in line] for line in frame.itertuples(index=False, name=None)]
+    return pd.DataFrame(safe, columns=frame.columns, dtype=object).to_csv(index=False, lineterminator="\n")
 
 
 def make_frame(rows: list[Row]) -> "pd.DataFrame":

@@ -7,17 +7,13 @@ Base units in the names: seconds, bytes, MACs (multiply-accumulates; FLOPs are t
 import json
 import statistics
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
-
-from pydantic import TypeAdapter, ValidationError
 
 from reports.text import drop_infinite
 
 BASELINE = "vit"  # the dense model of a Vision Transformer's rows
-DTYPES = {"int8": "int8", "qat": "int8", "int4": "int4", "fp8": "fp8", "bf16": "bf16"}  # by the method that sets it
 LEAST_CEILING = 1.005  # a hair above 1 would blow any noise up to thousands of percent
-DIGITS = 18  # of an integer in a row, at most
 SCHEMA = 3  # raised when older versions of this program would misread new rows; older rows stay readable
 
 
@@ -171,66 +167,6 @@ def quantile(samples: list[float], q: float) -> float | None:
     low = int(position)
     high = min(low + 1, len(ordered) - 1)
     return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
-
-
-def parse_rows(text: str, source: str) -> list[Row]:
-    """Rows of a `rows.jsonl`; a last line that was cut off while being written is passed over.
-
-    Args:
-        source: name of the file, for messages.
-
-    Raises:
-        RowError: a line that is no row, or was written by a newer version.
-    """
-    known, schema = {f.name for f in fields(Row)}, TypeAdapter(Row)
-    rows: list[Row] = []
-    lines = text.split("\n")
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line, parse_int=_read_int)
-            if record["schema"] > SCHEMA:
-                raise RowError(
-                    f"{source}:{number} was written by a newer version of compress; update compress to read it"
-                )
-            record |= _missing_fields(record)
-            rows.append(schema.validate_python({name: value for name, value in record.items() if name in known}))
-        except RowError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            if number == len(lines):  # no newline after it
-                break
-            fault = _describe_fault(error)
-            raise RowError(f"{source}:{number} is not a row of measurements ({fault}); remove the line") from error
-    return rows
-
-
-def _missing_fields(record: dict[str, Any]) -> dict[str, Any]:
-    """What rows before version 3 said in other words."""
-    if record["schema"] >= 3:
-        return {}
-    config = record.get("config")
-    model = config.get("model") if isinstance(config, dict) else None
-    dtypes = [DTYPES[method["name"]] for method in record["methods"] if method.get("name") in DTYPES]
-    return {
-        "base": str(model.get("name", BASELINE)) if isinstance(model, dict) else BASELINE,
-        "dtype": dtypes[-1] if dtypes else "fp32",
-    }
-
-
-def _read_int(text: str) -> int:
-    """An integer of a sensible length: nothing that is measured needs more, and floats hold no more."""
-    if len(text) > DIGITS:
-        raise ValueError(f"a number of {len(text)} digits")
-    return int(text)
-
-
-def _describe_fault(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_context=False)[0]
-        return f"{'.'.join(map(str, first['loc'][:1]))}: {first['msg']}"
-    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 def latest(rows: Iterable[Row]) -> list[Row]:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from reports.plots import sweep as plots
 from reports.plots.pareto import front
 from reports.plots.style import png_svg
-from reports.text import bullets, escape, figure, grid, interval, percent
+from reports.text import bullets, disarm, escape, figure, grid, interval, percent
 
 State = Literal["done", "impossible", "failed", "running", "waiting"]
 STATES: dict[State, str] = {  # in the order of the table
@@ -40,6 +40,7 @@ class Trial:
     train_s: float | None = None
     images_per_s: float | None = None  # while training
     reason: str | None = None  # why it is impossible or failed
+    alive: float | None = None  # when its process last gave a sign of life, in seconds since 1970
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ def csv_text(report: Report) -> str:
     writer.writerow(["trial", "state", "pareto", *report.settings, *fields, "reason"])
     for trial in [*report.done, *(each for each in report.trials if each.state != "done")]:
         values = [trial.point.get(name) for name in report.settings] + [getattr(trial, name) for name in fields]
-        writer.writerow([trial.number, trial.state, int(trial in best), *values, trial.reason])
+        cells = [trial.number, trial.state, int(trial in best), *values, trial.reason]
+        writer.writerow([disarm(cell) for cell in cells])
     return out.getvalue()
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 UNSEEN = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]+")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 # An underscore inside a word is no markup; `avit_int8` should stay readable in the source.
 MARKUP = re.compile(r"[\\`*\[\]~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
@@ -21,6 +22,11 @@ def escape(value: object) -> str:
     """Foreign text that shows as itself in Markdown and HTML, inside a table cell as well."""
     text = html.escape(MARKUP.sub(r"\\\g<0>", clean(value)), quote=False)
     return text.replace("|", "&#124;")
+
+
+def disarm(value: Any) -> Any:
+    """A cell of a table file; text that a spreadsheet would take for a formula is marked as text by an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def bold(value: object) -> str:

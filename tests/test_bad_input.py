@@ -21,7 +21,9 @@ from made_rows import example_rows
 from PIL import Image
 
 from baselines import sources
+from baselines.data import TensorSplit
 from baselines.errors import InputError
+from baselines.validation import hold_out
 from compress import files
 from compress.cli import main
 from compress.training import curves
@@ -107,6 +109,15 @@ def test_what_torchrun_sets_is_a_number(refused: Refused, monkeypatch: pytest.Mo
         with monkeypatch.context() as patch:
             patch.setenv(name, value)
             assert f"{name}='{value}' is no number of processes" in refused("bench", "--quick")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "WORLD_SIZE=2 and RANK=None are not what torchrun sets" in refused("train")
+
+
+def test_no_image_is_left_to_learn_from() -> None:
+    split = TensorSplit(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.long))
+    with pytest.raises(InputError, match=r"0\.95 of 4 training images leaves none to learn from"):
+        hold_out(split, 0.95)
+    assert [len(part) for part in hold_out(split, 0)] == [4, 0]
 
 
 def test_signs_that_a_terminal_does_not_have_are_replaced(tmp_path: Path) -> None:
@@ -149,7 +160,19 @@ def test_the_script_itself(script: Any, tmp_path: Path) -> None:
         ("[model]\nchannels = 2", ["channels", "1 or 3"]),
         ("[model\ndim = 3", ["TOML", "line 1"]),
         ("variants = ['int8_avit']", ["write 'avit_int8'"]),
+        ("[train]\ncrop_padding = 1000000000", ["'train.crop_padding'", "less than or equal to 256"]),
+        ("[train]\nvalidation = 0.9999", ["'train.validation'", "less than or equal to 0.95"]),
+        ("[train]\nsteps = 4611686018427387904", ["'train.steps'", "less than or equal to 100000000"]),
+        ("[train]\nrandaugment = 1000000000", ["'train.randaugment'", "less than or equal to 100"]),
+        ("[finetune]\nlr = inf", ["'finetune.lr'", "finite"]),
+        ("[model]\ndepth = 1000000000", ["'model.depth'", "less than or equal to 10000"]),
+        ("[methods.avit]\nponder = inf", ["[methods.avit]", "finite"]),
+        ('init = "a\\u0000b"', ["NUL"]),
+        ("data = " + "[" * 5000 + "]" * 5000, ["nested too deeply"]),
+        ("methods." + ".".join("a" * 5000) + " = 1", ["nested too deeply"]),
+        ("seed = " + "1" * 5000, ["not valid TOML"]),
     ],
+    ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
 def test_settings(text: str, words: list[str], refused: Refused, tmp_path: Path) -> None:
     path = tmp_path / "my.toml"
@@ -445,3 +468,11 @@ def test_a_terminal_is_not_driven_by_names_from_a_file(run: Run, refused: Refuse
     path = tmp_path / "model.pth"
     path.write_bytes(changed(lambda c: c["classes"].__setitem__(0, "\x1b[2Jboo\nno"))(run.checkpoint().read_bytes()))
     assert "\x1b" not in refused("export", path)
+
+
+def test_rows_that_are_no_file(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "folder/rows.jsonl").mkdir(parents=True)
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe/rows.jsonl")
+    for name in ("folder", "pipe"):
+        assert f"{name}/rows.jsonl is no file" in refused("report", tmp_path / name)

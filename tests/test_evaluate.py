@@ -18,7 +18,17 @@ from torch import Tensor
 
 from baselines.data import Data, TensorSplit
 from compress import runtimes
-from compress.evaluate import Candidate, Goal, Options, elimination, evaluate, processes, take_noise, take_test_images
+from compress.evaluate import (
+    Candidate,
+    Goal,
+    Options,
+    elimination,
+    evaluate,
+    figures,
+    processes,
+    take_noise,
+    take_test_images,
+)
 from compress.evaluate.elimination import FIRST_ROUNDS, SAMPLE, find_slower, keeps_accuracy, loses_too_much
 from compress.evaluate.measurement import Measurement
 from compress.evaluate.selection import choose
@@ -49,6 +59,7 @@ class Engine:
     seconds: float
     loses: int = 0  # percent of the images of each class
     nan: bool = False
+    flat: bool = False  # no class stands out in any image
     die_after: int = 10**9  # turns
     turns: int = 0
     seen: int = 0  # images that were scored
@@ -77,7 +88,7 @@ class Engine:
         pixels = images.reshape(len(images), -1)
         wrong = np.round(pixels[:, -1] * 255) < self.loses
         logits = np.where(wrong[:, None], np.roll(pixels[:, :10], 1, 1), pixels[:, :10])
-        return np.full_like(logits, np.nan) if self.nan else logits
+        return np.full_like(logits, np.nan if self.nan else 1.0) if self.nan or self.flat else logits
 
     def peak_memory_bytes(self) -> int:
         return 10**6
@@ -479,15 +490,34 @@ def test_what_is_far_slower_on_two_blocks_is_built_only_where_the_faster_loses_t
         assert re.fullmatch(why, rows["late"].eliminated or "")
 
 
+@pytest.mark.parametrize("fault", [AssertionError("not like this"), KeyError("node"), MemoryError()])
+def test_whatever_an_exporter_or_a_figure_raises_the_others_go_on(
+    fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Any:
+        raise fault
+
+    def measure_nothing(_group: object, each: Measurement) -> dict[str, Any]:
+        return fail() if each.candidate.recipe == "fast" else {}
+
+    monkeypatch.setattr(figures, "FIGURES", [*figures.FIGURES, measure_nothing])
+    torn = make_candidate("torn", Engine(0.01), fail)
+    rows = measure([make_candidate("vit", Engine(0.01)), torn, make_candidate("fast", Engine(0.01))])
+    assert (rows["torn"].failed or "").startswith(type(fault).__name__)
+    assert (rows["vit"].failed, rows["fast"].failed, rows["fast"].top1) == (None, None, 1.0)
+    (note,) = [each for each in rows["fast"].warnings if "no figures" in each]
+    assert note.startswith(f"no figures of nothing: {type(fault).__name__}")
+
+
 def test_what_fails_costs_its_own_row_alone() -> None:
     def tear() -> Path:
         raise RuntimeError("the graph cannot be written\nand a long story")
 
     def make(name: str) -> Candidate:
-        faults: dict[str, dict[str, Any]] = {"nan": {"nan": True}, "dies": {"die_after": 12}}
+        faults: dict[str, dict[str, Any]] = {"nan": {"nan": True}, "flat": {"flat": True}, "dies": {"die_after": 12}}
         return make_candidate(name, Engine(0.01, **faults.get(name, {})), **({"build": tear} if name == "torn" else {}))
 
-    names = ("vit", "bf16", "torn", "nan", "dies", "fine", "fast")
+    names = ("vit", "bf16", "torn", "nan", "flat", "dies", "fine", "fast")
     for goal in (None, Goal(wanted=lambda each: each.variant == INTEGER)):
         rows = measure([make(name) for name in names], goal=goal)
         assert rows["torn"].failed == "the graph cannot be written"
@@ -495,8 +525,9 @@ def test_what_fails_costs_its_own_row_alone() -> None:
         assert re.fullmatch(
             r"its logits are not finite for (\d+) of \1 images, so it has no accuracy", rows["nan"].failed
         )
+        assert rows["flat"].failed == "its logits are all equal in every image, so it tells no classes apart"
         assert rows["dies"].failed == "its process was ended by SIGKILL"
-        for name in ("torn", "nan", "dies"):
+        for name in ("torn", "nan", "flat", "dies"):
             assert (rows[name].top1, rows[name].overall, rows[name].chosen) == (None, None, None)
         for name in ("vit", "fine", "fast"):
             assert (rows[name].failed, rows[name].top1, rows[name].n_images) == (None, 1.0, COUNT)

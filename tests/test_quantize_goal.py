@@ -3,20 +3,26 @@
 import hashlib
 import io
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from baselines.data import Data, TensorSplit
+from baselines.data import Data, Split, TensorSplit
 from baselines.errors import InputError
+from baselines.validation import hold_out
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import variant
+from compress.checkpoints.checkpoint import Checkpoint
+from compress.evaluate import take_test_images
 from compress.methods import Int8, TopK
 from compress.quantization.linear import quantized_layers
 from compress.quantization.sensitivity import MOST, compute_logits, sqnr_db
 from compress.training.data import describe_calibration, sample_held_out_images, sample_images
+from compress.variant import Variant
 from compress.verbs.quantize.accuracy_control import (
     count_right,
     explain,
@@ -25,12 +31,14 @@ from compress.verbs.quantize.accuracy_control import (
     ranking_table,
     sensitivities,
 )
+from compress.verbs.quantize.jury import Jury, choose_jury
 from compress.verbs.quantize.study import Spread, study, table
 
 CONFIG = ViTConfig(image_size=8, channels=1, patch_size=2, dim=24, depth=2, heads=2, mlp_dim=48)
 LAYERS = 4 * CONFIG.depth
 QUICK = Int8(observer="minmax")
 POISONED = "blocks.1.mlp.fc2"
+PLAIN = Variant(())
 
 
 def data(train: int = 200, test: int = 60) -> Data:
@@ -161,6 +169,45 @@ def test_calibration_images_are_fixed_and_none_of_them_judges() -> None:
     assert torch.cat([labels for _, labels in judged]).tolist() == order[count:]
     with pytest.raises(InputError, match=r"70 training images and all of them calibrate; lower --calibration-images"):
         sample_held_out_images(numbered, 10, after=n)
+
+
+def test_whoever_judges_a_goal_was_not_learned_from(tmp_path: Path) -> None:
+    images = data(train=900, test=200)
+    path, tested = tmp_path / "best_vit_model.pth", take_test_images(images)
+    content = Checkpoint(CONFIG, (), {}, dataset="noise", classes=images.classes, mean=(0.5,), std=(0.29,))
+
+    def choose(content: Checkpoint, which: Variant = PLAIN) -> tuple[Jury, list[int]]:
+        found = choose_jury(path, content, which, images, None, tested, 100)
+        return found, tested.order.tolist()
+
+    def seen(batches: list[tuple[Tensor, Tensor]], split: Split) -> set[int]:
+        """Numbers of images, by their pixels."""
+        assert isinstance(split, TensorSplit)
+        raw = {each.numpy().tobytes(): number for number, each in enumerate(split.images)}
+        pixels = (torch.cat([images for images, _ in batches]) * 0.29 + 0.5) * 255
+        return {raw[each.round().to(torch.uint8).numpy().tobytes()] for each in pixels}
+
+    def check_halves(content: Checkpoint, which: Variant = PLAIN) -> None:
+        jury, order = choose(content, which)
+        assert seen(jury.batches, images.test) == set(order[:100])
+        assert (jury.scored.order.tolist(), jury.tested) == (order[100:], 100)
+        assert "test images, which the figures below leave out" in jury.called
+
+    check_halves(content)  # nobody knows what it learned from
+    record = tmp_path / "config.toml"
+    record.write_text('data = "noise"\n[train]\nvalidation = 0.3\n')
+    jury, _ = choose(content)
+    kept = set(hold_out(images.train, 0.3)[1].tolist())
+    calibrating = set(torch.randperm(900, generator=torch.Generator().manual_seed(0))[:100].tolist())
+    assert seen(jury.batches, images.train) == kept - calibrating
+    assert (len(jury.scored), jury.tested) == (200, 0)
+    check_halves(content, Variant((TopK(),)))  # its fine-tuning saw all of them
+    check_halves(replace(content, dataset="others"))
+    check_halves(replace(content, origin={"family": "timm"}))
+    record.write_text('data = "noise"\n[train]\nvalidation = 0.05\n')
+    check_halves(content)  # too few
+    with pytest.raises(InputError, match="one half of the test images"):
+        choose_jury(path, content, PLAIN, images, None, take_test_images(images, 1), 100)
 
 
 def test_calibration_is_described_by_the_digest_of_indices_and_pixels() -> None:

@@ -1,5 +1,6 @@
 """Rows in, files out: figures against arithmetic, empty cells, hostile text, and the same bytes twice."""
 
+import csv
 import io
 import json
 import re
@@ -95,6 +96,10 @@ def test_hostile_text_changes_no_structure_and_reaches_no_terminal():
         HOSTILE
     )  # all of it is there to see, in its own cell
     assert csv_text([evil]).count("\n") == 2
+    formulas = [bare(variant=f"{sign}1+1", dataset=f"{sign}A1") for sign in "=+-@"]
+    cells_read = [cell for line in csv.reader(io.StringIO(csv_text(formulas))) for cell in line]
+    assert {"'=1+1", "'@A1"} <= set(cells_read)
+    assert not [cell for cell in cells_read if cell.startswith(("=", "+", "-", "@"))]
     out = io.StringIO()
     Console(file=out, width=300).print(rich_table([evil, bare(variant="[red]x[/red]")]))
     assert "[red]x[/red]" in out.getvalue()

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import re
 from itertools import islice, takewhile
 from pathlib import Path
@@ -218,3 +219,33 @@ def test_texts_and_ranges_can_be_drawn() -> None:
         for i in range(1, 13)
     )
     assert "sweep.png" in render(Report("made", "digits", "tpe", ("train.lr", "train.schedule"), trials))
+
+
+def test_a_trial_that_was_taken_and_never_begun_is_free_after_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, where = made(tmp_path, GRID), tmp_path / "sweep.db"
+    next(join(sweep, where).take())  # its process is killed now
+    for patience, numbers in ((60.0, [2, 3, 4]), (-1.0, [1])):
+        monkeypatch.setattr(queue, "BEGIN_S", patience)
+        done = []
+        for taken in join(sweep, where, held=True).take():
+            taken.begin("here", "key")
+            finish(taken)
+            done.append(taken.number)
+        assert done == numbers
+
+
+@pytest.mark.parametrize("content", ['{"hello": 1}\n', "INFO started", "[]\n\n", "\n"])
+def test_a_journal_of_another_program_is_refused_and_stays_as_it_is(content: str, tmp_path: Path) -> None:
+    (path := tmp_path / "service.log").write_text(content)
+    with pytest.raises(InputError, match="line 1 is none of a journal of Optuna"):
+        open_storage(str(path))
+    assert path.read_text() == content
+
+
+def test_a_pipe_is_no_storage(tmp_path: Path) -> None:
+    for name in ("a.log", "a.db"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(InputError, match="it is no file"):
+            open_storage(str(tmp_path / name))

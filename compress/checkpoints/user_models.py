@@ -29,6 +29,7 @@ from baselines.classifier import Classifier, ImageConfig
 from baselines.errors import InputError
 from baselines.output import ClassifierOutput
 from baselines.vit import VisionTransformer, ViTConfig
+from compress.checkpoints.user_code import format_error, running
 from compress.importers import Content, Hints
 from compress.importers.state_dict import extract_state_dict
 from compress.importers.weights import format_names, format_shape
@@ -36,7 +37,6 @@ from compress.importers.weights import format_names, format_shape
 VARIABLE = "COMPRESS_MODEL"
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of names, as DistributedDataParallel, compiling and Lightning leave
 COUNTER = ".num_batches_tracked"  # which older files do not have, and no answer needs
-SAID = 160  # letters of an error of the user's code that are told
 
 
 class ModuleConfig(ImageConfig):
@@ -143,20 +143,20 @@ def load_module(spec: str) -> nn.Module:
     code, shown = _import_code(place), shorten_spec(spec)
     made = getattr(code, name, None)
     if isinstance(made, nn.Module):
-        return copy.deepcopy(made)
+        return copy.deepcopy(made).float()
     if not callable(made):
         raise InputError(f"--model {shown}: {place} has no function {name!r} that gives the model")
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), running(f"{name}() of --model {shown}"):
             torch.manual_seed(0)
             made = made()
     except (Exception, SystemExit) as error:  # anything at all: it is the user's code
         raise InputError(
-            f"--model {shown}: {name}() failed, called without arguments ({_format_error(error)})"
+            f"--model {shown}: {name}() failed, called without arguments ({format_error(error)})"
         ) from error
     if not isinstance(made, nn.Module):
         raise InputError(f"--model {shown} gives {type(made).__name__}, not an nn.Module; let it return the model")
-    return made
+    return made.float()  # in which all models are rebuilt, whatever default its code has set
 
 
 def match_weights(content: Content, model: Wrapped, hints: Hints) -> dict[str, Tensor]:
@@ -198,16 +198,18 @@ def _import_code(place: str) -> ModuleType:
         sys.path.append(folder)  # last: what lies beside the user's code takes no library's place
     try:
         if not place.endswith(".py"):
-            return importlib.import_module(place)
+            with running(f"the import of --model {place}"):
+                return importlib.import_module(place)
         name = f"compress_model_{path.stem}"
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None
         assert spec.loader is not None
         code = sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(code)
+        with running(f"the import of --model {place}"):
+            spec.loader.exec_module(code)
     except (Exception, SystemExit) as error:  # anything at all: it is the user's code
         raise InputError(
-            f"--model {place} cannot be imported ({_format_error(error)}); correct it, or name another"
+            f"--model {place} cannot be imported ({format_error(error)}); correct it, or name another"
         ) from error
     return code
 
@@ -215,12 +217,12 @@ def _import_code(place: str) -> ModuleType:
 def _count_classes(module: nn.Module, shape: tuple[int, int, int], shown: str) -> int:
     """How many classes a model tells apart; raises InputError where it takes no such images, or gives no logits."""
     try:
-        with torch.no_grad():
+        with torch.no_grad(), running(f"two images through --model {shown}"):
             out = module(torch.zeros(2, *shape))
     except Exception as error:  # anything at all: it is the user's code
         sizes = " x ".join(map(str, shape))
         raise InputError(
-            f"--model {shown} fails on images of {sizes} ({_format_error(error)}); --image-size gives them another size"
+            f"--model {shown} fails on images of {sizes} ({format_error(error)}); --image-size gives them another size"
         ) from error
     logits = getattr(out, "logits", out)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 2 or logits.shape[1] < 2:
@@ -236,8 +238,3 @@ def _strip_prefixes(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor])
             break
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return dict(tensors)
-
-
-def _format_error(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}"[:SAID] if lines else type(error).__name__

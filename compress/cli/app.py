@@ -1,14 +1,12 @@
 """The command line. Heavy imports wait until a command runs, so that `--help` is quick."""
 
-import io
 import sys
-import warnings
 from typing import Annotated
 
 import typer
 
 from compress import __version__
-from compress.cli import json_output
+from compress.cli import faults, json_output, surroundings
 from compress.cli.bench import bench
 from compress.cli.config import config
 from compress.cli.distill import distill
@@ -42,6 +40,9 @@ def _take_options(
     version: Annotated[
         bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    debug: Annotated[
+        bool, typer.Option(faults.DEBUG, help="Show the traceback of what ends a command, and warnings of libraries.")
+    ] = False,
 ) -> None:
     """The options of `compress` itself."""
 
@@ -70,19 +71,17 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         0 when all went well, 1 when a variant failed, an export was not exact or a run is too slow, 2 for what the
-        person can put right, 130 after Ctrl-C.
+        person can put right, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
     from compress.measure.environment import limit_spinning
 
     limit_spinning()
-    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a sign shows another
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # on the images of a person: what matters is said in words
-    args = sys.argv[1:] if argv is None else argv
-    return json_output.run_command(
-        lambda: app(args=args or ["--help"], prog_name="compress", standalone_mode=False), args
-    )
+    given = sys.argv[1:] if argv is None else argv
+    args, debug = [each for each in given if each != faults.DEBUG], faults.DEBUG in given  # wherever it stands
+    with surroundings.prepare(debug=debug):
+        return json_output.run_command(
+            lambda: app(args=args or ["--help"], prog_name="compress", standalone_mode=False), args, debug=debug
+        )
 
 
 if __name__ == "__main__":

@@ -35,16 +35,17 @@ def with_json(command: Callable[..., Any]) -> Callable[..., Any]:
     return declare(flat, command, [*known, added])
 
 
-def run_command(call: Callable[[], Any], args: Sequence[str]) -> int:
+def run_command(call: Callable[[], Any], args: Sequence[str], *, debug: bool = False) -> int:
     """Runs a command line to its exit code, and prints what it came to as JSON where it asks for that.
 
     Errors become `{"error": ...}`; one that is a fault of ours keeps its traceback, too.
 
     Args:
         call: runs the command and gives what it returned.
+        debug: see `terminal.guarded`.
     """
     if OPTION not in args or HELP & set(args):
-        return terminal.guarded(call)
+        return terminal.guarded(call, debug=debug)
     name = next((each for each in args if not each.startswith("-")), None)
     document: dict[str, Any] = {"command": name, "version": __version__, "exit_code": 1}
 
@@ -59,7 +60,7 @@ def run_command(call: Callable[[], Any], args: Sequence[str]) -> int:
 
     try:
         with _divert_output():
-            document["exit_code"] = terminal.guarded(keep, refuse)
+            document["exit_code"] = terminal.guarded(keep, refuse, debug=debug)
     except BaseException as error:
         document["error"] = f"{type(error).__name__}: {error}"
         raise

@@ -8,11 +8,26 @@ import typer
 if TYPE_CHECKING:
     from compress.importers import Hints
 
+
+def _remark_on_threads(threads: int | None) -> int | None:
+    from compress.cli import terminal
+    from compress.measure.environment import available_cpus
+
+    if threads is not None and threads > (usable := available_cpus()):
+        terminal.say(
+            f"note: --threads {threads} on {usable} processors: threads wait for one another, and figures with them"
+        )
+    return threads
+
+
 Config = Annotated[Path | None, typer.Option("--config", help="TOML file of settings; see configs/.")]
 DataName = Annotated[str | None, typer.Option("--data", help="digits, cifar10, cifar100 or a folder of class folders.")]
 Out = Annotated[Path, typer.Option("--out", help="Run directory: models, artifacts, rows, report.")]
 Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, max=1024, help="Default: all processors of this process.")
+    int | None,
+    typer.Option(
+        "--threads", min=1, max=1024, callback=_remark_on_threads, help="Default: all processors of this process."
+    ),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="Of training; default 0.")]
 CheckpointFile = Annotated[

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from compress.training.run import Run
     from compress.variant import Variant
 
+DIGITS = 6  # of a number of processes, at most
 GRACE_S = 1.0  # after SIGTERM, for a process that ends by itself
 
 
@@ -80,8 +81,20 @@ class Team:
 
 
 def count() -> int:
-    """How many processes `torchrun` started; 1 without it."""
-    return _read_count("WORLD_SIZE")
+    """How many processes `torchrun` started; 1 without it.
+
+    Raises:
+        InputError: what it sets is not whole.
+    """
+    size = _read_count("WORLD_SIZE")
+    if size > 1:
+        for name in ("RANK", "LOCAL_RANK", "MASTER_PORT"):
+            if not os.environ.get(name, "").isdecimal():
+                raise InputError(
+                    f"WORLD_SIZE={size} and {name}={os.environ.get(name)!r} are not what torchrun sets; start this "
+                    "with torchrun, or unset WORLD_SIZE"
+                )
+    return size
 
 
 def processors() -> int:
@@ -92,7 +105,7 @@ def processors() -> int:
 def _read_count(name: str) -> int:
     """A number of processes, as `torchrun` sets it; raises InputError where somebody set something else."""
     text = os.environ.get(name, "1")
-    if not text.isdecimal() or not int(text):
+    if not text.isdecimal() or len(text) > DIGITS or not int(text):
         raise InputError(f"{name}={text!r} is no number of processes, as torchrun sets it; unset it")
     return int(text)
 

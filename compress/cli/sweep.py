@@ -1,5 +1,6 @@
 """`compress sweep`."""
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,8 @@ import typer
 
 from compress.cli import processes, terminal
 from compress.cli.options import Threads
+
+SILENT_S = 180.0  # a process gives a sign of life every 2 minutes at least
 
 
 def sweep(
@@ -27,6 +30,7 @@ def sweep(
     import torch
 
     from baselines import device as devices
+    from baselines.errors import InputError
     from compress import sweep as sweep_
     from compress.measure.environment import available_cpus, configure_allocator
     from reports.sweep import describe
@@ -41,7 +45,14 @@ def sweep(
         console.print(
             f"Pareto: {describe(trial.point)}: {trial.top1:.1%}, {(trial.macs_per_image or 0) / 1e6:.3g} MMACs"
         )
-    left = sum(trial.state in ("running", "waiting") for trial in report.trials)
+    left = [trial for trial in report.trials if trial.state in ("running", "waiting")]
     if left:
-        console.print(f"{left} trials run elsewhere; the same command makes the report again when they are done")
+        console.print(f"{len(left)} trials run elsewhere; the same command makes the report again when they are done")
     console.print(f"wrote {folder / 'sweep.md'}, sweep.csv and sweep.png")
+    silent = [trial.number for trial in left if trial.alive and time.time() - trial.alive > SILENT_S]
+    if silent:
+        numbers = ", ".join(map(str, silent))
+        raise InputError(
+            f"nobody works on trial {numbers}, as it seems: whatever began it gave no sign of life for "
+            f"{SILENT_S:.0f} s; run the same command again in {sweep_.STALE_S / 60:.0f} minutes, when it counts as dead"
+        )

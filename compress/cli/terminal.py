@@ -1,7 +1,9 @@
 """What the command line needs beside its commands: a console, lists given as options, refusals."""
 
 import os
+import signal
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +11,10 @@ import typer
 from rich.console import Console
 
 from baselines.errors import InputError
+from compress.cli import faults
 
 STOPPED = 130  # exit code after Ctrl-C
+ended_by = 0  # the signal that ended this command, if one did; 0: Ctrl-C, or nothing
 
 
 def refuse(message: str, code: int = 2) -> int:
@@ -21,41 +25,59 @@ def refuse(message: str, code: int = 2) -> int:
     return code
 
 
-def guarded(call: Callable[[], Any], refuse: Callable[..., int] = refuse) -> int:
+def guarded(call: Callable[[], Any], refuse: Callable[..., int] = refuse, *, debug: bool = False) -> int:
     """Runs a command line to its exit code; what a person can put right is said in one line, without a traceback.
 
     Args:
         call: gives what the command returned: an exit code, something that has one, or nothing.
         refuse: says what is wrong, and gives the exit code that belongs to it.
+        debug: the traceback comes before the line.
     """
+    global ended_by
+    ended_by = 0
     try:
         result = call()
-    except (InputError, FloatingPointError) as error:
-        return refuse(str(error))
     except typer.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         result = STOPPED
-    except Exception as error:
-        usage = getattr(error, "format_message", None)  # of click, or of the click that newer versions of typer carry
-        if usage is not None:
-            command = getattr(getattr(error, "ctx", None), "command_path", "compress")
-            return refuse(f"{usage().rstrip('.')}; see {command} --help")
-        from reports.row import RowError  # what takes long to load is loaded where a command failed
-
-        if isinstance(error, RowError):
-            return refuse(str(error))
-        from compress.exporters.onnx import ParityError
-        from compress.runtimes.server import out_of_memory
-
-        if isinstance(error, ParityError):
-            return refuse(str(error), 1)
-        if out_of_memory(error):
-            return refuse("there is not enough memory for this; make [model] or --batch-size smaller")
-        raise
+    except BaseException as error:
+        if debug:
+            traceback.print_exception(error)
+        sentence, code = _explain(error)
+        if sentence is None:
+            raise
+        return refuse(sentence, code)
     if result == STOPPED:  # newer versions of typer turn Ctrl-C into this themselves
-        say("stopped; run the same command again to go on")
+        why = f"ended by {signal.Signals(ended_by).name}" if ended_by else "stopped"
+        say(f"{why}; run the same command again to go on")
+        return 128 + ended_by if ended_by else STOPPED
     return result if isinstance(result, int) else getattr(result, "exit_code", 0)
+
+
+def _explain(error: BaseException) -> tuple[str | None, int]:
+    """What ended a command, in a sentence, and its exit code; None where it is a fault of ours."""
+    place = faults.locate_user_code(error)
+    if isinstance(error, InputError | FloatingPointError):
+        return f"{error} [{place}]" if place else str(error), 2
+    usage = getattr(error, "format_message", None)  # of click, or of the click that newer versions of typer carry
+    if usage is not None:
+        command = getattr(getattr(error, "ctx", None), "command_path", "compress")
+        return f"{usage().rstrip('.')}; see {command} --help", 2
+    from reports.row import RowError  # what takes long to load is loaded where a command failed
+
+    if isinstance(error, RowError):
+        return str(error), 2
+    from compress.exporters.onnx import ParityError
+    from compress.runtimes.server import out_of_memory
+
+    if isinstance(error, ParityError):
+        return str(error), 1
+    if isinstance(error, Exception) and out_of_memory(error):
+        return "there is not enough memory for this; make [model] or --batch-size smaller", 2
+    if place:
+        return f"the code of --model failed ({faults.describe_error(error)}) [{place}]; {faults.DEBUG} shows more", 2
+    return faults.describe_engine_error(error), 1
 
 
 def make_console() -> Console:

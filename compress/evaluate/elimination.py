@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from baselines.errors import InputError
 from compress.evaluate.candidate import Candidate
 from compress.evaluate.measurement import Measurement, has_fixed_batch
 from compress.evaluate.options import Goal
@@ -125,7 +124,7 @@ def screen(candidates: Sequence[Candidate], processes: Processes, groups: Groups
             try:
                 few = candidate.shallow(SHALLOW)
                 path = few.build()
-            except (RuntimeError, ValueError, InputError):
+            except Exception:
                 continue  # the whole one will say why
             shape = batch_size if has_fixed_batch(few) else None
             worker = Worker.start(few.runtime.name, path, processes.device, options.threads, shape)

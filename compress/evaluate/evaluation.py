@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from baselines.errors import InputError
 from compress.evaluate.candidate import Candidate
 from compress.evaluate.elimination import (
     HEAVY,
@@ -19,7 +18,7 @@ from compress.evaluate.elimination import (
     screen,
 )
 from compress.evaluate.figures import Group
-from compress.evaluate.measurement import Measurement, iterate_pairs
+from compress.evaluate.measurement import Measurement, describe_failure, iterate_pairs
 from compress.evaluate.options import Goal
 from compress.evaluate.processes import STANDING, Processes
 from compress.measure import latency
@@ -118,8 +117,8 @@ class Evaluation:
                 if candidate.unavailable is not None:
                     raise RuntimeError(candidate.unavailable)
                 made = processes.add(candidate, candidate.build(), sizes)
-            except (RuntimeError, ValueError, InputError) as error:
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            except Exception as error:  # of engines, exporters, users' code: whatever it is, the others go on
+                reason = describe_failure(error)
                 self.failures[candidate.name] = reason
                 processes.say(f"{candidate.name} failed: {reason}")
                 continue

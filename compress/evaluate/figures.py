@@ -4,7 +4,7 @@ A figure of a row comes from one of the functions in `FIGURES`. A new measured c
 `reports/columns.py`, and a function here that gives the field (docs/architecture.md).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from compress import runtimes
 from compress.evaluate.candidate import Candidate
 from compress.evaluate.details import describe_once
 from compress.evaluate.images import Images
-from compress.evaluate.measurement import Measurement, has_fixed_batch
+from compress.evaluate.measurement import Measurement, describe_failure, has_fixed_batch
 from compress.evaluate.options import Options
 from compress.measure import cost, environment, latency, statistics
 from compress.measure.latency import Timing
@@ -54,15 +54,24 @@ class Group:
                 failed = each.failed if each else self.evaluation.failures.get(candidate.name)
                 yield Row(**common, failed=failed, eliminated=self.evaluation.dropped.get(candidate.name))
                 continue
-            figures: dict[str, Any] = {"eliminated": each.eliminated}
-            for measure in FIGURES:
-                figures |= measure(self, each)
-            if first and candidate.variant not in told:
-                figures |= describe_once(self, each)
+            once = [describe_once] if first and candidate.variant not in told else []
             told.add(candidate.variant)
+            figures, missing = self._measure(each, [*FIGURES, *once])
             counted = figures.get("macs_counters") or {}
-            warnings = [*self._warnings(each), *cost.disagreements(counted)]
-            yield Row(**common, **figures, warnings=warnings)
+            warnings = [*self._warnings(each), *cost.disagreements(counted), *missing]
+            yield Row(**common, **figures, eliminated=each.eliminated, warnings=warnings)
+
+    def _measure(self, each: Measurement, measures: "Sequence[Measure]") -> tuple[dict[str, Any], list[str]]:
+        """Figures by name, and notes on those that are missing: after so long a time, one fault does not cost all."""
+        figures: dict[str, Any] = {}
+        missing = []
+        for measure in measures:
+            try:
+                figures |= measure(self, each)
+            except Exception as error:
+                what = measure.__name__.partition("_")[2].replace("_", " ")
+                missing.append(f"no figures of {what}: {describe_failure(error)}")
+        return figures, missing
 
     @property
     def images(self) -> Images:
@@ -221,7 +230,8 @@ def measure_start(group: Group, each: Measurement) -> dict[str, Any]:
     return {name: getattr(start, name) for name in names}
 
 
-FIGURES: list[Callable[[Group, Measurement], Mapping[str, Any]]] = [
+Measure = Callable[[Group, Measurement], Mapping[str, Any]]
+FIGURES: list[Measure] = [
     describe_artifact,
     measure_accuracy,
     count_work,

@@ -64,9 +64,7 @@ def _evaluate_device(
 
 def read_rows(options: Options) -> list[Row]:
     path = options.out / "rows.jsonl" if options.out else None
-    if path is None or not path.is_file():
-        return []
-    return reports.parse_rows(path.read_text(encoding="utf-8", errors="replace"), str(path))
+    return [] if path is None else reports.read_rows(path)
 
 
 def write_rows(options: Options, rows: Sequence[Row]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from baselines.errors import InputError
 from compress.evaluate.candidate import Candidate
 from compress.measure.latency import Timing
 from compress.runtimes import Inspection
@@ -48,6 +49,16 @@ class Measurement:
         """What failed while it was timed takes part again, at another batch size; its process begins anew."""
         if self.timing.failed is not None:
             self.failed, self.timing = None, Timing()
+
+
+def describe_failure(error: BaseException) -> str:
+    """In one line, as a row has it; what this program did not foresee is named by its type."""
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (
+        said
+        if isinstance(error, RuntimeError | ValueError | InputError | FloatingPointError)
+        else f"{type(error).__name__}: {said}"
+    )
 
 
 def has_fixed_batch(candidate: Candidate) -> bool:

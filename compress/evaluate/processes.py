@@ -124,6 +124,9 @@ class Processes:
             bad = int((~np.isfinite(logits).all(1)).sum())
             each.failed = f"its logits are not finite for {bad} of {len(batch)} images, so it has no accuracy"
             return
+        if len(logits) > 1 and not np.ptp(logits, axis=1).any():
+            each.failed = "its logits are all equal in every image, so it tells no classes apart"
+            return
         if each.logits_sC is None:
             each.logits_sC = logits
         each.predicted_k = np.concatenate([each.predicted_k, logits.argmax(1)])

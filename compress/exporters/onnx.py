@@ -223,6 +223,8 @@ def compare_logits(
     with torch.inference_mode():
         b = np.concatenate([model(batch).numpy() for batch in batches])
     a = np.concatenate([run(batch.numpy()) for batch in batches])
+    if broken := int((~(np.isfinite(a) & np.isfinite(b)).all(1)).sum()):
+        raise ParityError(f"the logits are not finite for {broken} of {len(a)} images, so nothing tells; not written")
     differences = np.abs(a - b).max(1) / (np.abs(b).max() or 1.0)  # a head of zeros gives nothing else
     parity = Parity(
         n_images=min(len(a), len(images)),
@@ -234,7 +236,7 @@ def compare_logits(
     enough = CHOOSING_SHARE if chooses else 1.0
     same = parity.agreement >= INTEGER_AGREEMENT or (integer and parity.max_difference <= INTEGER_TOLERANCE)
     good = parity.close == 1 or (same and (integer or parity.close >= enough))
-    if not (good and np.isfinite(a).all()):
+    if not good:
         raise ParityError(
             f"the exported graph disagrees with the model on {len(a)} images (largest difference "
             f"{parity.max_difference:.2%} of the largest logit, same class on {parity.agreement:.1%}); not written"

@@ -39,7 +39,7 @@ class Method(BaseModel):
     makes what ships.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: ClassVar[str]  # in variant names and config keys
     stage: ClassVar[Stage]
@@ -150,7 +150,7 @@ class Pruning(TokenMethod):
     # Share of the patches that stay, each time anew; or one number for each place, as shares of all patches
     keep: float | tuple[float, ...] = 0.7
     at: tuple[int, ...] | None = None  # blocks, counted from 0; None: at a quarter, half, three quarters of the depth
-    multiple: int = Field(default=1, gt=0)  # the number of tokens is rounded to multiples of this
+    multiple: int = Field(default=1, gt=0, le=2**16)  # the number of tokens is rounded to multiples of this
 
     @model_validator(mode="after")
     def _fits(self) -> "Pruning":

@@ -31,9 +31,12 @@ class OutOfMemory(WorkerError):
 
 
 def make_environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """Of a process that finds our modules: the variables of this one, and others in addition."""
+    """Of a process that finds our modules: the variables of this one, and others in addition.
+
+    What it prints is UTF-8, whatever the terminal: libraries draw bars, and fail where they cannot.
+    """
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **variables}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONIOENCODING": "utf-8", **variables}
 
 
 def run_module(module: str, *args: object, environment: Mapping[str, str]) -> str:
@@ -43,7 +46,8 @@ def run_module(module: str, *args: object, environment: Mapping[str, str]) -> st
         RuntimeError: it did not end well; the last line of what it said.
     """
     command = [sys.executable, "-m", module, *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=make_environment(environment))
+    options: dict[str, Any] = {"encoding": "utf-8", "errors": "replace", "env": make_environment(environment)}
+    done = subprocess.run(command, capture_output=True, check=False, **options)
     if done.returncode < 0:
         raise RuntimeError(f"its process was ended by signal {-done.returncode}")
     if done.returncode:

@@ -16,12 +16,13 @@ import torch
 from rich.console import Console
 
 from compress import files
-from compress.sweep.queue import Queue, database, open_storage
+from compress.measure import limits
+from compress.sweep.queue import STALE_S, Queue, database, open_storage
 from compress.sweep.runner import Runner
 from compress.sweep.settings import Sweep, read
 from reports.sweep import Report, describe, render
 
-__all__ = ["read", "sweep"]
+__all__ = ["STALE_S", "read", "sweep"]
 
 
 def sweep(asked: Sweep, out: Path, storage: str | None, device: torch.device, console: Console) -> Report:
@@ -37,7 +38,7 @@ def sweep(asked: Sweep, out: Path, storage: str | None, device: torch.device, co
     runner, where = Runner(asked, out, device, console.print), storage or str(out / "sweep.db")
     data, settings = runner.data(asked.base), tuple(asked.plan.space)
     with database(where):
-        place = f"{socket.gethostname()}:{out.resolve()}"
+        place = _name_place(out)
         queue = Queue(asked, open_storage(where), asked.key(data.fingerprint), place, runner.held)
         try:
             for taken in queue.take():
@@ -52,3 +53,12 @@ def sweep(asked: Sweep, out: Path, storage: str | None, device: torch.device, co
             for name, content in render(report).items():
                 files.write(out / name, content)
     return report
+
+
+def _name_place(out: Path) -> str:
+    """A folder of this machine, by what stays the same when a container starts again under another name.
+
+    Locks tell which trials of it a living process has; between machines they may not.
+    """
+    boot, found = limits.read_text(Path("/proc/sys/kernel/random/boot_id")), out.stat()
+    return f"{boot or socket.gethostname()}:{found.st_dev}:{found.st_ino}"

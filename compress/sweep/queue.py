@@ -6,6 +6,7 @@ waits with the same values. Whoever finds two attempts at one slot drops the lat
 """
 
 import contextlib
+import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ from compress.sweep.settings import Point, Range, Sweep
 from reports.sweep import State, Trial
 
 STALE_S = 900.0  # a process elsewhere that gave no sign of life for so long is dead; one comes at least every 2 minutes
+FAULTS = (OptunaError, ImportError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
+BEGIN_S = 60.0  # between being taken and being begun, at most
 STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "done",
     TrialState.PRUNED: "impossible",
@@ -106,6 +109,7 @@ class Queue:
             if slot not in self.slots or [each.number for each in first] != [trial.number]:
                 self.study.tell(trial, state=TrialState.FAIL)  # dropped: there is an earlier attempt
                 continue
+            trial.set_user_attr("place", self.place)
             number = list(self.slots).index(slot) + 1
             self.study.sampler = self._sampler(self.seed + number)
             yield Taken(number, trial, {name: self._value(trial, name) for name in self.plan.space})
@@ -145,10 +149,11 @@ class Queue:
         return found
 
     def _dead(self, trial: FrozenTrial) -> bool:
-        if trial.user_attrs.get("place") == self.place:
-            return not self.held(trial.user_attrs["key"])
         started = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-        return time.time() - trial.user_attrs.get("alive", started) > STALE_S
+        silent_s, key = time.time() - trial.user_attrs.get("alive", started), trial.user_attrs.get("key")
+        if trial.user_attrs.get("place") != self.place:
+            return silent_s > STALE_S
+        return silent_s > BEGIN_S if key is None else not self.held(key)
 
     def _sampler(self, seed: int) -> optuna.samplers.BaseSampler:
         """A sampler for one slot: processes that share a sweep must not draw the same."""
@@ -187,12 +192,29 @@ def open_storage(where: str) -> BaseStorage:
     Raises:
         InputError: it cannot be opened.
     """
-    with database(where, OptunaError, ImportError, OSError, ValueError, KeyError, RuntimeError):
+    with database(where, *FAULTS):
         if "://" in where:
             return RDBStorage(where)
         path = Path(where).resolve()
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no file")
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")):  # of two processes that make its tables one would fail
             if path.suffix == ".log":
+                _check_journal(path)
                 return JournalStorage(JournalFileBackend(str(path)))
             return RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
+
+
+def _check_journal(path: Path) -> None:
+    """Raises ValueError where another program wrote a file: nothing is to be added to that."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            entry = None
+        if not isinstance(entry, dict) or not isinstance(entry.get("op_code"), int):
+            if number == len(lines) > 1:  # whoever wrote it was killed
+                break
+            raise ValueError(f"line {number} is none of a journal of Optuna")

@@ -58,8 +58,8 @@ class Plan(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sampler: Literal["grid", "random", "tpe"] = "grid"
-    trials: int | None = Field(default=None, gt=0)  # of random and tpe; a grid runs every point
-    mlp_ratio: float | None = Field(default=None, gt=0)  # where given, mlp_dim is so many times the dim of each trial
+    trials: int | None = Field(default=None, gt=0, le=100_000)  # of random and tpe; a grid runs every point
+    mlp_ratio: float | None = Field(default=None, gt=0, le=1000)  # where given, mlp_dim is so many times dim
     space: dict[str, tuple[Any, ...] | Range] = Field(min_length=1)
 
     @field_validator("space", mode="before")

@@ -196,13 +196,23 @@ def sample_images(data: Data, count: int, seed: int = 0) -> list[Tensor]:
     return [images for images, _ in data.batches(data.train, BATCH, torch.device("cpu"), indices=chosen)]
 
 
-def sample_held_out_images(data: Data, count: int, after: int) -> list[tuple[Tensor, Tensor]]:
+def sample_held_out_images(
+    data: Data, count: int, after: int, among: Tensor | None = None
+) -> list[tuple[Tensor, Tensor]]:
     """Training images and their labels, as `sample_images` gives them, none of which is among its first `after`.
 
+    Args:
+        among: indices of the images that count; all by default. Where none of them is left, there are no batches.
+
     Raises:
-        InputError: no image is left.
+        InputError: all images calibrate.
     """
-    chosen = _shuffle_indices(data)[after : after + count]
+    chosen = _shuffle_indices(data)[after:]
+    if among is not None:
+        chosen = chosen[torch.isin(chosen, among)]
+        if not len(chosen):
+            return []
+    chosen = chosen[:count]
     if not len(chosen):
         raise InputError(
             f"{data.name} has {len(data.train.labels)} training images and all of them calibrate; "

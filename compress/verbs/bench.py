@@ -22,6 +22,7 @@ from compress.checkpoints.checkpoint import load as load_checkpoint
 from compress.config import BenchConfig
 from compress.evaluate import Candidate, Images, Options, describe_variant, evaluate, share_cost, take_test_images
 from compress.evaluate.candidate import warn_of_few_images
+from compress.evaluate.measurement import describe_failure
 from compress.importers import Hints
 from compress.measure import environment
 from compress.runtimes import Runtime
@@ -163,9 +164,8 @@ def write_comparison(runs: dict[str, list[Row]], out: Path) -> Path:
 def read_rows(out: Path) -> list[Row]:
     """The rows of a run directory, or of all runs below it; raises RowError where a line is none."""
     own = out / "rows.jsonl"
-    paths = [own] if own.is_file() else sorted(out.rglob("rows.jsonl")) if out.is_dir() else []
-    texts = ((path, path.read_text(encoding="utf-8", errors="replace")) for path in paths)
-    return [row for path, text in texts for row in reports.parse_rows(text, str(path))]
+    paths = [own] if own.exists() else sorted(out.rglob("rows.jsonl")) if out.is_dir() else []
+    return [row for path in paths for row in reports.read_rows(path)]
 
 
 def _list_engines(request: Request, console: Console) -> tuple[list[Runtime], dict[str, str]]:
@@ -201,13 +201,14 @@ def _make_candidates(
     every = [*engines, *(runtimes.describe(name) for name in missing)]
     try:
         built = make_variant(run, which)
-    except (RuntimeError, FloatingPointError) as error:
+        cost = share_cost(lambda: built.restored[0], images)
+        cost()  # which says whether the model runs at all
+    except Exception as error:  # whatever it is: the other variants go on
         if not which.methods:
             raise
-        yield Candidate(**facts, runtime=every[0], build=Path, key="", unavailable=str(error))
+        run.say(f"{which.name} failed: {describe_failure(error)}")
+        yield Candidate(**facts, runtime=every[0], build=Path, key="", unavailable=describe_failure(error))
         return
-    cost = share_cost(lambda: built.restored[0], images)
-    cost()  # which says whether the model runs at all
     chosen = [runtime for runtime in engines if fits(runtime, which, request)]
     for runtime in chosen:
         yield Candidate(

@@ -24,15 +24,14 @@ from compress.outcome import Outcome
 from compress.quantization.linear import match_layers
 from compress.runtimes import choices
 from compress.tables import show_rows
-from compress.training.data import adapt_to_data, describe_calibration, load_data, sample_held_out_images, sample_images
+from compress.training.data import adapt_to_data, describe_calibration, load_data, sample_images
 from compress.verbs.quantize import accuracy_control, keeping, qat, study
+from compress.verbs.quantize.jury import Jury, choose_jury
 from compress.verbs.quantize.recipes import check_architecture, list_engines, list_recipes, read_method
 from compress.verbs.quantize.request import Request, read_settings
 from compress.verbs.quantize.source import Source, identify
 
 __all__ = ["Request", "quantize"]
-
-JUDGED = 1000  # training images on which an accuracy goal is judged
 
 
 def quantize(request: Request, console: Console) -> Outcome:
@@ -68,15 +67,18 @@ def _prepare(request: Request, folder: Path, console: Console) -> tuple[Source, 
     calibration = sample_images(data, request.calibration_images)
     seen = describe_calibration(data, request.calibration_images)
     source = Source(model, which, content, data, calibration, seen, folder)
-    images = take_test_images(data, request.test_images)
+    images, jury = take_test_images(data, request.test_images), None
     keeping.check_targets(request, len(images), console)
+    if request.max_drop is not None:
+        jury = choose_jury(request.path, content, which, data, settings.subset, images, request.calibration_images)
+        images, source.tested = jury.scored, jury.tested
     if request.dry_run:
         return source, method, images
     if isinstance(method, Qat):
         source.calibrated[identify(method)] = qat.train(request, settings, source, method, console)
     elif request.calibration_study or request.sensitivity or request.max_drop is not None:
         assert isinstance(model, VisionTransformer)
-        method = _control_accuracy(request, source, method, model, console)
+        method = _control_accuracy(request, source, method, model, jury, console)
     return source, method, images
 
 
@@ -89,7 +91,7 @@ def _check_layers(model: Classifier, method: Int8 | Qat) -> None:
 
 
 def _control_accuracy(
-    request: Request, source: Source, method: Int8, model: VisionTransformer, console: Console
+    request: Request, source: Source, method: Int8, model: VisionTransformer, jury: Jury | None, console: Console
 ) -> Int8 | Outcome:
     """The method with those layers in float that `--max-drop` needs; the outcome where there is nothing more to do."""
     if request.calibration_study:
@@ -103,8 +105,9 @@ def _control_accuracy(
         if request.max_drop is None:
             return Outcome(facts={"sensitivity": [asdict(each) for each in ranking]})
     assert request.max_drop is not None
-    judged = sample_held_out_images(source.data, JUDGED, request.calibration_images)
-    goal = accuracy_control.find(model, method, source.calibration, judged, request.max_drop, ranking)
+    assert jury is not None
+    limit = request.max_drop
+    goal = accuracy_control.find(model, method, source.calibration, jury.batches, limit, ranking, jury.called)
     console.print(accuracy_control.explain(goal))
     return goal.method if goal.reached else Outcome(exit_code=1)
 

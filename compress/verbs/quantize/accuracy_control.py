@@ -1,6 +1,6 @@
 """int8 that costs no more accuracy than was allowed: layers go back to float until it is so.
 
-As few as are needed, the most harmful first; how many is found by bisection. Only training images decide.
+As few as are needed, the most harmful first; how many is found by bisection. What judges is in `jury.py`.
 """
 
 from dataclasses import dataclass
@@ -40,6 +40,7 @@ class Goal:
     layers: int  # that the method as given has in integers
     images: int  # that judged
     right: int  # of them, by the float model
+    called: str  # what they are
 
     @property
     def reached(self) -> bool:
@@ -74,6 +75,7 @@ def find(
     judged: Judged,
     max_drop: float,
     ranking: list[Sensitivity] | None = None,
+    called: str = "training images that did not calibrate",
 ) -> Goal:
     """Keeps as few layers in float as are needed for top-1 to fall by no more than `max_drop` points.
 
@@ -83,8 +85,9 @@ def find(
     Args:
         model: float, in evaluation mode, not prepared for `method`; it is not changed.
         calibration: normalized training images, each (B, C, height, width), on the model's device.
-        judged: other training images, with labels; test images decide nothing.
+        judged: other images, with labels, from which the model should not have learned.
         ranking: of the layers, where it is known already.
+        called: what the images are that judge.
     """
     right = count_right(model, judged)
     images = sum(len(labels) for _, labels in judged)
@@ -105,7 +108,7 @@ def find(
                 attempts.append(attempt(ranking[:middle]))
                 missed, enough = (missed, middle) if attempts[-1].drop <= max_drop else (middle, enough)
                 advance(f"{middle} of {layers}")
-    return Goal(tuple(attempts), max_drop, layers, images, right)
+    return Goal(tuple(attempts), max_drop, layers, images, right, called)
 
 
 def sensitivities(model: VisionTransformer, method: Int8, calibration: list[Tensor]) -> list[Sensitivity]:
@@ -135,7 +138,7 @@ def skip_name(name: str) -> str:
 def explain(goal: Goal) -> str:
     """The outcome in words."""
     best, option = goal.best, f"--max-drop {goal.max_drop:g}"
-    judged = f"from {goal.right / goal.images:.1%} on {goal.images:,} training images that did not calibrate"
+    judged = f"from {goal.right / goal.images:.1%} on {goal.images:,} {goal.called}"
     if not goal.reached:
         most = max(goal.attempts, key=lambda each: len(each.kept))
         sentence = f"{option} cannot be reached: even with {len(most.kept)} of {goal.layers} layers in float top-1 "

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -44,7 +45,7 @@ def keep_file(
     Raises:
         InputError: a better file is there, or one of unknown origin.
     """
-    origin = Origin.of(request, request.path, describe_command(sys.argv))
+    origin = replace(Origin.of(request, request.path, describe_command(sys.argv)), tested=source.tested)
     made = source.locate(recipes[best])
     if not runtimes.is_checkpoint(made):
         free, made = made, source.folder / f"kept_{made.name}"

@@ -45,6 +45,7 @@ class Source:
     folder: Path
     calibrated: dict[str, Classifier] = field(default_factory=dict)  # by settings
     parity: Tensor | None = None
+    tested: int = 0  # test images that judged layers, and are not scored again
     graphs: dict[tuple[str, str], Path] = field(default_factory=dict)  # that engines share
     shortened: dict[int, "Source"] = field(default_factory=dict)  # by number of blocks
 
