@@ -1,5 +1,6 @@
 """The runtime that docs/architecture.md adds is one file and one line: put in place, everybody finds it."""
 
+import json
 import os
 import re
 import shutil
@@ -32,6 +33,15 @@ graph, image = sys.argv[1:]
 for args in (["predict", graph, image], ["predict", graph, image, "--runtime", "reference"], ["doctor", graph]):
     assert main(args) == 0
     print("---", flush=True)
+"""
+MEASURED = """
+import sys
+from compress.cli import main
+short = "--threads 1 --seconds 0.1 --runtime onnxruntime,reference".split()
+bench = ["bench", "--checkpoint", "vit.pth", "--variants", "vit", "--no-plain", "--batch-size", "1", "--out", "bench"]
+assert main([*bench, *short]) == 0
+assert main(["report", "bench"]) == 0
+assert main(["quantize", "vit.pth", *short]) == 2  # its kernels multiply no integers: the registry says so
 """
 
 
@@ -82,3 +92,14 @@ def test_it_predicts_and_is_inspected(tree: Path, run: Run, tmp_path: Path) -> N
     assert "reference on cpu: numpy" in ours
     assert usual.splitlines()[1] == ours.splitlines()[1]  # the same class, as probably
     assert re.search(r"reference\W+fp32", examined)
+
+
+def test_it_is_measured_and_reported(tree: Path, run: Run) -> None:
+    shutil.copy(run.out / "best_vit_model.pth", tree / "vit.pth")
+    execute(tree, "-c", MEASURED)
+    rows = [json.loads(line) for line in (tree / "bench" / "rows.jsonl").read_text().splitlines()]
+    usual, ours = sorted(rows, key=lambda row: row["runtime"])
+    assert (ours["runtime"], ours["executed"], ours["failed"]) == ("reference", "fp32", None)
+    assert ours["top1"] == usual["top1"]
+    assert ours["latency_samples_s"]
+    assert "| reference" in (tree / "bench" / "report.md").read_text()
