@@ -31,6 +31,7 @@ from baselines.output import ClassifierOutput
 from baselines.vit import VisionTransformer, ViTConfig
 from compress.checkpoints.user_code import format_error, running
 from compress.importers import Content, Hints
+from compress.importers.choice import Chooser
 from compress.importers.state_dict import extract_state_dict
 from compress.importers.weights import format_names, format_shape
 
@@ -166,7 +167,9 @@ def match_weights(content: Content, model: Wrapped, hints: Hints) -> dict[str, T
         InputError: it lacks tensors, has others, or of other shapes.
     """
     wanted = model.module.state_dict()
-    tensors = _strip_prefixes(extract_state_dict(content, ema=hints.ema).tree, wanted)
+    chooser = Chooser(content.path, hints)
+    tensors = _strip_prefixes(extract_state_dict(content, chooser).tree, wanted)
+    chooser.check_found()
     tensors |= {name: value for name, value in wanted.items() if name.endswith(COUNTER) and name not in tensors}
     misfit = f"{content.path} does not fit --model {model.config.factory}:"
     for what, names in (("lacks", wanted.keys() - tensors.keys()), ("also holds", tensors.keys() - wanted.keys())):
