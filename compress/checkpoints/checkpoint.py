@@ -18,6 +18,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from baselines import macs
 from baselines.classifier import ImageConfig
 from baselines.errors import InputError
 from baselines.resizing import STRETCHED, Resizing
@@ -26,6 +27,7 @@ from compress import files, importers
 from compress.checkpoints import user_models, validation
 from compress.checkpoints.serialization import serialize_safetensors, serialize_torch
 from compress.checkpoints.user_models import ModuleConfig
+from compress.checkpoints.user_weights import match_weights
 from compress.importers import Content, Hints, ImportedModel, list_normalizations, parse_resizing
 from compress.importers.normalization import DATA
 
@@ -52,7 +54,20 @@ class Checkpoint:
     converted: bool = False  # whether the methods' `convert` has been applied: a model that ships
     pretrained: bool = False  # whether it has seen no labels: its head knows nothing
     calibration: dict[str, Any] | None = None  # `images`, `sha256` of those that set what is measured, not learned
-    origin: dict[str, Any] | None = None  # of a model of another library: `family`, `numbers` and `notes`
+    # Of a model of another library: `family`, `numbers`, `notes`, `parameters`; and, just read, its `choice`
+    origin: dict[str, Any] | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Learned weights, as the library of the file counts them: zeros that stand in for what it lacks are none."""
+        told = (self.origin or {}).get("parameters")
+        return told if told and not self.methods else macs.params(self.geometry)
+
+    @property
+    def choice(self) -> list[str]:
+        """Which of several models in its file it is, in a sentence; nothing where there was one alone."""
+        told = (self.origin or {}).get("choice")
+        return [told] if told else []
 
     @property
     def geometry(self) -> ViTConfig:
@@ -129,9 +144,9 @@ def load_user_model(hints: Hints, found: Content | None = None) -> Checkpoint:
     """
     assert hints.model is not None
     model = user_models.wrap_model(hints.model, hints)
-    state = user_models.match_weights(found, model, hints) if found else model.state_dict()
-    origin = {"family": f"code of {model.config.factory}", "numbers": importers.find_dtype(state), "notes": []}
-    return Checkpoint(model.config, (), state, origin=origin)
+    state, notes, choice = match_weights(found, model, hints) if found else (model.state_dict(), [], "")
+    origin = {"family": f"code of {model.config.factory}", "numbers": importers.find_dtype(state), "notes": notes}
+    return Checkpoint(model.config, (), state, origin=origin | {"choice": choice})
 
 
 def _relabel(path: Path, content: Checkpoint, factory: str) -> Checkpoint:
@@ -165,7 +180,9 @@ def _parse_own(path: Path, content: dict[str, Any]) -> Checkpoint:
             converted=bool(content["converted"]),
             pretrained=bool(content.get("pretrained", False)),
             calibration=validation.check_facts(content.get("calibration"), images=int, sha256=str),
-            origin=validation.check_facts(content.get("origin"), family=str, numbers=str, notes=list),
+            origin=validation.check_facts(
+                content.get("origin"), optional=("parameters",), family=str, numbers=str, notes=list, parameters=int
+            ),
         )
         _check_sizes(checkpoint)
     except ValidationError as error:
@@ -187,7 +204,8 @@ def from_imported(imported: ImportedModel) -> Checkpoint:
         std=imported.std,
         resizing=imported.resizing,
         pretrained=not imported.head,
-        origin={"family": imported.layout, "numbers": imported.dtype, "notes": list(imported.notes)},
+        origin={"family": imported.layout, "numbers": imported.dtype, "notes": list(imported.notes)}
+        | {"parameters": imported.parameters, "choice": imported.choice},
     )
 
 

@@ -55,14 +55,21 @@ def check_text(value: Any, longest: int = LONGEST_TEXT) -> str:
     return value
 
 
-def check_facts(found: Any, **kinds: type) -> dict[str, Any] | None:
-    """A few facts by name, None where nothing is known; raises KeyError or ValueError where they are of other kinds."""
+def check_facts(found: Any, *, optional: tuple[str, ...] = (), **kinds: type) -> dict[str, Any] | None:
+    """A few facts by name, None where nothing is known; raises KeyError or ValueError where they are of other kinds.
+
+    Args:
+        optional: names of those that older files do not have.
+    """
     if not found:
         return None
-    facts = {name: found[name] for name in kinds}
-    for name, kind in kinds.items():
+    facts = {name: found[name] for name in kinds if name in found or name not in optional}
+    for name in facts:
+        kind = kinds[name]
         if type(facts[name]) is not kind:
             raise ValueError(f"{name} is no {kind.__name__}")
+        if kind is int and not 0 <= facts[name] < LARGEST:
+            raise ValueError(f"{name} is no number of anything")
         for each in facts[name] if kind is list else [facts[name]] if kind is str else []:
             check_text(each)
     return facts

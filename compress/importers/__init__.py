@@ -63,8 +63,8 @@ def convert(content: Content, hints: Hints) -> ImportedModel:
     weights.check_none_left()
     check_shapes(weights, model)
     notes, dtype = (*chooser.notes, *weights.notes, *model.notes), find_dtype(found.content.tree)
-    model = replace(model, layout=found.layout.name, dtype=dtype, notes=notes, parameters=weights.parameters)
-    return _name_classes(model, whole)
+    told = {"layout": found.layout.name, "dtype": dtype, "notes": notes, "parameters": weights.parameters}
+    return _name_classes(replace(model, **told, choice="; ".join(chooser.notes)), whole)
 
 
 def _name_classes(model: ImportedModel, content: Content) -> ImportedModel:

@@ -1,9 +1,9 @@
-"""Which of several models in one file is taken: the average of the weights, as authors publish it, unless told otherwise.
+"""Which of several models in one file is taken: the average, which authors publish, unless the user says otherwise.
 
     {"model": ..., "model_ema": ...}   {"student": ..., "teacher": ...}   model.* beside ema_model.*
 
-A teacher is an average of its student (DINO, iBOT, mean teacher) where both have weights of the same shapes. One of other
-shapes taught by its answers (distillation): then the student is meant. Of MoCo the encoder is published, not its average.
+A teacher averages its student (DINO, iBOT, mean teacher) where both have weights of the same shapes. One of other
+shapes taught by its answers (distillation), and the student is meant. MoCo publishes the encoder, not its average.
 """
 
 import re
@@ -47,7 +47,7 @@ class Chooser:
             InputError: nothing says which one is meant.
         """
         names = list(models)
-        self.offered += names
+        self.offered += names if len(names) > 1 else []
         named = [name for name in names if not self.found and is_part(str(self.wanted), name)]
         if named:
             self.found = True

@@ -4,13 +4,12 @@
     backbone.blocks.0...  fc.weight  fc.bias                                    a head beside the model
     blocks.0...  head.1.weight  head.1.bias                                     Dropout, Linear
 
-A layout knows its model by a marker, and what stands in front of that in front of all its weights. A Linear layer alone is
-a head under any usual name. What lies beside the model is left out, and noted, where it cannot be a part of it: the model
-has its own head inside, or it is named as losses, metrics and other models are. All else is refused.
+A layout knows its model by a marker; what stands in front of the marker stands in front of all its weights. A Linear
+layer alone is a head under any usual name. What lies beside a model is left out, and noted, where it cannot be a part of
+it: the model has its head inside, or the name is one of losses, metrics or other models. All else is refused.
 """
 
-import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -58,13 +57,13 @@ def find_model(content: Content, layouts: Sequence[Layout], chooser: Chooser) ->
         return None
     prefixes = [prefix for _, prefix in places]
     owned = {prefix: select_own(content.tree, prefix, prefixes) for prefix in prefixes}
+    for prefix, held in owned.items():
+        owned[prefix] = {name: value for name, value in held.items() if not is_measure(name.removeprefix(prefix))}
     chosen = chooser.choose({prefix.rstrip("./"): list(owned[prefix].values()) for prefix in prefixes})
     layout, prefix = next(place for place in places if place[1].rstrip("./") == chosen)
     models = set().union(*owned.values())
     apart = tuple(filter(None, (find_apart(each, prefix) for each in prefixes)))
-    beside = {
-        name: value for name, value in content.tree.items() if name not in models and not name.startswith(apart)
-    }
+    beside = {name: value for name, value in content.tree.items() if name not in models and not name.startswith(apart)}
     notes: list[str] = []
     own = adopt_head(content, layout, prefix, owned[prefix], beside, notes)
     leave_out(content, layout, prefix, own, beside, notes)
@@ -110,15 +109,21 @@ def find_apart(other: str, prefix: str) -> str | None:
 
 
 def select_own(tree: Mapping[str, Tensor], prefix: str, prefixes: Sequence[str]) -> dict[str, Tensor]:
-    """The weights behind a prefix, without those of a model further inside, and without losses and metrics."""
+    """The weights behind a prefix, without those of a model further inside."""
     inner = tuple(each for each in prefixes if each != prefix and each.startswith(prefix))
     return {
-        name: value
-        for name, value in tree.items()
-        if name.startswith(prefix)
-        and not (inner and name.startswith(inner))
-        and not find_words(name.removeprefix(prefix).partition(".")[0]) & MEASURES
+        name: value for name, value in tree.items() if name.startswith(prefix) and not name.startswith(inner or "\0")
     }
+
+
+def is_measure(name: str) -> bool:
+    """Whether a tensor is one of a loss or metric, by the first part of its name."""
+    return bool(find_words(name.partition(".")[0]) & MEASURES)
+
+
+def is_apart(name: str) -> bool:
+    """Whether a tensor beside a model is no part of it, by its name."""
+    return name.rpartition(".")[2] in COUNTERS or bool(find_words(name.rpartition(".")[0]) & BESIDE)
 
 
 def adopt_head(
@@ -200,15 +205,19 @@ def leave_out(
     notes: list[str],
 ) -> None:
     """Notes what lies beside a model and is none of its weights; raises InputError where it might be."""
-    left = [name for name in beside if name.rpartition(".")[2] not in COUNTERS]
     adopted = any(note.startswith("its head is") for note in notes)
     if adopted or not any(f"{prefix}{name}.weight" in own for name in layout.heads):
-        unknown = [name for name in left if not find_words(name.rpartition(".")[0]) & BESIDE]
+        unknown = [name for name in beside if not is_apart(name)]
         if unknown:
             raise InputError(
                 f"{content.path}: it also holds {format_names(unknown)}, beside its {prefix!r}, and may need that for "
                 f"its answers; {UNKNOWN}"
             )
-    if left:
-        more = f" and {len(left) - SHOWN} more" if len(left) > SHOWN else ""
-        notes.append(f"left out, as no part of the model: {', '.join(itertools.islice(left, SHOWN))}{more}")
+    notes += note_left_out(beside)
+
+
+def note_left_out(names: Iterable[str]) -> list[str]:
+    """The note on what is no part of the model; none where that is nothing, or counters alone."""
+    left = [name for name in names if name.rpartition(".")[2] not in COUNTERS]
+    more = f" and {len(left) - SHOWN} more" if len(left) > SHOWN else ""
+    return [f"left out, as no part of the model: {', '.join(left[:SHOWN])}{more}"] if left else []
