@@ -64,10 +64,9 @@ class Checkpoint:
         return told if told and not self.methods else macs.params(self.geometry)
 
     @property
-    def choice(self) -> list[str]:
-        """Which of several models in its file it is, in a sentence; nothing where there was one alone."""
-        told = (self.origin or {}).get("choice")
-        return [told] if told else []
+    def choice(self) -> str:
+        """Which of several models in its file it is, in words; empty where there was one alone."""
+        return (self.origin or {}).get("choice", "")
 
     @property
     def geometry(self) -> ViTConfig:
@@ -180,9 +179,7 @@ def _parse_own(path: Path, content: dict[str, Any]) -> Checkpoint:
             converted=bool(content["converted"]),
             pretrained=bool(content.get("pretrained", False)),
             calibration=validation.check_facts(content.get("calibration"), images=int, sha256=str),
-            origin=validation.check_facts(
-                content.get("origin"), optional=("parameters",), family=str, numbers=str, notes=list, parameters=int
-            ),
+            origin=validation.check_origin(content.get("origin")),
         )
         _check_sizes(checkpoint)
     except ValidationError as error:
@@ -195,18 +192,10 @@ def _parse_own(path: Path, content: dict[str, Any]) -> Checkpoint:
 
 def from_imported(imported: ImportedModel) -> Checkpoint:
     """A model of another library; one without a head is as if it was pretrained."""
-    return Checkpoint(
-        config=imported.config,
-        methods=(),
-        state=imported.state,
-        classes=imported.classes,
-        mean=imported.mean,
-        std=imported.std,
-        resizing=imported.resizing,
-        pretrained=not imported.head,
-        origin={"family": imported.layout, "numbers": imported.dtype, "notes": list(imported.notes)}
-        | {"parameters": imported.parameters, "choice": imported.choice},
-    )
+    facts = {name: getattr(imported, name) for name in ("classes", "mean", "std", "resizing")}
+    origin = {"family": imported.layout, "numbers": imported.dtype, "notes": list(imported.notes)}
+    origin |= {"parameters": imported.parameters, "choice": imported.choice}
+    return Checkpoint(imported.config, (), imported.state, **facts, pretrained=not imported.head, origin=origin)
 
 
 def hash_state(state: Mapping[str, Tensor]) -> str:

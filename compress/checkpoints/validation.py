@@ -55,17 +55,18 @@ def check_text(value: Any, longest: int = LONGEST_TEXT) -> str:
     return value
 
 
-def check_facts(found: Any, *, optional: tuple[str, ...] = (), **kinds: type) -> dict[str, Any] | None:
-    """A few facts by name, None where nothing is known; raises KeyError or ValueError where they are of other kinds.
+def check_origin(found: Any) -> dict[str, Any] | None:
+    """As `check_facts`, of the origin of a checkpoint; older files do not say how many parameters it had."""
+    counted = {"parameters": int} if isinstance(found, Mapping) and "parameters" in found else {}
+    return check_facts(found, family=str, numbers=str, notes=list, **counted)
 
-    Args:
-        optional: names of those that older files do not have.
-    """
+
+def check_facts(found: Any, **kinds: type) -> dict[str, Any] | None:
+    """A few facts by name, None where nothing is known; raises KeyError or ValueError where they are of other kinds."""
     if not found:
         return None
-    facts = {name: found[name] for name in kinds if name in found or name not in optional}
-    for name in facts:
-        kind = kinds[name]
+    facts = {name: found[name] for name in kinds}
+    for name, kind in kinds.items():
         if type(facts[name]) is not kind:
             raise ValueError(f"{name} is no {kind.__name__}")
         if kind is int and not 0 <= facts[name] < LARGEST:

@@ -5,8 +5,8 @@
     blocks.0...  head.1.weight  head.1.bias                                     Dropout, Linear
 
 A layout knows its model by a marker; what stands in front of the marker stands in front of all its weights. A Linear
-layer alone is a head under any usual name. What lies beside a model is left out, and noted, where it cannot be a part of
-it: the model has its head inside, or the name is one of losses, metrics or other models. All else is refused.
+layer alone is a head under any usual name. What lies beside a model is left out, and noted, where it cannot be a part
+of it: the model has its head inside, or the name is one of losses, metrics or other models. All else is refused.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -139,7 +139,7 @@ def adopt_head(
     Raises:
         InputError: it has two, or one that is more than a Linear layer.
     """
-    has_own = any(f"{prefix}{name}.weight" in own for name in layout.heads)
+    has_own = any(f"{prefix}{name}.{kind}" in own for name in layout.heads for kind in ("weight", "bias"))
     groups = {} if has_own else group_heads(own, prefix)
     for parent in list_parents(prefix) if layout.heads else ():
         groups |= group_heads(beside, parent)
