@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from baselines.vit import Attention, Encoder, VisionTransformer
 from compress import files, variant
 from compress.checkpoints import user_models
 from compress.checkpoints.checkpoint import Checkpoint
+from compress.exporters import external
 from compress.exporters.operators import halve_constants, list_gathered_indices, list_translations
 
 OPSET = 20
@@ -46,7 +48,7 @@ class Parity:
 def export_onnx(
     model: Classifier, path: Path, images: Tensor, content: Checkpoint, batch_size: int | None = None
 ) -> Parity:
-    """Writes `model` as ONNX with its weights inside the file.
+    """Writes `model` as ONNX, with its weights inside the file, or beside it where protobuf has no room for them.
 
     Args:
         images: normalized real images (n, C, height, width), n >= 10, for tracing and for the parity check.
@@ -65,9 +67,13 @@ def export_onnx(
     if has_integers(proto):
         halve_constants(proto)
         list_gathered_indices(proto)
+    integer, images = has_integers(proto), images.cpu()
+    if external.count_weight_bytes(proto) > external.LARGEST_INSIDE:
+        check = partial(check_parity, model, images=images, integer=integer, batch_size=batch_size)
+        return external.write_outside(proto, path, check)
     onnx.checker.check_model(proto)
     serialised = proto.SerializeToString()
-    parity = check_parity(model, serialised, images.cpu(), integer=has_integers(proto), batch_size=batch_size)
+    parity = check_parity(model, serialised, images, integer=integer, batch_size=batch_size)
     files.write(path, serialised)
     return parity
 
@@ -179,16 +185,16 @@ def set_batch_size(proto: onnx.ModelProto, batch_size: int) -> None:
 
 
 def check_parity(
-    model: Classifier, serialised: bytes, images: Tensor, *, integer: bool, batch_size: int | None = None
+    model: Classifier, graph: bytes | Path, images: Tensor, *, integer: bool, batch_size: int | None = None
 ) -> Parity:
-    """Runs graph, in ONNX Runtime, and model on the same images; see `compare_logits`.
+    """Runs a graph or its file, in ONNX Runtime, and model on the same images; see `compare_logits`.
 
     Raises:
         ParityError: they disagree.
     """
     import onnxruntime  # only now: the rest of the product works without it
 
-    session = onnxruntime.InferenceSession(serialised, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
 
     def run(batch: np.ndarray) -> np.ndarray:
         return np.asarray(session.run(None, {"images": batch})[0])
