@@ -7,14 +7,18 @@ The graph names the other file by its plain name, so that both can move together
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import onnx
 
+from compress import files
 from compress.checkpoints.graph_files import check_onnx
 
 LARGEST_INSIDE = 2**31 - 2**24  # bytes of weights in the file itself; what is left is for the graph
 LEAST_OUTSIDE = 1024  # bytes of a weight that is put outside
+Result = TypeVar("Result")
 
 
 def count_weight_bytes(proto: onnx.ModelProto) -> int:
@@ -27,15 +31,36 @@ def locate_weights(path: Path) -> Path:
     return path.with_suffix(".onnx.data")
 
 
-def save_outside(proto: onnx.ModelProto, path: Path) -> None:
-    """Writes a graph, and its weights beside it; they are not in memory afterwards.
+def write_outside(proto: onnx.ModelProto, path: Path, check: Callable[[Path], Result]) -> Result:
+    """Writes a graph and, beside it, its weights, which are not in memory afterwards.
+
+    Args:
+        check: looks at the graph, which is complete but not in its place yet; what it raises ends the work.
+
+    Returns:
+        What `check` does.
 
     Raises:
         RuntimeError: it is no graph that ONNX allows.
-        OSError: the place cannot be written.
+        InputError: the place cannot be written.
     """
+    folder = path.parent / f".{path.name}.{os.getpid()}.tmp"  # of the same file system: files are moved, not copied
+    made = folder / path.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _save(proto, made)
+        result = check(made)
+        locate_weights(made).replace(locate_weights(path))
+        made.replace(path)
+    except OSError as error:
+        raise files.unwritable(path, error) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return result
+
+
+def _save(proto: onnx.ModelProto, path: Path) -> None:
     weights = locate_weights(path)
-    weights.unlink(missing_ok=True)  # onnx would add to it
     onnx.save_model(proto, path, save_as_external_data=True, location=weights.name, size_threshold=LEAST_OUTSIDE)
     check_onnx(path)
     try:

@@ -67,13 +67,12 @@ def export_onnx(
     if has_integers(proto):
         halve_constants(proto)
         list_gathered_indices(proto)
-    integer, images = has_integers(proto), images.cpu()
+    check = partial(check_parity, model, images=images.cpu(), integer=has_integers(proto), batch_size=batch_size)
     if external.count_weight_bytes(proto) > external.LARGEST_INSIDE:
-        check = partial(check_parity, model, images=images, integer=integer, batch_size=batch_size)
         return external.write_outside(proto, path, check)
     onnx.checker.check_model(proto)
     serialised = proto.SerializeToString()
-    parity = check_parity(model, serialised, images, integer=integer, batch_size=batch_size)
+    parity = check(serialised)
     files.write(path, serialised)
     return parity
 
