@@ -24,7 +24,7 @@ from compress.importers.weights import format_names
 ADAPTERS = ("lora_", "base_layer.", "modules_to_save.", "adapter", "adaptmlp", "ia3_l", "hada_w", "lokr_w", "oft_r")
 HEADS = (
     "head", "heads", "classifier", "fc", "linear", "lin", "clf", "cls", "cls_head", "classification_head",
-    "linear_head", "linear_classifier", "mlp_head", "head_cls", "out", "output", "logits",
+    "linear_classifier", "mlp_head", "head_cls", "out", "output", "logits",
 )  # fmt: skip
 PROJECTION = "last_layer."  # of DINO's heads, which pretraining alone needs
 MEASURES = {"criterion", "criteria", "loss", "losses", "metric", "metrics", "acc", "accuracy", "train", "val", "valid",
