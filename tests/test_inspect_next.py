@@ -97,7 +97,7 @@ KINDS: dict[str, tuple[Callable[[Path], object], list[str], list[str]]] = {  # m
     ),
     "mean.pth": (
         lambda path: torch.save(build(global_pool="avg", class_token=False).state_dict(), path),
-        ["--heads", "4", "--normalize", "0.5,0.5,0.5/0.2,0.2,0.2"],
+        ["--heads", "4", "--normalize", "0.5,0.5,0.5/0.2,0.2,0.2", "--resize", "crop", "--interpolation", "bicubic"],
         ["quantize", "bench"],
     ),
     "two.pth": (save_two, ["--heads", "2", "--weights", "teacher"], ["quantize", "bench"]),

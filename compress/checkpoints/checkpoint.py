@@ -8,7 +8,6 @@ other libraries are read by `importers`.
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +31,6 @@ from compress.importers import Content, Hints, ImportedModel, list_normalization
 from compress.importers.normalization import DATA
 
 FORMAT = "compress-checkpoint-1"
-LEAST_TENSORS = 8  # of a block
 REMEDY = "fetch it again, or remove it and train anew"
 
 
@@ -181,7 +179,7 @@ def _parse_own(path: Path, content: dict[str, Any]) -> Checkpoint:
             calibration=validation.check_facts(content.get("calibration"), images=int, sha256=str),
             origin=validation.check_origin(content.get("origin")),
         )
-        _check_sizes(checkpoint)
+        validation.check_sizes(checkpoint)
     except ValidationError as error:
         raise files.explain(error, f"{path} (config)") from error
     except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
@@ -205,30 +203,6 @@ def hash_state(state: Mapping[str, Tensor]) -> str:
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()
-
-
-def _check_sizes(checkpoint: Checkpoint) -> None:
-    """Raises ValueError where a file contradicts itself, before memory is set aside for what it claims."""
-    config, numbers = checkpoint.config, (*checkpoint.mean, *checkpoint.std)
-    if not all(map(math.isfinite, numbers)) or min(checkpoint.std, default=1) <= 0:
-        raise ValueError(f"mean {checkpoint.mean} and std {checkpoint.std}, by which no image can be normalized")
-    unsaid = checkpoint.origin is not None  # of another library's model, kept before anybody said it
-    if len(checkpoint.classes) != config.classes and (checkpoint.classes or not unsaid):
-        raise ValueError(f"{len(checkpoint.classes)} names for {config.classes} classes")
-    if not len(checkpoint.mean) == len(checkpoint.std) == config.channels and (checkpoint.mean or not unsaid):
-        raise ValueError(f"mean {checkpoint.mean} and std {checkpoint.std} for {config.channels} channels")
-    if not isinstance(config, ViTConfig):
-        return
-    if len(checkpoint.state) < LEAST_TENSORS * config.depth:
-        raise ValueError(f"{len(checkpoint.state)} weights for {config.depth} blocks")
-    least = (config.representation or config.dim) * config.classes
-    least += config.dim * (config.tokens + config.depth * (4 * config.inner_dim + 2 * config.mlp_dim))
-    if config.tokenizer in ("linear", "normed"):
-        least += config.dim * config.channels * config.patch_size**2
-    twice = torch.uint8  # two weights of 4 bits in a byte
-    held = sum(value.numel() * (1 + (value.dtype == twice)) for value in checkpoint.state.values())
-    if held < least:
-        raise ValueError(f"{held} weights, where its config asks for {least} and more")
 
 
 @dataclass(frozen=True)

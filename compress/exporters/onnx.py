@@ -237,8 +237,7 @@ def compare_logits(
         agreement=float((a.argmax(1) == b.argmax(1)).mean()),
         close=float((differences <= FLOAT_TOLERANCE).mean()),
     )
-    chooses = isinstance(model, VisionTransformer) and type(model.encoder) is not Encoder
-    enough = CHOOSING_SHARE if chooses else 1.0
+    enough = CHOOSING_SHARE if isinstance(model, VisionTransformer) and type(model.encoder) is not Encoder else 1.0
     same = parity.agreement >= INTEGER_AGREEMENT or (integer and parity.max_difference <= INTEGER_TOLERANCE)
     good = parity.close == 1 or (same and (integer or parity.close >= enough))
     if not good:

@@ -141,7 +141,8 @@ def _list_next(path: Path, content: Checkpoint, hints: Hints) -> list[str]:
         told += ["--model", hints.model or _find_code(path, config.factory)]
     if content.pretrained:
         return [f"{_format('train', ['--init', str(path)], data, told)}  # gives it a head"]
-    told += ["--normalize", hints.normalize] if hints.normalize else []
+    reading = {"--normalize": hints.normalize, "--resize": hints.resize, "--interpolation": hints.interpolation}
+    told += [word for option, value in reading.items() if value for word in (option, str(value))]
     if content.converted or dtype != "fp32":
         return [f"compress predict {file} IMAGE {shlex.join(told)}".rstrip()]
     commands = [_format("quantize", [str(path)], data, told)]
