@@ -59,20 +59,18 @@ def export_onnx(
         ParityError: the graph disagrees with the model.
         InputError: the file cannot be written.
     """
-    model = copy.deepcopy(model).cpu().eval()
-    proto = trace_model(model, images[:2].cpu())
-    describe_file(proto, content)
+    model, images = copy.deepcopy(model).cpu().eval(), images.cpu()
+    describe_file(proto := trace_model(model, images[:2]), content)
     if batch_size is not None:
         set_batch_size(proto, batch_size)
     if has_integers(proto):
         halve_constants(proto)
         list_gathered_indices(proto)
-    check = partial(check_parity, model, images=images.cpu(), integer=has_integers(proto), batch_size=batch_size)
+    check = partial(check_parity, model, images=images, integer=has_integers(proto), batch_size=batch_size)
     if external.count_weight_bytes(proto) > external.LARGEST_INSIDE:
         return external.write_outside(proto, path, check)
     onnx.checker.check_model(proto)
-    serialised = proto.SerializeToString()
-    parity = check(serialised)
+    parity = check(serialised := proto.SerializeToString())
     files.write(path, serialised)
     return parity
 
