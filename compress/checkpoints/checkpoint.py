@@ -8,7 +8,6 @@ other libraries are read by `importers`.
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from baselines import macs
 from baselines.classifier import ImageConfig
 from baselines.errors import InputError
 from baselines.resizing import STRETCHED, Resizing
@@ -26,11 +26,11 @@ from compress import files, importers
 from compress.checkpoints import user_models, validation
 from compress.checkpoints.serialization import serialize_safetensors, serialize_torch
 from compress.checkpoints.user_models import ModuleConfig
+from compress.checkpoints.user_weights import match_weights
 from compress.importers import Content, Hints, ImportedModel, list_normalizations, parse_resizing
 from compress.importers.normalization import DATA
 
 FORMAT = "compress-checkpoint-1"
-LEAST_TENSORS = 8  # of a block
 REMEDY = "fetch it again, or remove it and train anew"
 
 
@@ -52,7 +52,19 @@ class Checkpoint:
     converted: bool = False  # whether the methods' `convert` has been applied: a model that ships
     pretrained: bool = False  # whether it has seen no labels: its head knows nothing
     calibration: dict[str, Any] | None = None  # `images`, `sha256` of those that set what is measured, not learned
-    origin: dict[str, Any] | None = None  # of a model of another library: `family`, `numbers` and `notes`
+    # Of a model of another library: `family`, `numbers`, `notes`, `parameters`; and, just read, its `choice`
+    origin: dict[str, Any] | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Learned weights, as the library of the file counts them: zeros that stand in for what it lacks are none."""
+        told = (self.origin or {}).get("parameters")
+        return told if told and not self.methods else macs.params(self.geometry)
+
+    @property
+    def choice(self) -> str:
+        """Which of several models in its file it is, in words; empty where there was one alone."""
+        return (self.origin or {}).get("choice", "")
 
     @property
     def geometry(self) -> ViTConfig:
@@ -129,9 +141,9 @@ def load_user_model(hints: Hints, found: Content | None = None) -> Checkpoint:
     """
     assert hints.model is not None
     model = user_models.wrap_model(hints.model, hints)
-    state = user_models.match_weights(found, model, hints) if found else model.state_dict()
-    origin = {"family": f"code of {model.config.factory}", "numbers": importers.find_dtype(state), "notes": []}
-    return Checkpoint(model.config, (), state, origin=origin)
+    state, notes, choice = match_weights(found, model, hints) if found else (model.state_dict(), [], "")
+    origin = {"family": f"code of {model.config.factory}", "numbers": importers.find_dtype(state), "notes": notes}
+    return Checkpoint(model.config, (), state, origin=origin | {"choice": choice})
 
 
 def _relabel(path: Path, content: Checkpoint, factory: str) -> Checkpoint:
@@ -165,9 +177,9 @@ def _parse_own(path: Path, content: dict[str, Any]) -> Checkpoint:
             converted=bool(content["converted"]),
             pretrained=bool(content.get("pretrained", False)),
             calibration=validation.check_facts(content.get("calibration"), images=int, sha256=str),
-            origin=validation.check_facts(content.get("origin"), family=str, numbers=str, notes=list),
+            origin=validation.check_origin(content.get("origin")),
         )
-        _check_sizes(checkpoint)
+        validation.check_sizes(checkpoint)
     except ValidationError as error:
         raise files.explain(error, f"{path} (config)") from error
     except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
@@ -178,17 +190,10 @@ def _parse_own(path: Path, content: dict[str, Any]) -> Checkpoint:
 
 def from_imported(imported: ImportedModel) -> Checkpoint:
     """A model of another library; one without a head is as if it was pretrained."""
-    return Checkpoint(
-        config=imported.config,
-        methods=(),
-        state=imported.state,
-        classes=imported.classes,
-        mean=imported.mean,
-        std=imported.std,
-        resizing=imported.resizing,
-        pretrained=not imported.head,
-        origin={"family": imported.layout, "numbers": imported.dtype, "notes": list(imported.notes)},
-    )
+    facts = {name: getattr(imported, name) for name in ("classes", "mean", "std", "resizing")}
+    origin = {"family": imported.layout, "numbers": imported.dtype, "notes": list(imported.notes)}
+    origin |= {"parameters": imported.parameters, "choice": imported.choice}
+    return Checkpoint(imported.config, (), imported.state, **facts, pretrained=not imported.head, origin=origin)
 
 
 def hash_state(state: Mapping[str, Tensor]) -> str:
@@ -198,30 +203,6 @@ def hash_state(state: Mapping[str, Tensor]) -> str:
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()
-
-
-def _check_sizes(checkpoint: Checkpoint) -> None:
-    """Raises ValueError where a file contradicts itself, before memory is set aside for what it claims."""
-    config, numbers = checkpoint.config, (*checkpoint.mean, *checkpoint.std)
-    if not all(map(math.isfinite, numbers)) or min(checkpoint.std, default=1) <= 0:
-        raise ValueError(f"mean {checkpoint.mean} and std {checkpoint.std}, by which no image can be normalized")
-    unsaid = checkpoint.origin is not None  # of another library's model, kept before anybody said it
-    if len(checkpoint.classes) != config.classes and (checkpoint.classes or not unsaid):
-        raise ValueError(f"{len(checkpoint.classes)} names for {config.classes} classes")
-    if not len(checkpoint.mean) == len(checkpoint.std) == config.channels and (checkpoint.mean or not unsaid):
-        raise ValueError(f"mean {checkpoint.mean} and std {checkpoint.std} for {config.channels} channels")
-    if not isinstance(config, ViTConfig):
-        return
-    if len(checkpoint.state) < LEAST_TENSORS * config.depth:
-        raise ValueError(f"{len(checkpoint.state)} weights for {config.depth} blocks")
-    least = (config.representation or config.dim) * config.classes
-    least += config.dim * (config.tokens + config.depth * (4 * config.inner_dim + 2 * config.mlp_dim))
-    if config.tokenizer in ("linear", "normed"):
-        least += config.dim * config.channels * config.patch_size**2
-    twice = torch.uint8  # two weights of 4 bits in a byte
-    held = sum(value.numel() * (1 + (value.dtype == twice)) for value in checkpoint.state.values())
-    if held < least:
-        raise ValueError(f"{held} weights, where its config asks for {least} and more")
 
 
 @dataclass(frozen=True)

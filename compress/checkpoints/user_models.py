@@ -30,13 +30,9 @@ from baselines.errors import InputError
 from baselines.output import ClassifierOutput
 from baselines.vit import VisionTransformer, ViTConfig
 from compress.checkpoints.user_code import format_error, running
-from compress.importers import Content, Hints
-from compress.importers.state_dict import extract_state_dict
-from compress.importers.weights import format_names, format_shape
+from compress.importers import Hints
 
 VARIABLE = "COMPRESS_MODEL"
-PREFIXES = ("module.", "_orig_mod.", "model.")  # of names, as DistributedDataParallel, compiling and Lightning leave
-COUNTER = ".num_batches_tracked"  # which older files do not have, and no answer needs
 
 
 class ModuleConfig(ImageConfig):
@@ -159,28 +155,6 @@ def load_module(spec: str) -> nn.Module:
     return made.float()  # in which all models are rebuilt, whatever default its code has set
 
 
-def match_weights(content: Content, model: Wrapped, hints: Hints) -> dict[str, Tensor]:
-    """The state that a file holds for a model, by the names of `model`.
-
-    Raises:
-        InputError: it lacks tensors, has others, or of other shapes.
-    """
-    wanted = model.module.state_dict()
-    tensors = _strip_prefixes(extract_state_dict(content, ema=hints.ema).tree, wanted)
-    tensors |= {name: value for name, value in wanted.items() if name.endswith(COUNTER) and name not in tensors}
-    misfit = f"{content.path} does not fit --model {model.config.factory}:"
-    for what, names in (("lacks", wanted.keys() - tensors.keys()), ("also holds", tensors.keys() - wanted.keys())):
-        if names:
-            raise InputError(f"{misfit} it {what} {format_names(sorted(names))}; give weights of that very model")
-    for name, value in tensors.items():
-        if value.shape != wanted[name].shape:
-            sizes = f"{format_shape(value.shape)} and not {format_shape(wanted[name].shape)}"
-            raise InputError(f"{misfit} {name} is {sizes}; let the factory make a model of its size")
-        if value.is_floating_point() and not value.isfinite().all():
-            raise InputError(f"{content.path}: {name} holds values that are not finite; fetch it again")
-    return {f"module.{name}": tensors[name].to(value.dtype) for name, value in wanted.items()}
-
-
 def shorten_spec(spec: str) -> str:
     """A factory as a person knows it, without the folders in front."""
     place, _, name = spec.rpartition(":")
@@ -229,12 +203,3 @@ def _count_classes(module: nn.Module, shape: tuple[int, int, int], shown: str) -
         got = f"a tensor {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"--model {shown} gives {got} for two images, not logits (2, classes); wrap it in the factory")
     return logits.shape[1]
-
-
-def _strip_prefixes(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors without what trainings put in front of all their names."""
-    while prefix := next((each for each in PREFIXES if all(name.startswith(each) for name in tensors)), None):
-        if all(name.startswith(prefix) for name in wanted):
-            break
-        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    return dict(tensors)

@@ -28,6 +28,7 @@ from compress.cli.options import (
     Seed,
     TensorBoard,
     Threads,
+    Weights,
     hints,
 )
 
@@ -82,11 +83,12 @@ class FileOptions:
     heads: Heads = None
     image_size: ImageSize = None
     ema: Ema = True
+    weights: Weights = None
 
     @property
     def hints(self) -> "Hints":
         """Raises InputError where a size is none, or `--model` names no code."""
-        return hints(self.heads, self.image_size, ema=self.ema)
+        return hints(self.heads, self.image_size, ema=self.ema, weights=self.weights)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """`compress inspect`."""
 
 from compress.cli import terminal
-from compress.cli.groups import FileOptions, with_groups
+from compress.cli.groups import SourceOptions, with_groups
 from compress.cli.json_output import with_json
 from compress.cli.options import CheckpointFile
 from compress.outcome import Outcome
@@ -9,8 +9,8 @@ from compress.outcome import Outcome
 
 @with_json
 @with_groups
-def inspect(checkpoint: CheckpointFile, source: FileOptions) -> Outcome:
-    """Say what a checkpoint is: whose, its geometry, its cost, and what it does not say itself."""
+def inspect(checkpoint: CheckpointFile, source: SourceOptions) -> Outcome:
+    """Say what a checkpoint is: whose, its geometry, its cost, what it does not say itself, and what takes it next."""
     from compress.verbs.inspect import describe
 
     return describe(checkpoint, source.hints, terminal.make_console())

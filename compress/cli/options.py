@@ -74,7 +74,17 @@ Interpolate = Annotated[
     ),
 ]
 Ema = Annotated[
-    bool, typer.Option("--ema/--no-ema", help="Averaged weights, where a file holds both.", rich_help_panel=PANEL)
+    bool,
+    typer.Option("--ema/--no-ema", help="As --weights averaged, or --weights last.", rich_help_panel=PANEL),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        help="Which of several models in a file: averaged (of EMA or SWA, or the teacher; the default), last, or its "
+        "name there, such as student.",
+        rich_help_panel=PANEL,
+    ),
 ]
 Model = Annotated[
     str | None,
@@ -114,6 +124,7 @@ def hints(
     normalize: str | None = None,
     ema: bool = True,
     model: str | None = None,
+    weights: str | None = None,
 ) -> "Hints":
     """What the options say of a checkpoint; raises InputError where a size is none, or a model names no code."""
     from baselines.errors import InputError
@@ -126,4 +137,4 @@ def hints(
         if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
             raise InputError(f"--image-size {image_size!r} is no size; give HEIGHTxWIDTH in pixels, such as 224x224")
         size = (int(parts[0]), int(parts[-1]))
-    return Hints(heads, size, normalize, ema, user_models.resolve_spec(model))
+    return Hints(heads, size, normalize, ema, user_models.resolve_spec(model), weights)

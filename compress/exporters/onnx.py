@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from baselines.vit import Attention, Encoder, VisionTransformer
 from compress import files, variant
 from compress.checkpoints import user_models
 from compress.checkpoints.checkpoint import Checkpoint
+from compress.exporters import external
 from compress.exporters.operators import halve_constants, list_gathered_indices, list_translations
 
 OPSET = 20
@@ -46,7 +48,7 @@ class Parity:
 def export_onnx(
     model: Classifier, path: Path, images: Tensor, content: Checkpoint, batch_size: int | None = None
 ) -> Parity:
-    """Writes `model` as ONNX with its weights inside the file.
+    """Writes `model` as ONNX, with its weights inside the file, or beside it where protobuf has no room for them.
 
     Args:
         images: normalized real images (n, C, height, width), n >= 10, for tracing and for the parity check.
@@ -57,17 +59,18 @@ def export_onnx(
         ParityError: the graph disagrees with the model.
         InputError: the file cannot be written.
     """
-    model = copy.deepcopy(model).cpu().eval()
-    proto = trace_model(model, images[:2].cpu())
-    describe_file(proto, content)
+    model, images = copy.deepcopy(model).cpu().eval(), images.cpu()
+    describe_file(proto := trace_model(model, images[:2]), content)
     if batch_size is not None:
         set_batch_size(proto, batch_size)
     if has_integers(proto):
         halve_constants(proto)
         list_gathered_indices(proto)
+    check = partial(check_parity, model, images=images, integer=has_integers(proto), batch_size=batch_size)
+    if external.count_weight_bytes(proto) > external.LARGEST_INSIDE:
+        return external.write_outside(proto, path, check)
     onnx.checker.check_model(proto)
-    serialised = proto.SerializeToString()
-    parity = check_parity(model, serialised, images.cpu(), integer=has_integers(proto), batch_size=batch_size)
+    parity = check(serialised := proto.SerializeToString())
     files.write(path, serialised)
     return parity
 
@@ -179,16 +182,16 @@ def set_batch_size(proto: onnx.ModelProto, batch_size: int) -> None:
 
 
 def check_parity(
-    model: Classifier, serialised: bytes, images: Tensor, *, integer: bool, batch_size: int | None = None
+    model: Classifier, graph: bytes | Path, images: Tensor, *, integer: bool, batch_size: int | None = None
 ) -> Parity:
-    """Runs graph, in ONNX Runtime, and model on the same images; see `compare_logits`.
+    """Runs a graph or its file, in ONNX Runtime, and model on the same images; see `compare_logits`.
 
     Raises:
         ParityError: they disagree.
     """
     import onnxruntime  # only now: the rest of the product works without it
 
-    session = onnxruntime.InferenceSession(serialised, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
 
     def run(batch: np.ndarray) -> np.ndarray:
         return np.asarray(session.run(None, {"images": batch})[0])
@@ -232,8 +235,7 @@ def compare_logits(
         agreement=float((a.argmax(1) == b.argmax(1)).mean()),
         close=float((differences <= FLOAT_TOLERANCE).mean()),
     )
-    chooses = isinstance(model, VisionTransformer) and type(model.encoder) is not Encoder
-    enough = CHOOSING_SHARE if chooses else 1.0
+    enough = CHOOSING_SHARE if isinstance(model, VisionTransformer) and type(model.encoder) is not Encoder else 1.0
     same = parity.agreement >= INTEGER_AGREEMENT or (integer and parity.max_difference <= INTEGER_TOLERANCE)
     good = parity.close == 1 or (same and (integer or parity.close >= enough))
     if not good:

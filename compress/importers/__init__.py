@@ -3,12 +3,12 @@
 Nothing in a file is ever run; see `readers.py`.
 """
 
-from collections.abc import Collection
 from dataclasses import replace
 
 from baselines.errors import InputError
 from compress.importers import google, huggingface, jeonsworld, lucidrains, timm, torchvision
 from compress.importers.base import UNKNOWN, Content, Hints, ImportedModel, Layout
+from compress.importers.choice import Chooser
 from compress.importers.class_names import find_class_names
 from compress.importers.geometry import check_shapes
 from compress.importers.normalization import list_normalizations
@@ -17,6 +17,7 @@ from compress.importers.readers import read_checkpoint
 from compress.importers.state_dict import extract_state_dict
 from compress.importers.torch_files import load_torch_file
 from compress.importers.weights import Weights, find_dtype
+from compress.importers.wrappers import find_model
 
 LAYOUTS: tuple[Layout, ...] = (
     google.LAYOUT,
@@ -49,20 +50,21 @@ def convert(content: Content, hints: Hints) -> ImportedModel:
         InputError: of no known layout, incomplete, with more in it than such a model has, with weights that are no
             numbers, or in need of something that `hints` do not say.
     """
-    whole, content = content, extract_state_dict(content, ema=hints.ema)
-    for layout in LAYOUTS:
-        prefix = find_prefix(content.tree, layout.marker)
-        if prefix is not None:
-            weights = Weights(content, prefix)
-            model = layout.read(weights, hints)
-            weights.check_none_left()
-            check_shapes(weights, model)
-            notes, dtype = (*weights.notes, *model.notes), find_dtype(content.tree)
-            model = replace(model, layout=layout.name, dtype=dtype, notes=notes)
-            return _name_classes(model, whole)
-    names, kind = ", ".join(list(content.tree)[:3]), content.settings.get("model_type")
-    told = f"model_type {kind!s:.40}, " if kind else ""
-    raise InputError(f"{content.path} is of no layout that compress knows ({told}it holds {names}, ...); {UNKNOWN}")
+    chooser = Chooser(content.path, hints)
+    whole, content = content, extract_state_dict(content, chooser)
+    found = find_model(content, LAYOUTS, chooser)
+    if found is None:
+        names, kind = ", ".join(list(content.tree)[:3]), content.settings.get("model_type")
+        told = f"model_type {kind!s:.40}, " if kind else ""
+        raise InputError(f"{content.path} is of no layout that compress knows ({told}it holds {names}, ...); {UNKNOWN}")
+    chooser.check_found()
+    weights = Weights(found.content, found.prefix)
+    model = found.layout.read(weights, hints)
+    weights.check_none_left()
+    check_shapes(weights, model)
+    notes, dtype = (*chooser.notes, *weights.notes, *model.notes), find_dtype(found.content.tree)
+    told = {"layout": found.layout.name, "dtype": dtype, "notes": notes, "parameters": weights.parameters}
+    return _name_classes(replace(model, **told, choice="; ".join(chooser.notes)), whole)
 
 
 def _name_classes(model: ImportedModel, content: Content) -> ImportedModel:
@@ -71,13 +73,3 @@ def _name_classes(model: ImportedModel, content: Content) -> ImportedModel:
     if found is None:
         return model
     return replace(model, classes=found[1], notes=(*model.notes, f"names of its classes from {found[0]!r}"))
-
-
-def find_prefix(names: Collection[str], markers: str | tuple[str, ...]) -> str | None:
-    """What stands in front of the first marker that ends one of the names; None where none does."""
-    for marker in (markers,) if isinstance(markers, str) else markers:
-        for name in names:
-            prefix = name.removesuffix(marker)
-            if name.endswith(marker) and (not prefix or prefix[-1] in "./"):
-                return prefix
-    return None

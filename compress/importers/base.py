@@ -15,7 +15,10 @@ from baselines.vit import ViTConfig
 if TYPE_CHECKING:
     from compress.importers.weights import Weights
 
-UNKNOWN = "an architecture that compress does not know comes in as code: --model path/to/file.py:factory"
+UNKNOWN = (
+    "an architecture that compress does not know comes in as code: inspect, quantize, bench, export and distill take "
+    "--model path/to/file.py:factory"
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Hints:
     model: str | None = None  # code that makes the model: path/to/file.py:factory or package.module:factory
     resize: str | None = None  # as `parse_resizing` reads it
     interpolation: Interpolation | None = None
+    weights: str | None = None  # which of several models in a file: averaged, last, or its name there; before `ema`
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ class ImportedModel:
     notes: tuple[str, ...] = ()  # assumptions
     layout: str = ""
     dtype: str = "fp32"  # of the weights in the file
+    choice: str = ""  # which of several models in the file it is, in words
+    parameters: int = 0  # how many of its weights the file holds: what it lacks is 0 here, and no parameter there
 
 
 @dataclass(frozen=True)
@@ -82,3 +88,4 @@ class Layout:
     marker: str | tuple[str, ...]
     read: Callable[[Weights, Hints], ImportedModel]
     write: Callable[[ImportedModel], ExportedModel] | None = None
+    heads: tuple[str, ...] = ()  # names of its head; a Linear layer that wrappers call otherwise gets the first

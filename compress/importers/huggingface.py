@@ -111,4 +111,5 @@ def take_head(weights: Weights, dim: int) -> tuple[dict[str, Tensor], bool]:
     return weights.take_layers(names), True
 
 
-LAYOUT = Layout("huggingface", (f"vit.{PATCHES}.weight", f"deit.{PATCHES}.weight", f"{PATCHES}.weight"), read, write)
+MARKERS = f"vit.{PATCHES}.weight", f"deit.{PATCHES}.weight", f"{PATCHES}.weight"
+LAYOUT = Layout("huggingface", MARKERS, read, write, ("classifier", "cls_classifier"))

@@ -42,4 +42,4 @@ def read(weights: Weights, hints: Hints) -> ImportedModel:
     return ImportedModel(infer_config(weights, state, heads=heads, image_size=size, norm_eps=EPS), state)
 
 
-LAYOUT = Layout("ViT-pytorch", f"{ENCODER}encoder_norm.weight", read)
+LAYOUT = Layout("ViT-pytorch", f"{ENCODER}encoder_norm.weight", read, heads=("head",))

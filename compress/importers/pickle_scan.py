@@ -22,6 +22,7 @@ from torch.serialization import StorageType
 
 from baselines.errors import InputError
 from compress.importers.integrity import REMEDY, refuse_damaged
+from compress.importers.stand_ins import STAND_INS, NumberType
 
 LONGEST = 64 * 2**20  # bytes of a pickle; that of a model with its optimizer has less than one
 MOST_STEPS = 1_000_000
@@ -128,8 +129,7 @@ class StubUnpickler(PythonUnpickler):
 
     def persistent_load(self, pid: Any) -> Storage:
         mark, kind, key, _place, elements, *view = pid
-        width = kind.dtype.itemsize
-        found = Storage(elements * width, width)
+        found = Storage(elements * kind.dtype.itemsize, kind.dtype.itemsize)
         if mark != "storage" or not isinstance(key, str) or not is_size(elements) or any(view):
             raise ValueError("no storage")
         if self.storages.setdefault(key, found) != found:
@@ -148,9 +148,12 @@ class StubUnpickler(PythonUnpickler):
         """Attributes: whatever options are there, and of an OrderedDict what modules note, which hides no method."""
         state, target = self.stack.pop(), self.stack[-1]
         free = type(target) is Options or (type(target) is Ordered and state.keys() <= {"_metadata"})
-        if not free or type(state) is not dict or not all(isinstance(name, str) for name in state):
+        if type(target) is NumberType:
+            target.__setstate__(state)
+        elif free and type(state) is dict and all(isinstance(name, str) for name in state):
+            target[object()] = state  # beside its values
+        else:
             raise ValueError("no attributes")
-        target[object()] = state  # beside its values
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         code[0]: PythonUnpickler.dispatch[code[0]] for code in (getattr(pickle, name) for name in STEPS.split())
@@ -218,8 +221,7 @@ def make_set(values: Any) -> Any:
 def check_keys(values: Iterable[Any]) -> None:
     """Raises ValueError unless they are hashed in no time: names, numbers, or a few of them together."""
     for value in values:
-        parts = value if type(value) is tuple and len(value) <= 8 else (value,)
-        for each in parts:
+        for each in value if type(value) is tuple and len(value) <= 8 else (value,):
             if not (each is None or isinstance(each, str | float) or (isinstance(each, int) and abs(each) < 2**63)):
                 raise ValueError("no key")
 
@@ -233,6 +235,7 @@ STUBS: dict[str, Any] = {
     "torch.storage.UntypedStorage": StorageType("ByteStorage"),
     **{f"torch.{name}": value for name, value in vars(torch).items() if isinstance(value, torch.dtype)},
     "argparse.Namespace": Options,
+    **STAND_INS,
     "collections.OrderedDict": Ordered,
     "collections.Counter": make_set,
     "torch.Size": tuple,

@@ -3,7 +3,7 @@
 torch (zip, and the older pickles)   `torch_files.py`: walked first, then loaded with `weights_only=True`
 safetensors                          its own reader, which checks sizes, overlaps and gaps before anything is read
 npz                                  by hand, since numpy's reader sets memory aside for whatever a header claims
-folder                               `config.json` and the weights beside it
+folder                               `config.json` and the weights beside it, in one file or in parts (`shards.py`)
 """
 
 import json
@@ -22,7 +22,9 @@ from torch import Tensor
 from baselines.errors import InputError
 from compress.importers.base import Content
 from compress.importers.integrity import REMEDY, ZIP, check_archive, read_first_bytes, refuse_damaged
+from compress.importers.shards import INDEXES, is_part, read_parts
 from compress.importers.torch_files import PICKLE, load_torch_file
+from compress.importers.wrappers import refuse_adapter
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in a folder, in this order
 LONGEST_JSON = 8 * 2**20  # bytes; names of 20,000 classes take two
@@ -37,6 +39,8 @@ def read_checkpoint(path: Path) -> Content:
     """
     if os.path.isdir(path):
         return _read_folder(path)
+    if is_part(path):
+        raise InputError(f"{path} is a part of a model in several files; give the folder of all: {path.parent}")
     if path.name in WEIGHTS and os.path.isfile(path.parent / "config.json"):
         return _read_with_settings(path, path)
     return _read_file(path)
@@ -62,15 +66,25 @@ def _read_folder(path: Path) -> Content:
     for name in WEIGHTS:
         if os.path.lexists(path / name):
             return _read_with_settings(path / name, path)
-    if os.path.lexists(path / "model.safetensors.index.json"):
-        raise InputError(f"{path} holds its weights in several files; save them as one model.safetensors")
+    for name in INDEXES:
+        if os.path.lexists(path / name):
+            return _read_parts(path / name, path)
+    if os.path.lexists(path / "adapter_config.json"):
+        raise refuse_adapter(path, "adapter_config.json")
     raise InputError(f"{path} is a folder without {' or '.join(WEIGHTS)}; give a file, or a folder that holds one")
 
 
+def _read_parts(index: Path, given: Path) -> Content:
+    return _add_settings(Content(given, read_parts(index, _read_settings(index), _read_file)), index.parent)
+
+
 def _read_with_settings(weights: Path, given: Path) -> Content:
-    content, folder = _read_file(weights), weights.parent
+    return _add_settings(replace(_read_file(weights), path=given), weights.parent)
+
+
+def _add_settings(content: Content, folder: Path) -> Content:
     settings, preprocessing = (_read_settings(folder / name) for name in ("config.json", "preprocessor_config.json"))
-    return replace(content, path=given, settings=settings, preprocessing=preprocessing)
+    return replace(content, settings=settings, preprocessing=preprocessing)
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The weights inside of what trainings save around them."""
 
-import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,37 +9,30 @@ from torch import Tensor
 
 from baselines.errors import InputError
 from compress.importers.base import Content
+from compress.importers.choice import AVERAGES, LATEST, TEACHERS, Chooser, find_words
 
-AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "module_ema")
-PLAIN = (
-    "state_dict", "model_state_dict", "model", "module", "net", "network", "params", "weights", "student", "teacher",
-)  # fmt: skip
 DEEPEST = 4  # dictionaries inside of one another
 COUNTERS = ("n_averaged", "num_updates", "decay")  # that averaging keeps beside the weights
+STATES = {"optimizer", "optimizers", "optim", "scheduler", "scaler", "callbacks"}  # words of entries that are no models
+LEAST_TENSORS = 8  # of a model under a name that says nothing: a loss has fewer
 LONGEST_NAME = 256  # characters
-SHOWN = 8  # names in a note
 
 
-def extract_state_dict(content: Content, *, ema: bool) -> Content:
+def extract_state_dict(content: Content, chooser: Chooser) -> Content:
     """The content with tensors by name as its tree, out of whatever dictionaries they lie in.
 
     Args:
-        ema: whether averaged weights take precedence over the last ones, where there are both.
+        chooser: says which, where there are several models.
 
     Raises:
-        InputError: there are none, or some are no plain numbers in memory.
+        InputError: there are none, some are no plain numbers in memory, or nothing says which are meant.
     """
-    tree, notes = content.tree, []
+    tree = content.tree
     for _ in range(DEEPEST):
-        if not isinstance(tree, Mapping):
+        models = _find_models(tree) if isinstance(tree, Mapping) else {}
+        if not models:
             break
-        found = _find_inner(tree, ema)
-        if found is None:
-            break
-        name, tree = found
-        if any(each in content.tree for each in AVERAGED) and name in (*AVERAGED, *PLAIN):
-            others = [f"{each!s:.40}" for each in itertools.islice(content.tree, SHOWN)]
-            notes.append(f"weights of {name!r} out of {', '.join(others)}")
+        tree = models[chooser.choose({name: list(list_tensors(inner)) for name, inner in models.items()})]
     tensors = _select_tensors(tree)
     if not tensors:
         raise InputError(f"{content.path} holds no weights; give a file of a model's state_dict()")
@@ -49,25 +41,29 @@ def extract_state_dict(content: Content, *, ema: bool) -> Content:
             raise InputError(f"{content.path}: {name!s:.40} is no name of a weight; save the state_dict() of a model")
         if not is_plain(value):
             raise InputError(f"{content.path}: {name} is no plain tensor in memory; save it as one")
-    return replace(content, tree=tensors, notes=tuple(notes))
+    return replace(content, tree=tensors)
 
 
-def _find_inner(tree: Mapping[Any, Any], ema: bool) -> tuple[str, Mapping[Any, Any]] | None:
-    """The dictionary of weights in another one, and its name."""
-    for name in (*AVERAGED, *PLAIN) if ema else (*PLAIN, *AVERAGED):
-        if isinstance(inner := tree.get(name), Mapping) and _holds_tensors(inner):
-            return name, inner
-    if _select_tensors(tree):
-        return None
-    others = [
-        (str(name), inner) for name, inner in tree.items() if isinstance(inner, Mapping) and _select_tensors(inner)
-    ]
-    return others[0] if len(others) == 1 else None
+def _find_models(tree: Mapping[Any, Any]) -> dict[str, Mapping[Any, Any]]:
+    """The dictionaries of weights in another one; none where it holds the weights itself."""
+    inner = {
+        name: each
+        for name, each in tree.items()
+        if isinstance(name, str) and isinstance(each, Mapping) and not find_words(name) & STATES
+    }
+    held = {name: sum(1 for _ in list_tensors(each)) for name, each in inner.items()}
+    known = {name for name in inner if held[name] and (name in LATEST or find_words(name) & (AVERAGES | TEACHERS))}
+    if not known and _select_tensors(tree):
+        return {}
+    found = {name: each for name, each in inner.items() if name in known or held[name] >= LEAST_TENSORS}
+    return found or {name: each for name, each in inner.items() if held[name]}
 
 
-def _holds_tensors(tree: Mapping[Any, Any]) -> bool:
-    inner = [value for value in tree.values() if isinstance(value, Mapping)]
-    return bool(_select_tensors(tree)) or any(_select_tensors(each) for each in inner)
+def list_tensors(tree: Mapping[Any, Any]) -> Iterator[Tensor]:
+    """The tensors in a dictionary and in those directly inside of it."""
+    yield from _select_tensors(tree).values()
+    for each in tree.values():
+        yield from _select_tensors(each).values()
 
 
 def _select_tensors(tree: Any) -> dict[str, Tensor]:

@@ -172,4 +172,4 @@ def take_heads(weights: Weights, dim: int, *, known: bool, distilled: bool) -> d
     return state
 
 
-LAYOUT = Layout("timm", "patch_embed.proj.weight", read, timm_export.write)
+LAYOUT = Layout("timm", "patch_embed.proj.weight", read, timm_export.write, ("head",))

@@ -17,6 +17,7 @@ import torch
 from baselines.errors import InputError
 from compress.importers.integrity import REMEDY, ZIP, check_archive, read_first_bytes, refuse_damaged
 from compress.importers.pickle_scan import LONGEST, Storage, scan_pickle
+from compress.importers.stand_ins import STAND_INS
 
 PICKLE = b"\x80"
 LEGACY = torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION
@@ -36,7 +37,8 @@ def load_torch_file(path: Path) -> Any:
     else:
         raise _refuse_other(path)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        known = [argparse.Namespace, *((made, name) for name, made in STAND_INS.items())]
+        with torch.serialization.safe_globals(known), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of how old a file is: it is read all the same
             return torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(ZIP))
     except Exception as error:  # torch raises many kinds for damaged files

@@ -128,4 +128,4 @@ def write(foreign: ImportedModel) -> ExportedModel:
     return ExportedModel(tensors, format_call("torchvision.models.VisionTransformer", **settings))
 
 
-LAYOUT = Layout("torchvision", "encoder.pos_embedding", read, write)
+LAYOUT = Layout("torchvision", "encoder.pos_embedding", read, write, HEADS)

@@ -24,6 +24,7 @@ class Weights:
     def __init__(self, content: Content, prefix: str = ""):
         self.content, self.prefix, self.notes = content, prefix, list(content.notes)
         self.sources: dict[str, str] = {}  # our names of what was taken: theirs
+        self.parameters = 0  # numbers that were taken
         self._left: dict[str, Tensor] = dict(content.tree)
 
     @property
@@ -61,6 +62,7 @@ class Weights:
         """
         self._check(name)
         value = self._left.pop(self.prefix + name)
+        self.parameters += value.numel()
         if shape and tuple(value.shape) != shape:
             raise self.misfit(name, value.shape, shape)
         if value.dtype not in DTYPES:

@@ -4,9 +4,10 @@ Nothing here imports an engine, and files are looked through before they are rea
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 from baselines.errors import InputError
@@ -53,13 +54,9 @@ def fix_batch(source: Path, target: Path, batch_size: int) -> None:
             convert_file(source, fixed := Path(folder) / "fixed.xml", batch_size)
             move_pair(fixed, target)
         return
-    import onnx
-
     from compress.exporters.onnx import set_batch_size
 
-    proto = onnx.load(source)
-    set_batch_size(proto, batch_size)
-    files.write(target, proto.SerializeToString())
+    _rewrite_onnx(source, target, lambda proto: set_batch_size(proto, batch_size))
 
 
 def relabel(source: Path, target: Path, metadata: Mapping[str, str]) -> None:
@@ -75,8 +72,22 @@ def relabel(source: Path, target: Path, metadata: Mapping[str, str]) -> None:
         return
     import onnx
 
-    proto = onnx.load(source)
-    onnx.helper.set_model_props(proto, {**{each.key: each.value for each in proto.metadata_props}, **metadata})
+    def change(proto: onnx.ModelProto) -> None:
+        onnx.helper.set_model_props(proto, {**{each.key: each.value for each in proto.metadata_props}, **metadata})
+
+    _rewrite_onnx(source, target, change)
+
+
+def _rewrite_onnx(source: Path, target: Path, change: Callable[[Any], None]) -> None:
+    """Writes a graph once more, changed; weights that lie outside go with it, and are not read."""
+    import onnx
+
+    from compress.exporters import external
+
+    proto = onnx.load(source, load_external_data=False)
+    change(proto)
+    if external.point_to(proto, external.locate_weights(target)):
+        external.share_file(external.locate_weights(source), external.locate_weights(target))
     files.write(target, proto.SerializeToString())
 
 

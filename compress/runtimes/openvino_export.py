@@ -40,7 +40,7 @@ def write_openvino(
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "model.onnx", Path(folder) / "model.xml"
         export_onnx(model, source, images, content, batch_size)
-        rounds = has_integers(onnx.load(source)) or find_fallback_dtype(content) == "bf16"
+        rounds = has_integers(onnx.load(source, load_external_data=False)) or find_fallback_dtype(content) == "bf16"
         try:
             convert_file(source, target)
             with Worker.start("openvino", target, "cpu", threads, batch_size) as worker:

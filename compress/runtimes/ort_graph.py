@@ -167,8 +167,12 @@ def optimise_graph(path: Path, batch_size: int | None = None) -> onnx.GraphProto
     with tempfile.TemporaryDirectory() as folder:
         options = set_options(1)
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        if path.with_suffix(
+            ".onnx.data"
+        ).is_file():  # its weights lie outside, and would not fit into the other one either
+            options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights.data")
         open_session(path, options, batch_size)
-        return onnx.load(options.optimized_model_filepath).graph
+        return onnx.load(options.optimized_model_filepath, load_external_data=False).graph
 
 
 def _dequantized(node: onnx.NodeProto, dequantized: set[str]) -> bool:

@@ -78,6 +78,8 @@ def adapt_to_data(
     Raises:
         InputError: the data set has other classes, or `hints` name no normalization.
     """
+    if content.choice:
+        say(f"{path}: {content.choice}")
     unsaid = not content.classes
     content, data = match_classes(path, model, content, data, say)
     if data.normalized and not content.mean:

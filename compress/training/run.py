@@ -99,6 +99,8 @@ def open_run(
     if restored and restored[1].methods:
         raise InputError(f"--checkpoint {start} is already {restored[1].name!r}; give the checkpoint of a baseline")
     begin = initial.resolve_initial(config.init, config.model, source, hints)
+    if begin and begin.content.choice:
+        say(f"--init {config.init}: {begin.content.choice}")
     geometry: ImageConfig = restored[2].config if restored else config.model
 
     def load() -> Data:

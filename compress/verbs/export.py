@@ -111,6 +111,8 @@ def _write_for_engine(
         content, adapted = adapt_to_data(path, model, content, whole, hints, console.print)
         images = sample_parity_images(adapted)
     else:
+        if content.choice:
+            console.print(f"{path}: {content.choice}")
         content = replace(content, classes=content.classes or tuple(map(str, range(config.classes))))
         noise = torch.Generator().manual_seed(0)
         images = torch.randn(PARITY_IMAGES, config.channels, *config.image_size, generator=noise)

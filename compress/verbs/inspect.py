@@ -1,12 +1,15 @@
 """`compress inspect FILE`: what a checkpoint is, from its keys and shapes; nothing of it is run."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from baselines import macs
+from baselines.errors import InputError
 from baselines.geometry import ViTConfig
 from baselines.resizing import STRETCHED
 from compress import variant
@@ -15,8 +18,10 @@ from compress.checkpoints.checkpoint import Checkpoint
 from compress.checkpoints.user_models import ModuleConfig
 from compress.importers import Hints, find_dtype
 from compress.importers.normalization import NORMALIZATIONS
+from compress.methods import METHODS, TopK
 from compress.outcome import Outcome
 from compress.tables import show, tell
+from reports.text import clean
 
 NAMED = 5  # classes that are listed
 DEFAULTS = ViTConfig()
@@ -38,17 +43,19 @@ def describe(path: Path, hints: Hints, console: Console) -> Outcome:
         InputError: it cannot be read, or is of no known layout.
     """
     content = checkpoint.load(path, hints)
-    notes, following = content.origin["notes"] if content.origin else [], _next(path, content)
+    notes, following = content.origin["notes"] if content.origin else [], _list_next(path, content, hints)
     show(console, path.name, [*_origin(path, content), *_geometry(content), *_knowledge(content)])
     tell(console, "assumptions", notes)
-    tell(console, "next", following)
+    console.print(Text("next", "bold"))
+    for command in following:
+        console.print(Text(f"  {clean(command)}"), soft_wrap=True)  # one line, however long: it is to be copied
     return Outcome(facts={**_list_facts(path, content), "assumptions": list(notes), "next": following})
 
 
 def _list_facts(path: Path, content: Checkpoint) -> dict[str, Any]:
     """What the tables say, for programs."""
     config, facts = content.config, dict(_origin(path, content))
-    cost = {"parameters": macs.params(config), "macs": macs.dense_macs(config)} if isinstance(config, ViTConfig) else {}
+    cost = {"parameters": content.parameters, "macs": macs.dense_macs(config)} if isinstance(config, ViTConfig) else {}
     return {
         "file": str(path),
         "family": facts["family"],
@@ -99,7 +106,7 @@ def _geometry(content: Checkpoint) -> Iterator[tuple[str, str]]:
     special = [text.format(getattr(config, name)) for name, text in SPECIAL if getattr(config, name)]
     if special:
         yield "with", ", ".join(special)
-    yield "parameters", f"{macs.params(config):,}"
+    yield "parameters", f"{content.parameters:,}"
     yield "MACs of an image", f"{macs.dense_macs(config):,} with all tokens"
 
 
@@ -125,12 +132,58 @@ def _normalization(mean: Sequence[float], std: Sequence[float]) -> str:
     return f"mean {', '.join(f'{x:.4g}' for x in mean)}; deviation {', '.join(f'{x:.4g}' for x in std)}{name}"
 
 
-def _next(path: Path, content: Checkpoint) -> list[str]:
-    data = "" if content.dataset else " --data folder:PATH"
-    if isinstance(content.config, ModuleConfig):
-        return [f"compress quantize {path}{data} --model {content.config.factory}, with its folders in front"]
+def _list_next(path: Path, content: Checkpoint, hints: Hints) -> list[str]:
+    """Commands that take this file as they stand, with all that had to be said of it, but for PATH and IMAGE."""
+    config, dtype, file = content.config, _find_dtype(content), shlex.quote(str(path))
+    data = [] if content.dataset else ["--data", "folder:PATH"]
+    told = list(_repeat_hints(hints))
+    if isinstance(config, ModuleConfig):
+        told += ["--model", hints.model or _find_code(path, config.factory)]
     if content.pretrained:
-        return [f"give it a head: compress train --init {path}{data}"]
-    if content.converted:
-        return [f"classify images: compress predict {path} IMAGE..."]
-    return [f"compress quantize {path}{data}", f"compress bench --checkpoint {path}{data} --variants topk,int8"]
+        return [f"{_format('train', ['--init', str(path)], data, told)}  # gives it a head"]
+    reading = {"--normalize": hints.normalize, "--resize": hints.resize, "--interpolation": hints.interpolation}
+    told += [word for option, value in reading.items() if value for word in (option, str(value))]
+    if content.converted or dtype != "fp32":
+        return [f"compress predict {file} IMAGE {shlex.join(told)}".rstrip()]
+    commands = [_format("quantize", [str(path)], data, told)]
+    if content.methods:
+        return [*commands, _format("export", [str(path)], told)]
+    variants = ["--variants", "topk,int8"] if isinstance(config, ViTConfig) and _drops_tokens(config) else []
+    variants = variants or ["--variants", "int8"]
+    return [*commands, _format("bench", ["--checkpoint", str(path)], data, variants, told)]
+
+
+def _format(verb: str, *parts: Sequence[str]) -> str:
+    return shlex.join(["compress", verb, *(word for part in parts for word in part)])
+
+
+def _repeat_hints(hints: Hints) -> Iterator[str]:
+    """What the user said of a file, as options of the commands that take it."""
+    if hints.heads is not None:
+        yield from ("--heads", str(hints.heads))
+    if hints.image_size is not None:
+        yield from ("--image-size", "x".join(map(str, hints.image_size)))
+    if hints.weights is not None:
+        yield from ("--weights", hints.weights)
+    elif not hints.ema:
+        yield "--no-ema"
+
+
+def _find_code(path: Path, factory: str) -> str:
+    """The code of a model as `--model` takes it; files keep its name without the folders, which may be their own."""
+    beside = path.parent / factory.rpartition(":")[0]
+    return f"{path.parent / factory}" if beside.is_file() else factory
+
+
+def _find_dtype(content: Checkpoint) -> str:
+    """In which dtype its products are meant to run."""
+    names = [str(entry.get("name")) for entry in content.methods]
+    return METHODS[names[-1]].dtype if names and names[-1] in METHODS else "fp32"
+
+
+def _drops_tokens(config: ViTConfig) -> bool:
+    """Whether `topk`, as it is without settings, finds its places among the blocks."""
+    try:
+        return bool(TopK().counts(config))
+    except InputError:
+        return False

@@ -60,6 +60,12 @@ def keep_file(
     if whole is None:
         return list(contents)
     beside = request.stem.with_name(f"{request.stem.name}.onnx")
+    if len(runtimes.list_files(whole)) > 1:
+        console.print(
+            f"{beside.name} in float would take {runtimes.count_bytes(whole) / 1e9:.1f} GB: not kept; "
+            "compress export writes it"
+        )
+        return list(contents)
     try:
         sidecar.write_files({beside: whole.read_bytes()}, beside, origin)
     except InputError as error:  # it is no more than what the other is compared with
