@@ -1,9 +1,6 @@
 """Where data sets come from: `digits`, `cifar10`, `cifar100`, `folder:PATH`, or the path of a folder."""
 
 import math
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,17 +10,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from baselines.data import Data, FileSplit, Split, TensorSplit
+from baselines.data import Data, Split, TensorSplit
 from baselines.errors import InputError
-from baselines.folders import Files, describe_skipped, find_splits, scan
-from baselines.images import DEEP, RESIZED, TURNED, ImageError, describe, read
+from baselines.photos import read_folder
 from baselines.resizing import STRETCHED, Resizing
 
-MEMORY_LIMIT = 4 * 2**30  # bytes of one split held as a tensor
 STATISTICS_LIMIT = 2**28  # bytes of one whose mean and deviation are taken in one piece
 TEST_FRACTION = 0.2  # of data sets that come without a test split
-LOOKED_AT = 256  # images of a split that is decoded later
-NAMED = 10  # images that cannot be used, in one message
 FOLDER, DOWNLOADS = "folder:", ("cifar10", "cifar100")
 
 Source: TypeAlias = tuple[tuple[str, ...], Split, Split, tuple[str, ...]]  # classes, training, test, notes
@@ -35,12 +28,15 @@ def load(
     channels: int,
     root: Path = Path("data"),
     resizing: Resizing | None = None,
+    *,
+    skip_unreadable: bool = False,
 ) -> Data:
     """Reads a data set, resized to `image_size` (height, width) and with `channels` 1 or 3.
 
     Args:
         root: where downloads go.
         resizing: how images get to that size; None, where nobody says: stretched.
+        skip_unreadable: leave out images of folders that cannot be read, and say how many.
 
     Raises:
         InputError: unknown name, unreadable folder or image, fewer than two classes, failed download.
@@ -60,7 +56,7 @@ def load(
             raise InputError("--data folder: names no folder; write folder:PATH")
         try:
             place = Path(name.removeprefix(FOLDER)).expanduser()
-            classes, train, test, notes = _folder(place, image_size, channels, how)
+            classes, train, test, notes = read_folder(place, image_size, channels, how, skip=skip_unreadable)
         except OSError as error:
             raise InputError(f"--data {name} cannot be read ({error}); give a folder that can") from error
     else:
@@ -126,106 +122,6 @@ def _fit(images: Tensor, image_size: tuple[int, int], channels: int, resizing: R
         ]
         images = torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in resized])
     return images.contiguous()
-
-
-def _folder(root: Path, image_size: tuple[int, int], channels: int, resizing: Resizing) -> Source:
-    """A tree of class folders; the splits that its folders are, else a fixed split of its images."""
-    if not root.is_dir():
-        raise InputError(f"--data folder:{root}: there is no such folder; give one that holds a folder for each class")
-    skipped: Counter[str] = Counter()
-    splits = find_splits(root)
-    if splits:
-        train, test = scan(splits.train, skipped), scan(splits.test, skipped)
-        if train.classes != test.classes:
-            differ = ", ".join(sorted(set(train.classes) ^ set(test.classes)))
-            raise InputError(
-                f"{splits.train} and {splits.test} hold different class folders: {differ}; make them equal"
-            )
-    else:
-        train, test = _divide(root, scan(root, skipped))
-    read, remarks = _read_images((train, test), image_size, channels, resizing)
-    notes = [*(splits.notes if splits else ()), *describe_skipped(skipped), *remarks]
-    return train.classes, *read, tuple(notes)
-
-
-def _divide(root: Path, files: Files) -> tuple[Files, Files]:
-    """Training and test images of each class, chosen by a fixed seed."""
-    chosen = torch.zeros(len(files.paths), dtype=torch.bool)
-    for label, name in enumerate(files.classes):
-        of_class = (files.labels == label).nonzero().flatten()
-        if len(of_class) < 2:
-            raise InputError(f"{root / name} holds one image; give at least two, to train and to test")
-        order = torch.randperm(len(of_class), generator=torch.Generator().manual_seed(0))
-        chosen[of_class[order[: max(1, round(len(of_class) * TEST_FRACTION))]]] = True
-    parts = []
-    for part in (~chosen, chosen):
-        paths = [path for path, taken in zip(files.paths, part.tolist(), strict=True) if taken]
-        parts.append(Files(files.classes, paths, files.labels[part]))
-    return parts[0], parts[1]
-
-
-def _read_images(
-    parts: tuple[Files, Files], image_size: tuple[int, int], channels: int, resizing: Resizing
-) -> tuple[tuple[Split, Split], list[str]]:
-    """Both splits, and remarks on their images; of those that are decoded later, on some.
-
-    Raises:
-        InputError: images cannot be read; names them.
-    """
-    splits: list[Split] = []
-    remarks: Counter[str] = Counter()
-    faults: list[ImageError] = []
-    seen = 0
-    for files in parts:
-        if len(files.paths) * channels * math.prod(image_size) <= MEMORY_LIMIT:
-            images, looked_at = torch.empty(len(files.paths), channels, *image_size, dtype=torch.uint8), files.paths
-            splits.append(TensorSplit(images, files.labels))
-        else:
-            images, looked_at = None, files.paths[:: -(-len(files.paths) // LOOKED_AT)]
-        found: set[str] = set()
-        for each in _decode_all(looked_at, images, image_size, channels, resizing):
-            if isinstance(each, ImageError):
-                faults.append(each)
-            else:
-                remarks.update(each)
-                found |= each
-        if images is None:
-            kept = tuple(sorted(found & {TURNED, DEEP}))
-            splits.append(FileSplit(files.paths, files.labels, image_size, channels, resizing, kept))
-        seen += len(looked_at)
-    if faults:
-        raise _join(faults)
-    said = describe(remarks, seen)
-    if remarks[RESIZED]:
-        said.append(f"{remarks[RESIZED]:,} of {seen:,} images: {resizing.describe(image_size)}")
-    return (splits[0], splits[1]), said
-
-
-def _decode_all(
-    paths: Sequence[Path], images: Tensor | None, image_size: tuple[int, int], channels: int, resizing: Resizing
-) -> Iterator[frozenset[str] | ImageError]:
-    """The remarks on each image, or what is wrong with it; its pixels go into `images`, if given."""
-
-    def fill(index: int) -> frozenset[str] | ImageError:
-        try:
-            pixels, remarks = read(paths[index], image_size, channels, resizing)
-        except ImageError as error:
-            return error
-        if images is not None:
-            images[index] = pixels  # in place: no second copy
-        return remarks
-
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        yield from pool.map(fill, range(len(paths)))
-
-
-def _join(faults: list[ImageError]) -> InputError:
-    """One sentence on all images that cannot be used."""
-    if len(faults) == 1:
-        return faults[0]
-    named = "; ".join(f"{each.path} ({each.fault})" for each in faults[:NAMED])
-    others = f"; and {len(faults) - NAMED:,} more" if len(faults) > NAMED else ""
-    return InputError(f"{len(faults):,} images cannot be used: {named}{others}; repair or remove them")
 
 
 def _statistics(split: Split, size: int, sample: int = 10_000) -> tuple[tuple[float, ...], tuple[float, ...]]:

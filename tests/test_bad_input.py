@@ -20,7 +20,7 @@ from conftest import ROOT, TINY, Run
 from made_rows import example_rows
 from PIL import Image
 
-from baselines import sources
+from baselines import photos, sources
 from baselines.data import TensorSplit
 from baselines.errors import InputError
 from baselines.validation import hold_out
@@ -403,7 +403,7 @@ def test_image_folders(
 
 
 def test_an_image_that_a_worker_process_cannot_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "MEMORY_LIMIT", 0)
+    monkeypatch.setattr(photos, "MEMORY_LIMIT", 0)
     last_image(cut)(tmp_path / "pets")
     with pytest.raises(InputError, match=r"^\S+1\.png is not a readable image [^\n]+; repair or remove it$"):
         sources.load(f"folder:{tmp_path / 'pets'}", (8, 8), 3)

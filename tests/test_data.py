@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from baselines import data as data_module
-from baselines import sources
+from baselines import photos
 from baselines.data import Data, FileSplit, TensorSplit
 from baselines.distributed import World
 from baselines.errors import InputError
@@ -53,7 +53,7 @@ def test_train_and_test_folders_and_both_ways_of_reading(tmp_path: Path, monkeyp
             for index in range(count):
                 paint(tmp_path / part / name / f"{index}.jpg", 100 * label + 10 * index + 5)
     in_memory = load(f"folder:{tmp_path}", (4, 4), 3)
-    monkeypatch.setattr(sources, "MEMORY_LIMIT", 0)
+    monkeypatch.setattr(photos, "MEMORY_LIMIT", 0)
     streamed = load(f"folder:{tmp_path}", (4, 4), 3)
     assert isinstance(in_memory.train, TensorSplit)
     assert isinstance(streamed.train, FileSplit)
@@ -109,7 +109,7 @@ def test_large_sets_are_decoded_as_they_are_asked_for(tmp_path: Path, monkeypatc
     for number in range(300):
         paint(tmp_path / ("cat" if number % 2 else "dog") / f"{number:03}.png", number % 200)
     small = load(f"folder:{tmp_path}", (8, 8), 3)
-    monkeypatch.setattr(sources, "MEMORY_LIMIT", 0)
+    monkeypatch.setattr(photos, "MEMORY_LIMIT", 0)
     large = load(f"folder:{tmp_path}", (8, 8), 3)
     assert isinstance(large.train, FileSplit)
     for name in ("mean", "std"):
@@ -131,7 +131,7 @@ def test_large_sets_are_decoded_as_they_are_asked_for(tmp_path: Path, monkeypatc
 def test_batches_that_wait_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(8):
         paint(tmp_path / ("cat" if number % 2 else "dog") / f"{number}.png", number)
-    monkeypatch.setattr(sources, "MEMORY_LIMIT", 0)
+    monkeypatch.setattr(photos, "MEMORY_LIMIT", 0)
     split = load(f"folder:{tmp_path}", (8, 8), 3).train
     loader, made = torch.utils.data.DataLoader, []
 

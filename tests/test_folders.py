@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import torchvision
 from PIL import Image
 
-from baselines import folders, sources
+from baselines import folders, photos
 from baselines.errors import InputError
 from baselines.images import DEEP, TURNED
 from baselines.sources import load
@@ -157,7 +158,7 @@ def test_all_images_that_cannot_be_used_are_named_at_once(tmp_path: Path) -> Non
     said = str(error.value)
     assert said.startswith("11 images cannot be used: ")
     assert all(str(tmp_path / name) in said for name in faulty)
-    assert said.endswith("; and 1 more; repair or remove them")
+    assert said.endswith("; and 1 more; repair or remove them, or leave them out with --skip-unreadable")
     assert "\n" not in said
 
 
@@ -175,7 +176,7 @@ def test_what_was_done_to_images_is_said_once(tmp_path: Path, monkeypatch: pytes
         f"folder:{tmp_path}: 1 of 13 images: {DEEP}",
         f"folder:{tmp_path}: 12 of 13 images: stretched to 4 x 4 (bilinear)",
     ]
-    monkeypatch.setattr(sources, "MEMORY_LIMIT", 0)
+    monkeypatch.setattr(photos, "MEMORY_LIMIT", 0)
     assert load(f"folder:{tmp_path}", (4, 4), 3).notes == first.notes
 
 
@@ -190,3 +191,25 @@ def test_the_path_of_a_folder_is_enough(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits").mkdir()
     assert len(load("digits", (8, 8), 1).train.labels) == 1437
+
+
+def test_images_that_cannot_be_read_are_left_out_where_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "train", 5)
+    fill(tmp_path / "test", 3)
+    expected = load(str(tmp_path), (4, 6), 3)
+    for split in ("train", "test"):
+        (tmp_path / split / "cat" / "9.png").write_bytes(b"<html>")
+        (tmp_path / split / "dog" / "00.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match="4 images cannot be used.*or leave them out with --skip-unreadable"):
+        load(str(tmp_path), (4, 6), 3)
+    data = load(str(tmp_path), (4, 6), 3, skip_unreadable=True)
+    assert data.fingerprint == expected.fingerprint
+    assert data.notes[-1].startswith("left out: 4 images cannot be used: ")
+    monkeypatch.setattr(photos, "MEMORY_LIMIT", 0)
+    large = load(str(tmp_path), (4, 6), 3, skip_unreadable=True)
+    (images,) = large.test.fetch([torch.arange(6)], torch.device("cpu"))
+    assert torch.equal(images, expected.test.images)  # type: ignore[attr-defined]
+    for path in (tmp_path / "test" / "dog").glob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match="of dog none is left"):
+        load(str(tmp_path), (4, 6), 3, skip_unreadable=True)

@@ -72,6 +72,7 @@ def bench(data: DataOptions, source: SourceOptions, asked: BenchOptions) -> Outc
 
     known, plain, seconds = source.hints, asked.plain, asked.seconds
     settings = verb.read_settings(data.config, data.data, data.seed, asked.init, asked.checkpoint, known)
+    settings = data.apply(settings)
     if asked.variants is not None:
         settings = settings.model_copy(update={"variants": tuple(terminal.names(asked.variants, "--variants"))})
     if asked.epochs is not None:

@@ -53,7 +53,7 @@ def distill(
     if not sidecar.check_target(student, origin) and not _is_kept(student):
         raise sidecar.refuse(student)
     console = terminal.make_console()
-    settings = config_.read(training.config, training.data, training.seed)
+    settings = training.apply(config_.read(training.config, training.data, training.seed))
     given = {name: value for name, value in {"kind": kind, "temperature": temperature}.items() if value is not None}
     with processes.training(training, console.print) as team:
         file = team.world.share(lambda: adopt(teacher, source.hints, settings, out, console.print))

@@ -26,6 +26,7 @@ from compress.cli.options import (
     Resize,
     Resume,
     Seed,
+    SkipUnreadable,
     TensorBoard,
     Threads,
     Weights,
@@ -33,6 +34,7 @@ from compress.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from compress.config import BenchConfig
     from compress.importers import Hints
 
 
@@ -126,7 +128,12 @@ class DataOptions:
 
     config: Config = None
     data: DataName = None
+    skip_unreadable: SkipUnreadable = False
     seed: Seed = None
+
+    def apply(self, settings: "BenchConfig") -> "BenchConfig":
+        """Settings with what only options say."""
+        return settings.model_copy(update={"skip_unreadable": True}) if self.skip_unreadable else settings
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def pretrain(
     from compress.variant import Variant
 
     console = terminal.make_console()
-    settings = config_.read(training.config, training.data, training.seed)
+    settings = training.apply(config_.read(training.config, training.data, training.seed))
     if epochs is not None:
         length = settings.pretrain.model_copy(update={"epochs": epochs, "steps": 0})
         settings = settings.model_copy(update={"pretrain": length})

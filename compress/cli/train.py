@@ -41,7 +41,7 @@ def train(
             raise InputError(f"--init {init} and --model {code} both name what the training begins with; give only one")
         hints = dataclasses.replace(hints, model=user_models.resolve_spec(code), normalize="data")
         base = user_models.get_base_name(code)
-    settings = config_.read(training.config, training.data, training.seed, init, hints)
+    settings = training.apply(config_.read(training.config, training.data, training.seed, init, hints))
     given = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
     wanted = variants.parse(base if variant == variants.BASELINE else variant, settings.methods, base)
     table = "finetune" if any(method.tuned and not method.from_scratch for method in wanted.methods) else "train"

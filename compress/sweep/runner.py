@@ -81,7 +81,10 @@ class Runner:
         if name not in self.loaded:
             size, channels = model.image_size, model.channels
             say = (lambda _: None) if self.loaded else self.say  # once
-            self.loaded[name] = load_data(config.data, size, channels, self.out, config.subset, say)
+            skip = config.skip_unreadable
+            self.loaded[name] = load_data(
+                config.data, size, channels, self.out, config.subset, say, skip_unreadable=skip
+            )
         return self.loaded[name]
 
     def held(self, key: str) -> bool:

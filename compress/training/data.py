@@ -36,6 +36,8 @@ def load_data(
     subset: Subset | None = None,
     say: Callable[[str], Any] = lambda _: None,
     resizing: Resizing | None = None,
+    *,
+    skip_unreadable: bool = False,
 ) -> Data:
     """A data set by its name, or one that is there already, cut to `subset`.
 
@@ -46,8 +48,12 @@ def load_data(
         out: the run directory, which takes downloads.
         say: takes lines for the person at the terminal: how the files of a folder were chosen and read.
         resizing: how the model's images got to its size; None where its file does not say.
+        skip_unreadable: leave out images of folders that cannot be read.
     """
-    data = name if isinstance(name, Data) else sources.load(name, image_size, channels, out / "data", resizing)
+    if isinstance(name, Data):
+        data = name
+    else:
+        data = sources.load(name, image_size, channels, out / "data", resizing, skip_unreadable=skip_unreadable)
     for note in data.notes:
         say(f"{data.name}: {note}")
     return cut(data, subset) if subset else data

@@ -107,7 +107,8 @@ def open_run(
         named = images or config.data
         known = restored[2] if restored else begin.content if begin else None
         resizing = known.resizing if known else None
-        return load_data(named, geometry.image_size, geometry.channels, out, config.subset, say, resizing)
+        size, channels, skip = geometry.image_size, geometry.channels, config.skip_unreadable
+        return load_data(named, size, channels, out, config.subset, say, resizing, skip_unreadable=skip)
 
     data = load() if config.data.startswith("folder:") else world.in_turn(load)  # what is fetched, once
     if config.subset and world.rank == 0:

@@ -68,7 +68,8 @@ def adopt(
     if content.origin is None:
         return path
     size, channels = content.config.image_size, content.config.channels
-    data = load_data(given or config.data, size, channels, out, config.subset, resizing=content.resizing)
+    named, skip = given or config.data, config.skip_unreadable
+    data = load_data(named, size, channels, out, config.subset, resizing=content.resizing, skip_unreadable=skip)
     content, _ = adapt_to_data(path, model, content, data, hints, say)
     checkpoint.save(out / FILE, content)
     return out / FILE

@@ -74,8 +74,9 @@ def prune(request: Request, console: Console) -> Outcome:
     else:
         config = content.config
         named, folder = request.images or settings.data, request.path.parent
-        size, channels, resizing = config.image_size, config.channels, content.resizing
-        data = load_data(named, size, channels, folder, settings.subset, console.print, resizing)
+        size, channels = config.image_size, config.channels
+        further: dict[str, Any] = {"resizing": content.resizing, "skip_unreadable": settings.skip_unreadable}
+        data = load_data(named, size, channels, folder, settings.subset, console.print, **further)
         content, data = adapt_to_data(request.path, model, content, data, request.hints, console.print)
     assert isinstance(model, VisionTransformer)
     files.writable_folder(request.target.parent)

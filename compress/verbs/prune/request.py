@@ -41,6 +41,7 @@ class Request:
     seconds: float = 5.0  # of latency measurement, at most
     images: Data | None = None  # the data set itself, instead of its name
     force: bool = False  # replace a file that is better, or of unknown origin
+    skip_unreadable: bool = False  # leave out images of folders that cannot be read
 
     @property
     def target(self) -> Path:
@@ -67,7 +68,8 @@ def read_settings(request: Request, content: Checkpoint) -> BenchConfig:
     """Those of the file, on the data of the checkpoint unless another is named; fine-tuning takes `epochs`."""
     name = request.images.name if request.images else request.data
     settings = config_.read_for_checkpoint(request.path, content.dataset, request.config, name, request.seed)
-    return config_.shorten_finetuning(settings, request.epochs)
+    skip = request.skip_unreadable or settings.skip_unreadable
+    return config_.shorten_finetuning(settings.model_copy(update={"skip_unreadable": skip}), request.epochs)
 
 
 def read_methods(request: Request, settings: BenchConfig) -> dict[str, Method]:

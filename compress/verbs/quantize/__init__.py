@@ -62,7 +62,8 @@ def _prepare(request: Request, folder: Path, console: Console) -> tuple[Source, 
     _check_layers(model, method)
     size, channels = content.config.image_size, content.config.channels
     named, place = request.images or settings.data, request.path.parent
-    data = load_data(named, size, channels, place, settings.subset, console.print, content.resizing)
+    further: dict[str, Any] = {"resizing": content.resizing, "skip_unreadable": settings.skip_unreadable}
+    data = load_data(named, size, channels, place, settings.subset, console.print, **further)
     content, data = adapt_to_data(request.path, model, content, data, request.hints, console.print)
     calibration = sample_images(data, request.calibration_images)
     seen = describe_calibration(data, request.calibration_images)

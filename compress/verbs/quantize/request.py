@@ -37,6 +37,7 @@ class Request:
     hints: Hints = field(default_factory=Hints)
     dry_run: bool = False  # say what would be done
     force: bool = False  # replace files that are better, or of unknown origin
+    skip_unreadable: bool = False  # leave out images of folders that cannot be read
 
     @property
     def stem(self) -> Path:
@@ -53,4 +54,5 @@ def read_settings(request: Request, content: Checkpoint) -> BenchConfig:
     """Those of the file, on the data of the checkpoint unless another is named."""
     name = request.images.name if request.images else request.data
     settings = config.read_for_checkpoint(request.path, content.dataset, request.config, name, request.seed)
-    return config.shorten_finetuning(settings, request.epochs)
+    skip = request.skip_unreadable or settings.skip_unreadable
+    return config.shorten_finetuning(settings.model_copy(update={"skip_unreadable": skip}), request.epochs)

@@ -1,0 +1,159 @@
+"""A folder of image files -> the two splits of a data set, decoded into memory where they fit."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from baselines.data import FileSplit, Split, TensorSplit
+from baselines.errors import InputError
+from baselines.folders import Files, describe_skipped, find_splits, scan
+from baselines.images import DEEP, RESIZED, TURNED, ImageError, describe, read
+from baselines.resizing import Resizing
+
+MEMORY_LIMIT = 4 * 2**30  # bytes of one split held as a tensor
+TEST_FRACTION = 0.2  # of folders without a test split
+LOOKED_AT = 256  # images of a split that is decoded later
+NAMED = 10  # images that cannot be used, in one message
+
+
+def read_folder(
+    root: Path, image_size: tuple[int, int], channels: int, resizing: Resizing, *, skip: bool = False
+) -> tuple[tuple[str, ...], Split, Split, tuple[str, ...]]:  # fmt: skip
+    """A tree of class folders; the splits that its folders are, else a fixed split of its images.
+
+    Args:
+        skip: leave out images that cannot be read, instead of refusing them.
+
+    Returns:
+        Classes, training and test images, and what a person has to know of how they were read.
+
+    Raises:
+        InputError: there is no such folder, it holds no classes, or images that cannot be read.
+    """
+    if not root.is_dir():
+        raise InputError(f"--data folder:{root}: there is no such folder; give one that holds a folder for each class")
+    skipped: Counter[str] = Counter()
+    left: list[str] = []
+    splits = find_splits(root)
+    if splits:
+        train, test = scan(splits.train, skipped), scan(splits.test, skipped)
+        if train.classes != test.classes:
+            differ = ", ".join(sorted(set(train.classes) ^ set(test.classes)))
+            raise InputError(
+                f"{splits.train} and {splits.test} hold different class folders: {differ}; make them equal"
+            )
+    else:
+        train, test = _divide(root, scan(root, skipped))
+    if skip:
+        (train, test), left = _leave_out_unreadable((train, test), image_size, channels, resizing)
+    read, remarks = _read_images((train, test), image_size, channels, resizing)
+    notes = [*(splits.notes if splits else ()), *describe_skipped(skipped), *left, *remarks]
+    return train.classes, *read, tuple(notes)
+
+
+def _divide(root: Path, files: Files) -> tuple[Files, Files]:
+    """Training and test images of each class, chosen by a fixed seed."""
+    chosen = torch.zeros(len(files.paths), dtype=torch.bool)
+    for label, name in enumerate(files.classes):
+        of_class = (files.labels == label).nonzero().flatten()
+        if len(of_class) < 2:
+            raise InputError(f"{root / name} holds one image; give at least two, to train and to test")
+        order = torch.randperm(len(of_class), generator=torch.Generator().manual_seed(0))
+        chosen[of_class[order[: max(1, round(len(of_class) * TEST_FRACTION))]]] = True
+    parts = []
+    for part in (~chosen, chosen):
+        paths = [path for path, taken in zip(files.paths, part.tolist(), strict=True) if taken]
+        parts.append(Files(files.classes, paths, files.labels[part]))
+    return parts[0], parts[1]
+
+
+def _leave_out_unreadable(
+    parts: tuple[Files, Files], image_size: tuple[int, int], channels: int, resizing: Resizing
+) -> tuple[tuple[Files, Files], list[str]]:  # fmt: skip
+    """The files that can be read, each of them tried, and a sentence on the others.
+
+    Raises:
+        InputError: none is left of a class.
+    """
+    kept: list[Files] = []
+    faults: list[ImageError] = []
+    for files in parts:
+        tried = list(_decode_all(files.paths, None, image_size, channels, resizing))
+        faults += [each for each in tried if isinstance(each, ImageError)]
+        sound = torch.tensor([not isinstance(each, ImageError) for each in tried])
+        paths = [path for path, good in zip(files.paths, sound.tolist(), strict=True) if good]
+        lost = set(range(len(files.classes))) - set(files.labels[sound].tolist())
+        if lost:
+            raise InputError(f"{_name_faults(faults)}; of {files.classes[min(lost)]} none is left")
+        kept.append(Files(files.classes, paths, files.labels[sound]))
+    said = [f"left out: {_name_faults(faults)}"] if faults else []
+    return (kept[0], kept[1]), said
+
+
+def _read_images(
+    parts: tuple[Files, Files], image_size: tuple[int, int], channels: int, resizing: Resizing
+) -> tuple[tuple[Split, Split], list[str]]:
+    """Both splits, and remarks on their images; of those that are decoded later, on some.
+
+    Raises:
+        InputError: images cannot be read; names them.
+    """
+    splits: list[Split] = []
+    remarks: Counter[str] = Counter()
+    faults: list[ImageError] = []
+    seen = 0
+    for files in parts:
+        if len(files.paths) * channels * math.prod(image_size) <= MEMORY_LIMIT:
+            images, looked_at = torch.empty(len(files.paths), channels, *image_size, dtype=torch.uint8), files.paths
+            splits.append(TensorSplit(images, files.labels))
+        else:
+            images, looked_at = None, files.paths[:: -(-len(files.paths) // LOOKED_AT)]
+        found: set[str] = set()
+        for each in _decode_all(looked_at, images, image_size, channels, resizing):
+            if isinstance(each, ImageError):
+                faults.append(each)
+            else:
+                remarks.update(each)
+                found |= each
+        if images is None:
+            kept = tuple(sorted(found & {TURNED, DEEP}))
+            splits.append(FileSplit(files.paths, files.labels, image_size, channels, resizing, kept))
+        seen += len(looked_at)
+    if faults:
+        them = "them" if len(faults) > 1 else "it"
+        said = f"{_name_faults(faults)}; repair or remove them" if len(faults) > 1 else str(faults[0])
+        raise InputError(f"{said}, or leave {them} out with --skip-unreadable")
+    said = describe(remarks, seen)
+    if remarks[RESIZED]:
+        said.append(f"{remarks[RESIZED]:,} of {seen:,} images: {resizing.describe(image_size)}")
+    return (splits[0], splits[1]), said
+
+
+def _decode_all(
+    paths: Sequence[Path], images: Tensor | None, image_size: tuple[int, int], channels: int, resizing: Resizing
+) -> Iterator[frozenset[str] | ImageError]:
+    """The remarks on each image, or what is wrong with it; its pixels go into `images`, if given."""
+
+    def fill(index: int) -> frozenset[str] | ImageError:
+        try:
+            pixels, remarks = read(paths[index], image_size, channels, resizing)
+        except ImageError as error:
+            return error
+        if images is not None:
+            images[index] = pixels  # in place: no second copy
+        return remarks
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        yield from pool.map(fill, range(len(paths)))
+
+
+def _name_faults(faults: list[ImageError]) -> str:
+    """The first of all images that cannot be used."""
+    named = "; ".join(f"{each.path} ({each.fault})" for each in faults[:NAMED])
+    others = f"; and {len(faults) - NAMED:,} more" if len(faults) > NAMED else ""
+    return f"{len(faults):,} image{'s' if len(faults) > 1 else ''} cannot be used: {named}{others}"
