@@ -200,7 +200,7 @@ def test_images_that_cannot_be_read_are_left_out_where_asked(tmp_path: Path, mon
     for split in ("train", "test"):
         (tmp_path / split / "cat" / "9.png").write_bytes(b"<html>")
         (tmp_path / split / "dog" / "00.jpg").write_bytes(b"")
-    with pytest.raises(InputError, match="4 images cannot be used.*or leave them out with --skip-unreadable"):
+    with pytest.raises(InputError, match=r"4 images cannot be used.*or leave them out with --skip-unreadable"):
         load(str(tmp_path), (4, 6), 3)
     data = load(str(tmp_path), (4, 6), 3, skip_unreadable=True)
     assert data.fingerprint == expected.fingerprint
