@@ -127,7 +127,7 @@ def collect_rows(
     share = -(-ROWS // (-(-len(used[0]) // importance.IMAGES) if weigh else len(used)))
 
     def note(name: str, x: Tensor, _: Tensor | None, weight: Tensor | None) -> None:
-        x = x.flatten(0, -2).float()
+        x = layers[name].scale_input(x.flatten(0, -2).float())
         if not x.isfinite().all():
             raise InputError(f"{name}: calibration met activations that are not finite; check the images and the model")
         weight_R = x.new_ones(len(x)) if weight is None else even_out(weight.flatten(0, -2).sum(-1))

@@ -8,6 +8,10 @@ come next take them off again; in float nothing changes:
                              arXiv 2212.08254, eq. 12 to 16)
     values, then projection  rows of the values, which attention mixes channel by channel; columns of the projection
 
+Nothing before the second layer of an MLP can take a factor up, since GELU lies between. There the input is multiplied
+by one when the model runs, which costs time, and so only where it takes half of the error of the layer away: where few
+units are far larger than all others, as with massive activations of one token (Sun et al. 2024, arXiv 2402.17762).
+
 How much goes over to the weights (`share`, SmoothQuant, Xiao et al. 2023, arXiv 2211.10438, eq. 4), and whether the
 shift helps, is tried out for each layer on some of its inputs.
 
@@ -21,11 +25,12 @@ from torch import Tensor, nn
 
 from baselines.vit import Block
 from compress.quantization.importance import Rows
-from compress.quantization.linear import QuantLinear, Rounding
+from compress.quantization.linear import QuantLinear, Rounding, quantized_layers
 from compress.quantization.operators import channel_scale, round_weight, row_scale
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 LARGEST = 100.0  # factor, either way
+WORTH = 0.5  # of the error of a layer may be left by a factor that costs time
 TRIED = 512  # rows that decide
 
 Range = Callable[[Tensor, Tensor], tuple[float, float]]
@@ -43,13 +48,25 @@ def rescale(model: nn.Module, rows: dict[str, Rows], value_range: Range) -> None
         kept = rows[names[layer]]
         if len(kept.x):
             is_norm = weight.ndim == 1  # rows of values are scaled only, not shifted
-            factor, shift = choose_scaling(layer, kept.thin(TRIED), value_range, shifts=is_norm)
+            factor, shift, _ = choose_scaling(layer, kept.thin(TRIED), value_range, shifts=is_norm)
             weight.div_(factor if is_norm else factor[:, None])
             bias.sub_(shift).div_(factor)
             if layer.bias is not None:
                 layer.bias.add_(layer.weight @ shift)
             layer.weight.mul_(factor)
             rows[names[layer]] = Rows((kept.x - shift) / factor, kept.weight)
+    for name, layer in quantized_layers(model).items():
+        if name.endswith(".mlp.fc2") and len(rows[name].x):
+            scale_when_run(layer, rows[name].thin(TRIED), value_range)
+            rows[name] = Rows(layer.scale_input(rows[name].x), rows[name].weight)
+
+
+def scale_when_run(layer: QuantLinear, rows: Rows, value_range: Range) -> None:
+    """Gives a layer a factor of its own, where that is worth its time; a power of two, which loses no bit."""
+    factor, _, left = choose_scaling(layer, rows, value_range, shifts=False)
+    if left <= WORTH:
+        layer.factor = (-factor.log2().round()).exp2()
+        layer.weight.div_(layer.factor)
 
 
 def find_pairs(model: nn.Module) -> Iterator[tuple[Tensor, Tensor, QuantLinear]]:
@@ -67,8 +84,11 @@ def find_pairs(model: nn.Module) -> Iterator[tuple[Tensor, Tensor, QuantLinear]]
                     yield weight, bias, layer
 
 
-def choose_scaling(layer: QuantLinear, rows: Rows, value_range: Range, *, shifts: bool) -> tuple[Tensor, Tensor]:
-    """Factor and shift of each channel (I,) with which the layer's output is nearest to that of float."""
+def choose_scaling(layer: QuantLinear, rows: Rows, value_range: Range, *, shifts: bool) -> tuple[Tensor, Tensor, float]:
+    """Factor and shift of each channel (I,) with which the layer's output is nearest to that of float.
+
+    Also which share of the squared error without them is left.
+    """
     x_RI = rows.x
     low, high = x_RI.amin(0), x_RI.amax(0)
     tried = [(torch.ones_like(low), torch.zeros_like(low))]
@@ -84,7 +104,8 @@ def choose_scaling(layer: QuantLinear, rows: Rows, value_range: Range, *, shifts
         output_error(layer, Rows((x_RI - shift) / factor, rows.weight), layer.weight * factor, value_range)
         for factor, shift in tried
     ]
-    return tried[min(range(len(tried)), key=errors.__getitem__)]
+    best = min(range(len(tried)), key=errors.__getitem__)
+    return *tried[best], errors[best] / max(errors[0], 1e-30)
 
 
 def output_error(layer: QuantLinear, rows: Rows, weight_OI: Tensor, value_range: Range) -> float:
