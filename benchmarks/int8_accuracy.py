@@ -7,9 +7,11 @@
 Prints for each row SQNR of the logits, their cosine and how many images keep their class, all against the float model
 in ONNX Runtime, and how long the file took to make. `ours` is what torch simulates of the default, `plain` the same
 without any of the steps of calibration (min-max ranges, nearest levels). Peers start from the float weights: `nncf`
-with the settings of our runtime of that name (tokenizer in float), `nncf_default` with its own, `ort` as in `int8_peers.py` (QDQ, a scale per channel, products by
-weights). `--plant` makes a model with outliers first: few channels behind each norm 200 times as large, which the next
-weights undo, or a hidden unit of each block that is off for all tokens but the first, and about 50 there.
+with the settings of our runtime of that name (tokenizer in float), `nncf_default` with its own, `ort` as in
+`int8_peers.py` (QDQ, a scale per channel, products by weights).
+
+`--plant` makes a model with outliers first: few channels behind each norm 200 times as large, which the next weights
+undo, or a hidden unit of each block that is off for all tokens but the first, and about 50 there.
 Without a checkpoint weights and images are random.
 """
 
