@@ -37,6 +37,7 @@ from compress.cli import terminal
 from compress.evaluate import take_test_images
 from compress.importers import Hints
 from compress.methods import Int8
+from compress.quantization.importance import watch_values
 from compress.quantization.sensitivity import compute_logits, sqnr_db
 from compress.runtimes.client import Worker, run_module
 from compress.training.data import adapt_to_data, load_data, sample_images
@@ -181,9 +182,7 @@ def plant(model: VisionTransformer, kind: str | None, images: Tensor) -> None:
     elif kind == "token":
         for block in blocks:
             seen: list[Tensor] = []
-            hook = block.mlp.fc1.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
-            model(images)
-            hook.remove()
+            watch_values(model, {"fc1": block.mlp.fc1}, [images], 0, lambda _, x, *__, to=seen: to.append(x))
             first, others = seen[0][:, 0].mean(0), seen[0][:, 1:].flatten(0, 1).mean(0)
             direction = (first - others) / (first - others).square().sum()  # 1 apart
             block.mlp.fc1.weight[0] = 4 * LARGE * direction  # 3/4 of the way to the first token is 0

@@ -41,9 +41,7 @@ def model_of(plant: str) -> VisionTransformer:
                     linear.weight[:, :2] /= 200
             else:
                 seen: list[Tensor] = []
-                hook = block.mlp.fc1.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
-                model(CALIBRATION)
-                hook.remove()
+                watch_values(model, {"fc1": block.mlp.fc1}, [CALIBRATION], 0, lambda _, x, *__, to=seen: to.append(x))
                 first, others = seen[0][:, 0].mean(0), seen[0][:, 1:].flatten(0, 1).mean(0)
                 direction = (first - others) / (first - others).square().sum()
                 block.mlp.fc1.weight[0] = 1200 * direction
@@ -71,7 +69,8 @@ class TestImportance:
 
         x = torch.randn(9, 5)
         watch_values(nn.Sequential(first, second), {"first": first, "second": second}, [x], 6, note)
-        assert not (first._forward_hooks or any(each.grad is not None for each in first.parameters()))
+        assert not first._forward_hooks
+        assert all(each.grad is None for each in first.parameters())
         assert seen["first"][0].equal(x[:6])
         torch.testing.assert_close(seen["first"][1], (second.weight @ first.weight).square().expand(6, 5))
         torch.testing.assert_close(seen["second"][1], second.weight.square().expand(6, 4))

@@ -112,6 +112,7 @@ class QuantLinear(PackedLinear):
         self.register_parameter("weight_log_step", None)
         self.factor: Tensor | None
         self.register_buffer("factor", None)
+        self.register_load_state_dict_pre_hook(_expect_factor)
         self.activations = activations
         self.input = Rounding(signed) if activations == "static" else None
         self.active = True  # False: weights stay float; `input` has a switch of its own
@@ -140,11 +141,6 @@ class QuantLinear(PackedLinear):
     def scale_input(self, x: Tensor) -> Tensor:
         """(..., I) as it is rounded."""
         return x if self.factor is None else x * self.factor
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        stored = state_dict.get(f"{prefix}factor")
-        self.factor = None if stored is None else torch.empty_like(self.weight_scale[:1]).expand(stored.shape).clone()
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) -> (..., O)."""
@@ -178,6 +174,12 @@ class QuantLinear(PackedLinear):
         step = row_scale(x) if self.activations == "token" else (x.amax().clamp(min=0) - x.amin().clamp(max=0)) / 255
         most = x.new_tensor(255.0)
         return straight_through(x, step.detach().clamp(min=1e-8), -most, most) @ self._weight_IO()
+
+
+def _expect_factor(layer: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """A state that is loaded says whether there is a factor."""
+    stored, like = state.get(f"{prefix}factor"), layer.get_buffer("weight_scale")
+    layer.register_buffer("factor", None if stored is None else torch.empty_like(stored, device=like.device))
 
 
 def apply_log_step(scale: Tensor, log_step: Tensor | None, values: int) -> Tensor:
