@@ -27,7 +27,6 @@ import numpy as np
 import torch
 from int8 import prepare_peer
 from material import GEOMETRIES, Material, make_noise
-from rich.table import Table
 from torch import Tensor
 
 from baselines.errors import InputError
@@ -86,18 +85,15 @@ def main() -> None:
         material = read_material(options, Path(folder))
         images = [batch.copy() for batch in material.images.batches(BATCH)]
         wanted = run(material.build("onnxruntime", ()), "onnxruntime", images, options.threads)
-        table = Table(title=f"int8 against float, {len(wanted)} images")
-        for heading in ("row", "SQNR, dB", "cosine", "same class", "made in, s"):
-            table.add_column(heading, justify="left" if heading == "row" else "right")
+        print(f"{'row':20}{'SQNR, dB':>10}{'cosine':>10}{'same class':>12}{'made in, s':>12}   {len(wanted)} images")
         for name in chosen:
             began = time.perf_counter()
             try:
                 answer = prepare(name, material, options.threads)
                 seconds = time.perf_counter() - began
-                table.add_row(name, *describe(wanted, answer(images)), f"{seconds:.0f}")
+                print(f"{name:20}{describe(wanted, answer(images))}{seconds:12.0f}", flush=True)
             except RuntimeError as error:
-                table.add_row(name, str(error), "", "", "")
-        terminal.make_console().print(table)
+                print(f"{name:20}{error}", flush=True)
 
 
 def prepare(name: str, material: Material, threads: int) -> Callable[[list[np.ndarray]], Tensor]:
@@ -141,10 +137,10 @@ def run(path: Path, runtime: str, images: list[np.ndarray], threads: int) -> Ten
         return torch.from_numpy(np.concatenate([worker.logits(batch) for batch in images]))
 
 
-def describe(wanted: Tensor, got: Tensor) -> tuple[str, str, str]:
+def describe(wanted: Tensor, got: Tensor) -> str:
     cosine = torch.nn.functional.cosine_similarity(wanted, got).mean().item()
     same = (wanted.argmax(1) == got.argmax(1)).double().mean().item()
-    return f"{sqnr_db(wanted, got):.1f}", f"{cosine:.5f}", f"{same:.1%}"
+    return f"{sqnr_db(wanted, got):10.1f}{cosine:10.5f}{same:12.1%}"
 
 
 def read_material(options: argparse.Namespace, folder: Path) -> Material:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-IMAGES = 8  # at a time, of which all that a gradient needs is kept
+IMAGES = 4  # at a time, of which all that a gradient needs is kept
 FLOOR = 0.01  # weight of what the logits do not mind at all, where the mean is 1
 
 Note = Callable[[str, Tensor, Tensor | None, Tensor | None], None]
