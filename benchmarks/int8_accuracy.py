@@ -178,7 +178,7 @@ def plant(model: VisionTransformer, kind: str | None, images: Tensor) -> None:
     elif kind == "token":
         for block in blocks:
             seen: list[Tensor] = []
-            watch_values(model, {"fc1": block.mlp.fc1}, [images], 0, lambda _, x, *__, to=seen: to.append(x))
+            watch_values(model, {"fc1": block.mlp.fc1}, [images], lambda _, x, *__, to=seen: to.append(x), weighed=0)
             first, others = seen[0][:, 0].mean(0), seen[0][:, 1:].flatten(0, 1).mean(0)
             direction = (first - others) / (first - others).square().sum()  # 1 apart
             block.mlp.fc1.weight[0] = 4 * LARGE * direction  # 3/4 of the way to the first token is 0

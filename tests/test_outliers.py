@@ -41,7 +41,9 @@ def model_of(plant: str) -> VisionTransformer:
                     linear.weight[:, :2] /= 200
             else:
                 seen: list[Tensor] = []
-                watch_values(model, {"fc1": block.mlp.fc1}, [CALIBRATION], 0, lambda _, x, *__, to=seen: to.append(x))
+                watch_values(
+                    model, {"fc1": block.mlp.fc1}, [CALIBRATION], lambda _, x, *__, to=seen: to.append(x), weighed=0
+                )
                 first, others = seen[0][:, 0].mean(0), seen[0][:, 1:].flatten(0, 1).mean(0)
                 direction = (first - others) / (first - others).square().sum()
                 block.mlp.fc1.weight[0] = 1200 * direction
@@ -68,7 +70,7 @@ class TestImportance:
                 seen[name] = (x, *(each for each in weights if each is not None))
 
         x = torch.randn(9, 5)
-        watch_values(nn.Sequential(first, second), {"first": first, "second": second}, [x], 6, note)
+        watch_values(nn.Sequential(first, second), {"first": first, "second": second}, [x], note, weighed=6, at_once=6)
         assert not first._forward_hooks
         assert all(each.grad is None for each in first.parameters())
         assert seen["first"][0].equal(x[:6])

@@ -24,10 +24,10 @@ from compress.quantization.observers import Observer, ObserverName, make_observe
 from compress.quantization.operators import channel_scale, round_weight
 
 ROWS = 1024  # of its input that are kept of each layer
-WEIGHED = 64  # images of which gradients are taken, where ranges are found; half of them, where rows are kept
-CLIPPING = (
-    8.0  # factor on squared errors of clipping, where they are weighed: they have one sign, and add up over tokens
-)
+WEIGHED = 2**14  # tokens of which gradients are taken, where ranges are found; half of them, where rows are kept
+LEAST = 64  # images of which they are taken however many tokens those have
+# Factor on weighed squared errors of clipping: those have one sign, and add up over tokens.
+CLIPPING = 8.0
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def calibrate(model: VisionTransformer, batches: list[Tensor], recipe: Recipe) -
 
 
 @torch.no_grad()
-def calibrate_weights(model: nn.Module, batches: list[Tensor], recipe: Recipe) -> None:
+def calibrate_weights(model: VisionTransformer, batches: list[Tensor], recipe: Recipe) -> None:
     """Sets scales and weights of a model whose activations have their scales already."""
     layers = quantized_layers(model.eval())
     set_weights(layers, collect_rows(model, layers, batches, recipe.weigh), recipe)
@@ -112,7 +112,7 @@ def rounding_off(model: nn.Module) -> Iterator[None]:
 
 
 def collect_rows(
-    model: nn.Module, layers: dict[str, QuantLinear], batches: list[Tensor], weigh: bool = True
+    model: VisionTransformer, layers: dict[str, QuantLinear], batches: list[Tensor], weigh: bool = True
 ) -> dict[str, Rows]:
     """Some rows of the input of each layer, from all images that are run.
 
@@ -122,9 +122,10 @@ def collect_rows(
     Raises:
         InputError: an input is not finite, kept or not.
     """
-    used = [torch.cat(batches)[: WEIGHED // 2]] if weigh else batches
+    images, at_once = choose_weighed(model)
+    used = [torch.cat(batches)[: -(-images // 2)]] if weigh else batches
     kept: dict[str, list[Rows]] = {name: [] for name in layers}
-    share = -(-ROWS // (-(-len(used[0]) // importance.IMAGES) if weigh else len(used)))
+    share = -(-ROWS // (-(-len(used[0]) // at_once) if weigh else len(used)))
 
     def note(name: str, x: Tensor, _: Tensor | None, weight: Tensor | None) -> None:
         x = layers[name].scale_input(x.flatten(0, -2).float())
@@ -133,11 +134,17 @@ def collect_rows(
         weight_R = x.new_ones(len(x)) if weight is None else even_out(weight.flatten(0, -2).sum(-1))
         kept[name].append(sample_rows(x, weight_R, share))
 
-    watch_values(model, layers, used, WEIGHED if weigh else 0, note)
+    watch_values(model, layers, used, note, weighed=images if weigh else 0, at_once=at_once)
     return {name: Rows.join(each) if each else Rows.none(layers[name].weight) for name, each in kept.items()}
 
 
-def set_ranges(model: nn.Module, batches: list[Tensor], recipe: Recipe) -> None:
+def choose_weighed(model: VisionTransformer) -> tuple[int, int]:
+    """Of how many images gradients are taken, and of how many at a time."""
+    tokens = model.config.tokens
+    return max(WEIGHED // tokens, LEAST), max(importance.TOKENS // tokens, 1)
+
+
+def set_ranges(model: VisionTransformer, batches: list[Tensor], recipe: Recipe) -> None:
     """Scale and zero point of each place that rounds to 8 bits, by an observer that sees all images."""
     found = {name: module for name, module in model.named_modules() if isinstance(module, Rounding)}
     places = {name.removesuffix(".input"): place for name, place in found.items()}
@@ -150,7 +157,8 @@ def set_ranges(model: nn.Module, batches: list[Tensor], recipe: Recipe) -> None:
                 weight = torch.zeros_like(x) if weight is None else even_out(weight)
             seen[name].update(x, weight)
 
-    watch_values(model, places, batches, WEIGHED if weigh else 0, note)
+    images, at_once = choose_weighed(model)
+    watch_values(model, places, batches, note, weighed=images if weigh else 0, at_once=at_once)
     for name, place in places.items():
         with naming(name):
             place.set_range(*seen[name].range())

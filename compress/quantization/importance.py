@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-IMAGES = 4  # at a time, of which all that a gradient needs is kept
+TOKENS = 1024  # at a time, of which all that a gradient needs is kept
 FLOOR = 0.01  # weight of what the logits do not mind at all, where the mean is 1
 
 Note = Callable[[str, Tensor, Tensor | None, Tensor | None], None]
@@ -46,22 +46,29 @@ class Rows:
 
 
 def watch_values(
-    model: nn.Module, modules: Mapping[str, nn.Module], batches: Sequence[Tensor], weighed: int, note: Note
+    model: nn.Module,
+    modules: Mapping[str, nn.Module],
+    batches: Sequence[Tensor],
+    note: Note,
+    *,
+    weighed: int,
+    at_once: int = 1,
 ) -> None:
     """Runs a model, in evaluation mode, on images, and says what goes through some of its modules.
 
     Args:
         batches: normalized images, each (B, C, height, width), on the device of the model.
-        weighed: how many images, from the first on, gradients are taken of.
         note: takes the name of a module, its input, and how much the logits mind an error of each value in its input
             and its output, of their shapes: squared gradients. None for images that are not weighed.
+        weighed: how many images, from the first on, gradients are taken of.
+        at_once: how many of those are run together.
     """
     if not modules:
         return
     generator = torch.Generator().manual_seed(0)
     with _watch(modules) as seen:
         for images in batches:
-            for part in images[:weighed].split(IMAGES) if weighed > 0 else ():
+            for part in images[:weighed].split(at_once) if weighed > 0 else ():
                 with torch.enable_grad():
                     logits = model(part.detach().requires_grad_())
                 signs = torch.randint(2, logits.shape, generator=generator).to(logits) * 2 - 1
