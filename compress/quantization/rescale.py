@@ -29,7 +29,7 @@ from compress.quantization.linear import QuantLinear, Rounding, quantized_layers
 from compress.quantization.operators import channel_scale, round_weight, row_scale
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
-LARGEST = 100.0  # factor, either way
+LARGEST = 1e4  # factor, either way
 WORTH = 0.5  # of the error of a layer may be left by a factor that costs time
 TRIED = 512  # rows that decide
 
