@@ -24,7 +24,7 @@ from compress.quantization.observers import Observer, ObserverName, make_observe
 from compress.quantization.operators import channel_scale, round_weight
 
 ROWS = 1024  # of its input that are kept of each layer
-WEIGHED = 2**14  # tokens of which gradients are taken, where ranges are found; half of them, where rows are kept
+WEIGHED = 2**14  # tokens of which gradients are taken
 LEAST = 64  # images of which they are taken however many tokens those have
 # Factor on weighed squared errors of clipping: those have one sign, and add up over tokens.
 CLIPPING = 8.0
@@ -123,7 +123,7 @@ def collect_rows(
         InputError: an input is not finite, kept or not.
     """
     images, at_once = choose_weighed(model)
-    used = [torch.cat(batches)[: -(-images // 2)]] if weigh else batches
+    used = [torch.cat(batches)[:images]] if weigh else batches
     kept: dict[str, list[Rows]] = {name: [] for name in layers}
     share = -(-ROWS // (-(-len(used[0]) // at_once) if weigh else len(used)))
 
