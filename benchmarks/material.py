@@ -23,6 +23,7 @@ GEOMETRIES = {
     "cifar": ViTConfig(dim=384, depth=6, heads=6, mlp_dim=1536),
     "small": ViTConfig(dim=128, depth=6, heads=4, mlp_dim=384),
     "deit-s": ViTConfig(image_size=(224, 224), patch_size=16, dim=384, depth=12, heads=6, mlp_dim=1536, classes=1000),
+    "vit-b": ViTConfig(image_size=(224, 224), patch_size=16, dim=768, depth=12, heads=12, mlp_dim=3072, classes=1000),
     "tiny": ViTConfig(image_size=(8, 8), channels=1, patch_size=2, dim=32, depth=2, heads=2, mlp_dim=64),
 }
 

@@ -22,6 +22,7 @@ from compress.exporters.onnx import export_onnx
 from compress.methods import Int8, Method
 from compress.quantization import rescale, rounding
 from compress.quantization.calibration import Recipe, calibrate, collect_rows, observe_rows, rounding_off, set_weights
+from compress.quantization.importance import Rows
 from compress.quantization.linear import QuantLinear, Rounding, quantized_layers
 from compress.quantization.operators import channel_scale, quantize_weight
 from compress.runtimes.ort_graph import count_integer_products
@@ -107,16 +108,16 @@ class TestRescaling:
         with rounding_off(model):
             before = model(IMAGES)
             weights = {name: layer.weight.clone() for name, layer in quantized_layers(model).items()}
-            rows = collect_rows(model, quantized_layers(model), [IMAGES])
+            rows = collect_rows(model, quantized_layers(model), [IMAGES], weigh=False)
             rescale.rescale(model, rows, partial(observe_rows, recipe=PLAIN))
             assert largest(model(IMAGES) - before) <= 1e-4 * largest(before)
-            again = collect_rows(model, quantized_layers(model), [IMAGES])
+            again = collect_rows(model, quantized_layers(model), [IMAGES], weigh=False)
         changed = {
             name for name, layer in quantized_layers(model).items() if not torch.equal(layer.weight, weights[name])
         }
         assert {name.split(".")[-1] for name in changed} >= {"qkv", "fc1"}
-        for name, x in rows.items():  # what was kept is what the layers now get
-            torch.testing.assert_close(x, again[name], rtol=1e-3, atol=1e-4 * largest(x))
+        for name, kept in rows.items():  # what was kept is what the layers now get
+            torch.testing.assert_close(kept.x, again[name].x, rtol=1e-3, atol=1e-4 * largest(kept.x))
 
     @torch.no_grad()
     def test_outlier_channels_cost_less(self) -> None:
@@ -175,9 +176,11 @@ class TestRounding:
         layer, wanted = QuantLinear(copy.deepcopy(linear), kind).eval(), linear(x).mean(0)
         if layer.input is not None:
             layer.input.set_range(0.0, 0.6)  # much is clipped
-        set_weights({"it": layer}, {"it": x}, PLAIN)
+        set_weights({"it": layer}, {"it": Rows(x, torch.ones(len(x)))}, PLAIN)
         before = largest(layer(x).mean(0) - wanted)
-        set_weights({"it": layer}, {"it": x}, Recipe("mse", 99.99, False, False, correct_bias=True))
+        set_weights(
+            {"it": layer}, {"it": Rows(x, torch.ones(len(x)))}, Recipe("mse", 99.99, False, False, correct_bias=True)
+        )
         assert largest(layer(x).mean(0) - wanted) <= (1e-6 if kind == "static" else before / 2)
 
 

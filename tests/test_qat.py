@@ -20,7 +20,7 @@ from compress import config, loading, variant
 from compress.checkpoints import checkpoint
 from compress.exporters.onnx import export_onnx
 from compress.methods import AViT, Distill, Int8, Qat
-from compress.quantization.calibration import watch_inputs
+from compress.quantization.importance import watch_values
 from compress.quantization.linear import QuantLinear, apply_log_step, quantized_layers
 from compress.quantization.operators import straight_through
 from compress.runtimes.ort_graph import count_integer_products
@@ -207,11 +207,12 @@ class TestWhatShips:
     @torch.no_grad()
     def test_every_layer_in_onnx_runtime_on_what_it_sees(self, made: Made, tmp_path: Path) -> None:
         shipped, seen = variant.convert(made.trained, [made.method]), {}
-        with watch_inputs(dict(quantized_layers(shipped)), seen.__setitem__):
-            shipped(made.images[:64])
-        for name, layer in quantized_layers(shipped).items():
-            got = run("onnxruntime", write(layer, tmp_path / "layer.onnx"), seen[name])
-            assert ((got - layer(seen[name])).abs() <= allowed(layer, seen[name])).all(), name
+        layers = quantized_layers(shipped)
+        watch_values(shipped, layers, [made.images[:64]], lambda name, x, *_: seen.update({name: x}), weighed=0)
+        for name, layer in layers.items():
+            rounded = layer.scale_input(seen[name])
+            got = run("onnxruntime", write(layer, tmp_path / "layer.onnx"), rounded)
+            assert ((got - layer(seen[name])).abs() <= allowed(layer, rounded)).all(), name
 
     @needs_exact
     @torch.no_grad()

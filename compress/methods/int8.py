@@ -35,6 +35,7 @@ class Int8(Integers):
     rescale: bool = True  # channels are brought to about one range where that is free
     correct_bias: bool = True  # the mean error of each output is taken off
     reconstruct: bool = True  # weights are rounded such that errors cancel, instead of to the nearest
+    weigh: bool = True  # errors count for what they do to the logits, not for their size
     attention: bool = False  # the two products of attention are in integers too
 
     @model_validator(mode="after")
@@ -60,6 +61,6 @@ class Int8(Integers):
     def calibrate(self, model: Classifier, batches: list[Tensor]) -> None:
         if not isinstance(model, VisionTransformer):
             return
-        recipe = Recipe(self.observer, self.percentile, self.rescale, self.reconstruct, self.correct_bias)
+        recipe = Recipe(self.observer, self.percentile, self.rescale, self.reconstruct, self.correct_bias, self.weigh)
         calibrate(model, batches, recipe)
         round_unquantized(model)

@@ -27,7 +27,8 @@ from compress.quantization.linear import QuantLinear, quantized_layers, replace_
 from compress.quantization.sixteen_bits import round_unquantized
 
 START = Recipe("mse", 99.99, rescale=True, reconstruct=False, correct_bias=True)
-ROUND = Recipe("mse", 99.99, rescale=False, reconstruct=True, correct_bias=True)
+# Not weighed: activations are rounded meanwhile, which has no gradient in evaluation.
+ROUND = Recipe("mse", 99.99, rescale=False, reconstruct=True, correct_bias=True, weigh=False)
 
 
 class Qat(Integers):

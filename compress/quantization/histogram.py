@@ -15,7 +15,7 @@ SMOOTH = 1e-4  # share of the quantized distribution that is spread evenly, so t
 
 
 class Histogram:
-    """Exact counts in bins of one width, a power of two: bin k covers [k, k + 1) widths.
+    """Exact counts, or sums of weights, in bins of one width, a power of two: bin k covers [k, k + 1) widths.
 
     The width is the smallest with which BINS bins reach from the lowest value to the highest, and to 0. When a value
     falls outside, bins merge in pairs until it fits. As bins start at multiples of the width, the counts are then those
@@ -25,30 +25,36 @@ class Histogram:
     def __init__(self) -> None:
         self.exponent, self.first = SMALLEST, 0  # of the width; k of counts[0]
         self.low = self.high = 0.0
-        self.counts = torch.zeros(BINS, dtype=torch.int64)
-        self.zeros = 0  # values that are 0; they are in counts too
+        self.counts = torch.zeros(BINS, dtype=torch.float64)  # whole numbers are exact in it up to 2^53
+        self.zeros = 0.0  # of values that are 0; it is in counts too
 
     @property
     def width(self) -> float:
         return math.ldexp(1.0, self.exponent)
 
-    def add(self, values: Tensor, low: float, high: float) -> None:
-        """Counts float32 values, flat; `low` and `high` are their smallest and largest."""
+    def add(self, values: Tensor, low: float, high: float, weights: Tensor | None = None) -> None:
+        """Counts float32 values, flat; `low` and `high` are their smallest and largest.
+
+        Args:
+            weights: of the values; 1 each by default.
+        """
         self._cover(low, high)
-        found = torch.zeros(BINS, dtype=torch.int64, device=values.device)
-        for chunk in values.split(CHUNK):
+        found = torch.zeros(BINS, dtype=torch.float64, device=values.device)
+        parts = [None] * -(-len(values) // CHUNK) if weights is None else weights.double().split(CHUNK)
+        for chunk, part in zip(values.split(CHUNK), parts, strict=True):
             if self.exponent > 0:  # in float32 the quotient of a tiny negative value could become 0
                 chunk = chunk.double()
             index = (chunk * (1 / self.width)).floor_().sub_(self.first).int()
-            found += torch.bincount(index, minlength=BINS)
-        self.zeros += len(values) - int(values.count_nonzero())
+            found += torch.bincount(index, part, BINS)
+        zero = values == 0
+        self.zeros += float(zero.sum() if weights is None else weights.double()[zero].sum())
         self.counts += found.cpu()
 
     def nonzero(self) -> Tensor:
         """Counts (K,) without values that are 0, as float64: a quantizer keeps those, whatever its range."""
-        counts = self.counts.double()
+        counts = self.counts.clone()
         counts[-self.first] -= self.zeros
-        return counts
+        return counts.clamp_(min=0)
 
     def _cover(self, low: float, high: float) -> None:
         self.low, self.high = min(self.low, low), max(self.high, high)
@@ -64,18 +70,25 @@ class Histogram:
         return math.floor(math.ldexp(x, -self.exponent))
 
 
-def squared_error(low_A: Tensor, high_A: Tensor, edges: Tensor, counts_K: Tensor, levels: int) -> Tensor:
+def squared_error(
+    low_A: Tensor, high_A: Tensor, edges: Tensor, counts_K: Tensor, levels: int, clipping: float = 1.0
+) -> Tensor:
     """Sum (A,) of squared errors that uniform quantizers of these ranges make, values being spread evenly in each bin.
 
     With n the level nearest to t, in steps, the integral of (t - n)^2 from 0 to t is n / 12 + (t - n)^3 / 3, also where
     n is the last level and t far beyond it. `edges` are those of the bins, K + 1 of them.
+
+    Args:
+        clipping: factor on the errors of values beyond the last levels.
     """
     step = (high_A - low_A)[:, None] / (levels - 1)
     zero = (-low_A[:, None] / step).round()
     t = edges / step
-    n = t.round().clamp_(-zero, levels - 1 - zero)
+    first, last = -zero, levels - 1 - zero
+    n = t.round().clamp_(first, last)
+    factor = torch.where((t > last) | (t < first), clipping, 1.0)
     beside = t.sub_(n)
-    integral = n.div_(12).add_(beside * beside * beside, alpha=1 / 3)
+    integral = n.div_(12).add_(beside * beside * beside * factor, alpha=1 / 3)
     return (integral.diff() @ (counts_K / edges.diff())) * step[:, 0] ** 3
 
 

@@ -10,7 +10,7 @@ Legend: B batch, N tokens, I inputs and O outputs of a layer.
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -102,13 +102,17 @@ class PackedLinear(nn.Module):
 class QuantLinear(PackedLinear):
     """A Linear with 8-bit inputs and weights, float outside; `y = dequantize(x_q) @ dequantize(w_q) + bias`.
 
-    Packed weights are int8 (I, O), as ONNX's MatMul takes them.
+    Packed weights are int8 (I, O), as ONNX's MatMul takes them. Inputs are multiplied by a factor (I,) first, where
+    there is one, and the weights hold its inverse.
     """
 
     def __init__(self, linear: nn.Linear, activations: Activations = "static", signed: bool = False):
         super().__init__(linear)
         self.register_buffer("weight_scale", channel_scale(linear.weight.detach()))
         self.register_parameter("weight_log_step", None)
+        self.factor: Tensor | None
+        self.register_buffer("factor", None)
+        self.register_load_state_dict_pre_hook(_expect_factor)
         self.activations = activations
         self.input = Rounding(signed) if activations == "static" else None
         self.active = True  # False: weights stay float; `input` has a switch of its own
@@ -134,8 +138,13 @@ class QuantLinear(PackedLinear):
         self.fold_log_step()
         return quantize_weight(self.weight, self.weight_scale).t().contiguous(), self.weight_scale
 
+    def scale_input(self, x: Tensor) -> Tensor:
+        """(..., I) as it is rounded."""
+        return x if self.factor is None else x * self.factor
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) -> (..., O)."""
+        x = self.scale_input(x)
         if not self.active:
             return F.linear(x if self.input is None else self.input(x), self.weight, self.bias)
         if self.input is None:
@@ -165,6 +174,12 @@ class QuantLinear(PackedLinear):
         step = row_scale(x) if self.activations == "token" else (x.amax().clamp(min=0) - x.amin().clamp(max=0)) / 255
         most = x.new_tensor(255.0)
         return straight_through(x, step.detach().clamp(min=1e-8), -most, most) @ self._weight_IO()
+
+
+def _expect_factor(layer: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """A state that is loaded says whether there is a factor."""
+    stored, like = state.get(f"{prefix}factor"), layer.get_buffer("weight_scale")
+    layer.register_buffer("factor", None if stored is None else torch.empty_like(stored, device=like.device))
 
 
 def apply_log_step(scale: Tensor, log_step: Tensor | None, values: int) -> Tensor:

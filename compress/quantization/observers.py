@@ -21,15 +21,18 @@ OBSERVERS: tuple[ObserverName, ...] = get_args(ObserverName)
 CANDIDATES = 100  # ranges tried in one search
 
 
-def make_observer(kind: ObserverName, percentile: float = 99.99) -> "Observer":
+def make_observer(kind: ObserverName, percentile: float = 99.99, clipping: float = 1.0) -> "Observer":
     """An observer that has seen nothing.
 
     Args:
         percentile: of the values that `percentile` keeps inside the range, in (50, 100].
+        clipping: factor on the squared errors of clipped values, for `mse`.
     """
     if kind == "percentile":
         return Percentile(percentile)
-    kinds = {"minmax": Observer, "moving": Moving, "mse": SquaredError, "entropy": Entropy}
+    if kind == "mse":
+        return SquaredError(clipping=clipping)
+    kinds = {"minmax": Observer, "moving": Moving, "entropy": Entropy}
     return kinds[kind]()
 
 
@@ -39,8 +42,11 @@ class Observer:
     def __init__(self) -> None:
         self.low, self.high = math.inf, -math.inf  # smallest and largest value of all
 
-    def update(self, x: Tensor) -> None:
+    def update(self, x: Tensor, weight: Tensor | None = None) -> None:
         """Sees `x`, as float32: any shape, float type and device. An empty tensor changes nothing.
+
+        Args:
+            weight: of the error of each value, of the shape of `x`; 1 by default. Only `mse` asks for it.
 
         Raises:
             InputError: a value is not finite.
@@ -52,7 +58,7 @@ class Observer:
         if not (math.isfinite(low) and math.isfinite(high)):  # aminmax passes NaN on
             raise InputError("calibration met activations that are not finite; check the images and the model")
         self.low, self.high = min(self.low, low), max(self.high, high)
-        self._take(values, low, high)
+        self._take(values, low, high, None if weight is None else weight.flatten())
 
     def range(self) -> tuple[float, float]:
         """(low, high) to be covered, never beyond the smallest and largest value; a quantizer widens it to hold 0.
@@ -65,7 +71,7 @@ class Observer:
         low, high = self._choose()
         return min(max(low, self.low), self.high), min(max(high, self.low), self.high)
 
-    def _take(self, values: Tensor, low: float, high: float) -> None:
+    def _take(self, values: Tensor, low: float, high: float, weights: Tensor | None) -> None:
         """Notes finite values, flat, at least one; `low` and `high` are theirs."""
 
     def _choose(self) -> tuple[float, float]:
@@ -81,7 +87,7 @@ class Moving(Observer):
         super().__init__()
         self.mean: tuple[float, float] | None = None
 
-    def _take(self, values: Tensor, low: float, high: float) -> None:
+    def _take(self, values: Tensor, low: float, high: float, weights: Tensor | None) -> None:
         old_low, old_high = self.mean or (low, high)
         keep, add = self.MOMENTUM, 1 - self.MOMENTUM
         self.mean = keep * old_low + add * low, keep * old_high + add * high
@@ -98,12 +104,14 @@ class Binned(Observer):
         levels: of the quantizer that the range is for.
     """
 
+    weighs = False  # whether values count by their weights
+
     def __init__(self, levels: int = 256) -> None:
         super().__init__()
         self.levels, self.histogram = levels, Histogram()
 
-    def _take(self, values: Tensor, low: float, high: float) -> None:
-        self.histogram.add(values, low, high)
+    def _take(self, values: Tensor, low: float, high: float, weights: Tensor | None) -> None:
+        self.histogram.add(values, low, high, weights if self.weighs else None)
 
     def _choose(self) -> tuple[float, float]:
         if self.low == self.high:
@@ -125,7 +133,7 @@ class Percentile(Binned):
 
     def _search(self, low: float, high: float) -> tuple[float, float]:
         counts = self.histogram.counts
-        cut, first = int(counts.sum()) * (100 - self.percentile) / 200, self.histogram.first
+        cut, first = counts.sum().item() * (100 - self.percentile) / 200, self.histogram.first
         # Each end counts from outside, and so stops before a gap rather than behind it.
         return first + _depth(counts, cut), first + BINS - _depth(counts.flip(0), cut)
 
@@ -133,8 +141,8 @@ class Percentile(Binned):
 def _depth(counts: Tensor, cut: float) -> float:
     """How many bins, the last in part, hold the first `cut` values."""
     sums = counts.cumsum(0)
-    index = int(torch.searchsorted(sums.double(), cut, right=True))
-    inside, count = cut - int(sums[index] - counts[index]), int(counts[index])
+    index = int(torch.searchsorted(sums, cut, right=True))
+    inside, count = cut - (sums[index] - counts[index]).item(), counts[index].item()
     return index + inside / count
 
 
@@ -142,7 +150,16 @@ class SquaredError(Binned):
     """The range with the smallest expected squared error, clipping included, of a quantizer that has 0 as a level.
 
     Tried are one threshold for both signs, then other lower ends, then other upper ones.
+
+    Args:
+        clipping: factor on the squared errors of clipped values.
     """
+
+    weighs = True
+
+    def __init__(self, levels: int = 256, clipping: float = 1.0) -> None:
+        super().__init__(levels)
+        self.clipping = clipping
 
     def _search(self, low: float, high: float) -> tuple[float, float]:
         low, high = min(low, 0.0), max(high, 0.0)
@@ -156,7 +173,7 @@ class SquaredError(Binned):
 
         def best(lows_A: Tensor, highs_A: Tensor) -> tuple[Tensor, Tensor]:
             lows_A, highs_A = torch.broadcast_tensors(lows_A, highs_A)
-            chosen = squared_error(lows_A, highs_A, edges, counts, self.levels).argmin()
+            chosen = squared_error(lows_A, highs_A, edges, counts, self.levels, self.clipping).argmin()
             return lows_A[chosen : chosen + 1], highs_A[chosen : chosen + 1]
 
         bottom, top = best((-thresholds).clamp(min=low), thresholds.clamp(max=high))

@@ -43,6 +43,8 @@ class IntegerLinear(nn.Module):
         self.register_buffer("weight_sum", self.weight.sum(1, dtype=torch.int32))
         self.register_buffer("weight_scale", layer.weight_scale)
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach())
+        self.factor: Tensor | None
+        self.register_buffer("factor", layer.factor)
         self.activations = layer.activations
         if layer.input is not None:
             zero = layer.input.zero_point
@@ -53,6 +55,7 @@ class IntegerLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) -> (..., O)."""
         rows = x.float().flatten(0, -2)
+        rows = rows if self.factor is None else rows * self.factor
         if self.activations == "token":
             step = row_scale(rows)
             y = self._product((rows / step).round_()).float()
