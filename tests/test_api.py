@@ -191,7 +191,9 @@ def test_quantize_gives_rows_and_a_file_that_can_be_called(tmp_path: Path) -> No
     assert "<table>" in result._repr_html_()
     assert str(result).startswith("kept: ")
     logits = result.model(images.tensors[0])
-    assert (logits.argmax(1) == images.tensors[1].numpy()).mean() == pytest.approx(result.kept.top1)
+    assert result.kept.n_images == len(images) // 2  # the other half judged what may be lost
+    wrong = (logits.argmax(1) != images.tensors[1].numpy()).sum()
+    assert round((1 - result.kept.top1) * result.kept.n_images) <= wrong <= len(images) // 10
     saved = result.save(tmp_path / "small")
     assert saved == tmp_path / "small.onnx"
     with compress.load(saved, threads=1) as again:
