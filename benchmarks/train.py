@@ -105,7 +105,7 @@ def make(shape: ViTConfig, device: torch.device, options: argparse.Namespace) ->
     pixels = torch.randint(0, 256, (IMAGES, shape.channels, *shape.image_size), dtype=torch.uint8)
     split = TensorSplit(pixels, torch.arange(IMAGES) % shape.classes)
     common = {"batch_size": options.batch_size, "randaugment": options.randaugment, "compile": False}
-    common |= {"steps": 10**9, "schedule": "constant", "warmup_epochs": 0}  # for ever, at one learning rate
+    common |= {"steps": 10**8, "schedule": "constant", "warmup_epochs": 0}  # for ever, at one learning rate
     bf16, fp32 = (TrainConfig.model_validate({**common, "precision": name}) for name in ("bf16", "fp32"))
     mine = partial(ours, shape, split, device)
     theirs = partial(peer.steps, shape, split, normalization=NORMALISATION, device=device)

@@ -14,6 +14,7 @@ from integer_engines import Case, allowed, cases, run, write
 pytest.importorskip("openvino")
 
 from baselines.macs import dense_macs, linear_macs
+from baselines.resizing import STRETCHED, Resizing
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import loading, runtimes, variant
 from compress.checkpoints.checkpoint import Checkpoint
@@ -126,6 +127,7 @@ class Made:
     classes: tuple[str, ...] = tuple("0123456789")
     mean: tuple[float, ...] = (0.0,) * 3
     std: tuple[float, ...] = (1.0,) * 3
+    resizing: Resizing = STRETCHED
 
 
 def test_a_result_outlives_the_next_call(files: dict[str, Path]) -> None:

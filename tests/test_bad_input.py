@@ -261,8 +261,8 @@ def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], byt
         pytest.param(changed(lambda c: c.update(config=[])), ["damaged"], id="no config"),
         pytest.param(changed(lambda c: c["config"].update(heads=5)), ["heads 5", "dim 32"], id="impossible config"),
         pytest.param(
-            changed(lambda c: c["config"].update(depth=10**12)),
-            ["weights for 1000000000000 blocks"],
+            changed(lambda c: c["config"].update(depth=9_999)),
+            ["weights for 9999 blocks"],
             id="config of a giant",
         ),
         pytest.param(changed(lambda c: c.update(methods=[7])), ["damaged"], id="method of nothing"),
@@ -405,7 +405,9 @@ def test_image_folders(
 def test_an_image_that_a_worker_process_cannot_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(photos, "MEMORY_LIMIT", 0)
     last_image(cut)(tmp_path / "pets")
-    with pytest.raises(InputError, match=r"^\S+1\.png is not a readable image [^\n]+; repair or remove it$"):
+    with pytest.raises(
+        InputError, match=r"^\S+1\.png is not a readable image [^\n]+; repair or remove it, or leave it out"
+    ):
         sources.load(f"folder:{tmp_path / 'pets'}", (8, 8), 3)
 
 

@@ -175,7 +175,8 @@ def test_a_batch_that_cannot_be_shared_is_refused_once(launch: Launch, folder: P
 def test_measuring_is_the_work_of_one_process(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
     assert main(["bench"]) == 2
     assert "compress bench is the work of one process, not of 2" in capfd.readouterr().err
 

@@ -51,4 +51,5 @@ def train(
         built = make_variant(run, wanted)
         console.print(f"{wanted.name}: {built.path}")
         if wanted.dtype == "fp32":
-            console.print(describe_accuracy(built.restored[0], run.data, run.device, run.world))
+            model = run.world.share(lambda: built.restored)[0]  # which only one process has written
+            console.print(describe_accuracy(model, run.data, run.device, run.world))
