@@ -168,6 +168,12 @@ class TestRounding:
         found = rounding.reconstruct(weight.clone(), scale := channel_scale(weight), torch.zeros(10, 8))
         assert torch.equal(found, quantize_weight(weight, scale) * scale[:, None])
 
+    def test_layers_too_wide_for_it_are_rounded_to_the_nearest(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(rounding, "WIDEST", 7)
+        weight = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+        found = rounding.reconstruct(weight.clone(), scale := channel_scale(weight), torch.randn(10, 8))
+        assert torch.equal(found, round_weight(weight, scale))
+
     @pytest.mark.parametrize("kind", ["static", "token"])
     @torch.no_grad()
     def test_biases_take_the_mean_error_off(self, kind: Any) -> None:

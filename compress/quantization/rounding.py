@@ -13,17 +13,21 @@ from torch import Tensor
 from compress.quantization.operators import round_weight
 
 BLOCK = 64  # columns after which the others take up what those did, in one product
+WIDEST = 8192  # inputs; beyond, a matrix of inputs times inputs takes more memory and time than the rounding is worth
 DAMPING = 0.01  # of the mean of the diagonal, so that it can be inverted
 
 
 def reconstruct(weight_OI: Tensor, scale_O: Tensor, x_RI: Tensor) -> Tensor:
     """Weights that are multiples of their channel's scale, such that `x @ result.T` is near `x @ weight.T`.
 
-    No channel ends farther from it than with each weight rounded to the nearest.
+    No channel ends farther from it than with each weight rounded to the nearest, as those of layers with more than
+    WIDEST inputs are.
 
     Args:
         x_RI: inputs as the layer will see them.
     """
+    if weight_OI.shape[1] > WIDEST:
+        return round_weight(weight_OI, scale_O)
     x_RI = x_RI / x_RI.abs().max().clamp(min=1e-30)  # the products of large inputs overflow
     products = (x_RI.t() @ x_RI).double() / len(x_RI)
     diagonal = products.diagonal()
