@@ -1,9 +1,8 @@
 """The training loop of this project: baselines, fine-tuning and distillation all run through `fit`.
 
 What is learned beside the labels comes from outside, as named loss terms and a teacher. Every source of randomness
-is seeded by (seed, step), so a run that was killed goes on from its last snapshot and ends with the weights it would
-have had. Several processes hold equal weights, averages and optimisers after every step; the first of them keeps the
-snapshots and speaks.
+is seeded by (seed, step): a run that was killed goes on from its last snapshot to the weights it would have had. Several
+processes hold equal weights, averages and optimisers after every step; the first keeps snapshots and speaks.
 """
 
 import contextlib
@@ -221,8 +220,8 @@ class Trainer:
         if not len(self.validation_indices):
             return {}
         with torch.autocast(self.device.type, self.number_type, enabled=self.number_type is not torch.float32):
-            network, held = self.average.module, self.validation_indices
-            right, seen = count_right(network, self.data, self.data.train, held, self.device, self.world)
+            given = self.data, self.data.train, self.validation_indices, self.device, self.world
+            right, seen = count_right(self.average.module, *given)
         top1, recall = right.sum() / seen.sum(), (right / seen)[seen > 0].mean()
         score = top1 if self.config.chosen_by == "top1" else recall
         if score >= self.best["score"]:

@@ -304,7 +304,7 @@ def test_a_broken_engine_is_reported_and_breaks_nothing_else(folder: Path, tmp_p
 
 def installed(folder: Path, name: str, version: str, *requires: str) -> None:
     """A package as pip notes it down."""
-    place = folder / f"{name}-{version}.dist-info"
+    place = folder / f"{name.replace(chr(45), chr(95))}-{version}.dist-info"
     place.mkdir()
     lines = [
         "Metadata-Version: 2.1",
@@ -331,7 +331,9 @@ def test_torchvision_beside_a_torch_it_was_not_built_for(
     installed(tmp_path, "torch", torch_version)
     installed(tmp_path, "torchvision", "0.28.0", "numpy", "torch==2.13.0")
     installed(tmp_path, "numpy", "1.0")
-    installed(tmp_path, "compress", "9", "torch>=2.11,<2.15", "torchvision>=0.26", "numpy>=1.26", "zz>1; extra == 'x'")
+    installed(
+        tmp_path, "compress-vit", "9", "torch>=2.11,<2.15", "torchvision>=0.26", "numpy>=1.26", "zz>1; extra == 'x'"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     fault = "RuntimeError: operator torchvision::nms does not exist"
     found = {

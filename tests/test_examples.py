@@ -94,7 +94,7 @@ def by_hand(model: VisionTransformer, image: Tensor, kept: list[list[int]]) -> T
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])
 @pytest.mark.parametrize("drops", [False, True])
-@torch.inference_mode()
+@torch.no_grad()
 def test_rollout_is_the_product_of_the_paper(pool: str, drops: bool) -> None:
     model = model_of(pool, depth=2)
     for parameter in model.encoder.parameters():
@@ -110,7 +110,7 @@ def test_rollout_is_the_product_of_the_paper(pool: str, drops: bool) -> None:
         assert seen.blocks_N.tolist() == [1 + (token in second) for token in first]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def test_uniform_attention_rolls_out_in_closed_form() -> None:
     model = model_of()
     for block in model.encoder.blocks:
@@ -125,7 +125,7 @@ def test_uniform_attention_rolls_out_in_closed_form() -> None:
 @pytest.mark.parametrize(
     "methods", [[HALTING], [HALTING, Int8()], [ALL_HALTING], [AT_ONCE], *([kind()] for kind in METHODS.values())]
 )
-@torch.inference_mode()
+@torch.no_grad()
 def test_blocks_and_answers_are_those_of_the_ordinary_pass(pool: str, methods: list[Method]) -> None:
     model, data = model_of(pool, *methods), images_of()
     images = normalised(data)

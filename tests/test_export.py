@@ -77,7 +77,7 @@ def largest_difference(got: torch.Tensor, expected: torch.Tensor) -> float:
         ("huggingface", "transformers", None),
     ],
 )
-@torch.inference_mode()
+@torch.no_grad()
 def test_the_python_that_is_printed_makes_the_same_model(
     name: str, package: str, out: str | None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,7 +105,7 @@ def test_the_python_that_is_printed_makes_the_same_model(
 
 
 @pytest.mark.parametrize("methods", [[Distill()], [Narrow(macs=0.6)], [Bf16()]], ids=lambda methods: methods[0].name)
-@torch.inference_mode()
+@torch.no_grad()
 def test_methods_that_leave_a_plain_model_do_not_stand_in_the_way(methods: list[Method], tmp_path: Path) -> None:
     path, model = made(tmp_path / "pets.pth", methods, norm_eps=1e-6)  # torchvision's own: weights alone do not say it
     assert main(["export", str(path), "--to", "torchvision", "--out", str(tmp_path / "out.pth")]) == 0
@@ -169,7 +169,7 @@ def test_places(refused: Refused, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("converted", [False, True], ids=["trained", "converted"])
 @pytest.mark.parametrize("kind", METHODS.values(), ids=lambda kind: kind.name)
-@torch.inference_mode()
+@torch.no_grad()
 def test_any_variant_is_the_same_as_safetensors(kind: type[Method], converted: bool, tmp_path: Path) -> None:
     images, which = torch.randn(8, 3, 16, 16), variant.Variant((kind(),))
     path, model = made(tmp_path / "model.pth", which.methods)

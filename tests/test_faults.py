@@ -57,9 +57,13 @@ def double():
 """
 
 
+@pytest.fixture(autouse=True)
+def nobodys_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(user_models.VARIABLE, "")  # whatever tests before have named
+
+
 @pytest.fixture
-def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv(user_models.VARIABLE, "")
+def code(tmp_path: Path) -> Iterator[Path]:
     (path := tmp_path / "net.py").write_text(CODE)
     yield path
     user_models._import_code.cache_clear()  # pyright: ignore[reportPrivateUsage]

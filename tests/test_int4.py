@@ -38,7 +38,7 @@ def logits(model: VisionTransformer) -> Any:
 
 def build(method: Method, model: VisionTransformer, path: Path) -> None:
     """Writes the artifact of torch."""
-    data: Any = SimpleNamespace(name="digits", classes=tuple("0123456789"), mean=(0.3,), std=(0.4,))
+    data: Any = SimpleNamespace(name="digits", classes=tuple("0123456789"), mean=(0.3,), std=(0.4,), resizing=None)
     made = loading.pack(model, [method], data, model.config)
     runtimes.get("torch").build(BuildInputs(model, variant.Variant((method,)), made, IMAGES), path)
 

@@ -69,8 +69,8 @@ def watch_values(
     with _watch(modules) as seen:
         for images in batches:
             for part in images[:weighed].split(at_once) if weighed > 0 else ():
-                with torch.enable_grad():
-                    logits = model(part.detach().requires_grad_())
+                with torch.inference_mode(False), torch.enable_grad():
+                    logits = model(part.clone().requires_grad_())
                 signs = torch.randint(2, logits.shape, generator=generator).to(logits) * 2 - 1
                 ends = [end for _, x, y in seen for end in (x, y)]
                 found = torch.autograd.grad(logits, ends, signs, allow_unused=True)

@@ -36,7 +36,6 @@ def load_data(
     subset: Subset | None = None,
     say: Callable[[str], Any] = lambda _: None,
     resizing: Resizing | None = None,
-    *,
     skip_unreadable: bool = False,
 ) -> Data:
     """A data set by its name, or one that is there already, cut to `subset`.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -103,14 +103,8 @@ def open_run(
         say(f"--init {config.init}: {begin.content.choice}")
     geometry: ImageConfig = restored[2].config if restored else config.model
 
-    def load() -> Data:
-        named = images or config.data
-        known = restored[2] if restored else begin.content if begin else None
-        resizing = known.resizing if known else None
-        size, channels, skip = geometry.image_size, geometry.channels, config.skip_unreadable
-        return load_data(named, size, channels, out, config.subset, say, resizing, skip_unreadable=skip)
-
-    data = load() if config.data.startswith("folder:") else world.in_turn(load)  # what is fetched, once
+    known = restored[2] if restored else begin.content if begin else None
+    data = _load_images(config, geometry, known, out, world, say, images)
     if config.subset and world.rank == 0:
         files.write(out / "manifest.csv", manifest(data, config.train.validation))
     if restored and source:
@@ -127,3 +121,19 @@ def open_run(
         config = config.model_copy(update={"model": geometry})
     further: dict[str, Any] = {"initial": begin, "tensorboard": tensorboard, "restart": restart, "began": began}
     return Run(config, data, geometry, ArtifactStore(out, world), device, say, restored, **further)
+
+
+def _load_images(
+    config: BenchConfig,
+    geometry: ImageConfig,
+    known: Checkpoint | None,
+    out: Path,
+    world: World,
+    say: Callable[[str], Any],
+    images: Data | None,
+) -> Data:
+    """The data set, resized as `known` takes images, where the training begins with a checkpoint."""
+    size, channels, resizing = geometry.image_size, geometry.channels, known.resizing if known else None
+    further: dict[str, Any] = {"resizing": resizing, "skip_unreadable": config.skip_unreadable}
+    load = partial(load_data, images or config.data, size, channels, out, config.subset, say, **further)
+    return load() if config.data.startswith("folder:") else world.in_turn(load)  # what is fetched, once
