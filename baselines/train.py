@@ -1,7 +1,7 @@
 """The training loop of this project: baselines, fine-tuning and distillation all run through `fit`.
 
 What is learned beside the labels comes from outside, as named loss terms and a teacher. Every source of randomness
-is seeded by (seed, step): a run that was killed goes on from its last snapshot to the weights it would have had. Several
+is seeded by (seed, step): a run that was killed goes on from its last snapshot to the weights it would have had. All
 processes hold equal weights, averages and optimisers after every step; the first keeps snapshots and speaks.
 """
 
