@@ -36,7 +36,7 @@ from compress.verbs.quantize.study import Spread, study, table
 
 CONFIG = ViTConfig(image_size=8, channels=1, patch_size=2, dim=24, depth=2, heads=2, mlp_dim=48)
 LAYERS = 4 * CONFIG.depth
-QUICK = Int8(observer="minmax")
+QUICK = Int8(observer="minmax", rescale=False)  # rescaling would take the poison off
 POISONED = "blocks.1.mlp.fc2"
 PLAIN = Variant(())
 
