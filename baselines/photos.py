@@ -16,7 +16,7 @@ from baselines.images import DEEP, RESIZED, TURNED, ImageError, describe, read
 from baselines.resizing import Resizing
 
 MEMORY_LIMIT = 4 * 2**30  # bytes of one split held as a tensor
-TEST_FRACTION = 0.2  # of folders without a test split
+TEST_FRACTION = 0.2  # of images that come without a test split
 LOOKED_AT = 256  # images of a split that is decoded later
 NAMED = 10  # images that cannot be used, in one message
 

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from baselines.data import Data, Split, TensorSplit
 from baselines.errors import InputError
-from baselines.photos import read_folder
+from baselines.photos import TEST_FRACTION, read_folder
 from baselines.resizing import STRETCHED, Resizing
 
 STATISTICS_LIMIT = 2**28  # bytes of one whose mean and deviation are taken in one piece
-TEST_FRACTION = 0.2  # of data sets that come without a test split
 FOLDER, DOWNLOADS = "folder:", ("cifar10", "cifar100")
 
 Source: TypeAlias = tuple[tuple[str, ...], Split, Split, tuple[str, ...]]  # classes, training, test, notes
