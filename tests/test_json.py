@@ -1,6 +1,7 @@
 """`--json`: one document on standard output, whatever the command and however it ends."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -12,7 +13,9 @@ from conftest import MADE, Run
 from PIL import Image
 
 from compress import __version__
-from compress.cli import json_output, main
+from compress.checkpoints import user_models
+from compress.cli import main
+from compress.cli.json_output import run_command
 from compress.outcome import Outcome
 from reports import state_verdict
 from reports.columns import COLUMNS
@@ -96,13 +99,23 @@ def test_nothing_else_reaches_standard_output(capfd: pytest.CaptureFixture[str])
         sys.stdout.flush()
         return Outcome(rows=[], written=[Path("a")], exit_code=1)
 
-    assert json_output.run_command(work, ["bench", "--json"]) == 1
+    assert run_command(work, ["bench", "--json"]) == 1
     shown = capfd.readouterr()
     assert json.loads(shown.out)["written"] == ["a"]
     assert shown.err == "a line of some library\n"
     with pytest.raises(ZeroDivisionError):
-        json_output.run_command(lambda: 1 / 0, ["bench", "--json"])
+        run_command(lambda: 1 / 0, ["bench", "--json"])
     assert json.loads(capfd.readouterr().out)["error"].startswith("ZeroDivisionError")
+
+
+def test_code_that_a_command_names_is_that_of_this_command_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(user_models.VARIABLE, raising=False)
+    for spec in ("package.first:make", "package.second:make"):
+        assert run_command(lambda spec=spec: user_models.resolve_spec(spec) and None, ["bench"]) == 0
+        assert user_models.VARIABLE not in os.environ
+    monkeypatch.setenv(user_models.VARIABLE, "package.outer:make")
+    assert run_command(lambda: user_models.resolve_spec("package.inner:make") and None, ["bench"]) == 0
+    assert os.environ[user_models.VARIABLE] == "package.outer:make"
 
 
 def test_a_verdict_of_no_rows_is_empty() -> None:

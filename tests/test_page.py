@@ -24,8 +24,9 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 from reports.columns import COLUMNS
 from reports.markdown import SECTIONS
 from reports.page import report_html, to_html
+from reports.reading import parse_rows
 from reports.results import Result, group_rows
-from reports.row import Row, RowError, parse_rows
+from reports.row import Row, RowError
 from reports.text import clean
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

@@ -7,6 +7,7 @@ to the processes which measure it.
 
 import copy
 import json
+import os
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -64,6 +65,7 @@ def write_checkpoint(model: Any, folder: Path, image_size: int | tuple[int, int]
     """
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     if isinstance(model, str | Path):
+        os.environ.pop(user_models.VARIABLE, None)  # code of an earlier call does not stand for this file
         return Source(Path(model), Hints(image_size=size, **said))
     if not isinstance(model, nn.Module):
         raise InputError(f"a model is a path or an nn.Module, not {type(model).__name__}")

@@ -29,10 +29,9 @@ from baselines.classifier import Classifier, ImageConfig
 from baselines.errors import InputError
 from baselines.output import ClassifierOutput
 from baselines.vit import VisionTransformer, ViTConfig
+from compress.checkpoints import VARIABLE
 from compress.checkpoints.user_code import format_error, running
 from compress.importers import Hints
-
-VARIABLE = "COMPRESS_MODEL"
 
 
 class ModuleConfig(ImageConfig):

@@ -7,6 +7,8 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+from compress.checkpoints import VARIABLE
+
 ENGINES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}  # by the package of their errors
 OURS = Path(__file__).resolve().parents[2]
 SAID = 200  # letters of an error that are told
@@ -18,8 +20,7 @@ def locate_user_code(error: BaseException) -> str | None:
 
     None where it passed through none, or the command named no code.
     """
-    loader = sys.modules.get("compress.checkpoints.user_models")  # not loaded where nothing ran any
-    if loader is None or not os.environ.get(loader.VARIABLE):
+    if not os.environ.get(VARIABLE):
         return None
     frames = [frame for each in _list_causes(error) for frame in traceback.extract_tb(each.__traceback__)]
     last = next((frame for frame in reversed(frames) if _is_users(frame.filename)), None)

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from baselines.errors import InputError
+from compress.checkpoints import VARIABLE
 from compress.cli import faults
 
 STOPPED = 130  # exit code after Ctrl-C
@@ -35,6 +36,7 @@ def guarded(call: Callable[[], Any], refuse: Callable[..., int] = refuse, *, deb
     """
     global ended_by
     ended_by = 0
+    code = os.environ.get(VARIABLE)
     try:
         result = call()
     except typer.Exit as error:
@@ -44,10 +46,13 @@ def guarded(call: Callable[[], Any], refuse: Callable[..., int] = refuse, *, deb
     except BaseException as error:
         if debug:
             traceback.print_exception(error)
-        sentence, code = _explain(error)
+        sentence, exit_code = _explain(error)
         if sentence is None:
             raise
-        return refuse(sentence, code)
+        return refuse(sentence, exit_code)
+    finally:  # a later command of this process does not run code that this one named
+        os.environ.pop(VARIABLE, None)
+        os.environ.update({} if code is None else {VARIABLE: code})
     if result == STOPPED:  # newer versions of typer turn Ctrl-C into this themselves
         why = f"ended by {signal.Signals(ended_by).name}" if ended_by else "stopped"
         say(f"{why}; run the same command again to go on")
