@@ -1,9 +1,11 @@
 """Sweeps: what a file may ask for, a list of work that processes share, and the report."""
 
+import contextlib
 import csv
 import io
 import os
 import re
+import sqlite3
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
@@ -242,6 +244,16 @@ def test_a_journal_of_another_program_is_refused_and_stays_as_it_is(content: str
     with pytest.raises(InputError, match="line 1 is none of a journal of Optuna"):
         open_storage(str(path))
     assert path.read_text() == content
+
+
+def test_a_database_of_another_program_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path := tmp_path / "shop.db")) as shop:
+        shop.execute("CREATE TABLE orders (id INTEGER)")
+        shop.commit()
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="the database of another program, with the table 'orders'"):
+        open_storage(str(path))
+    assert path.read_bytes() == before
 
 
 def test_a_pipe_is_no_storage(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ waits with the same values. Whoever finds two attempts at one slot drops the lat
 import contextlib
 import json
 import re
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,7 +28,17 @@ from compress.sweep.settings import Point, Range, Sweep
 from reports.sweep import State, Trial
 
 STALE_S = 900.0  # a process elsewhere that gave no sign of life for so long is dead; one comes at least every 2 minutes
-FAULTS = (OptunaError, ImportError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
+FAULTS = (
+    OptunaError,
+    sqlite3.Error,
+    ImportError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+)
 BEGIN_S = 60.0  # between being taken and being begun, at most
 STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "done",
@@ -203,7 +214,18 @@ def open_storage(where: str) -> BaseStorage:
             if path.suffix == ".log":
                 _check_journal(path)
                 return JournalStorage(JournalFileBackend(str(path)))
+            _check_database(path)
             return RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
+
+
+def _check_database(path: Path) -> None:
+    """Raises ValueError where a file of SQLite is another program's: no tables are added to that."""
+    if not path.exists() or not path.stat().st_size:
+        return
+    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if tables and not tables & {"studies", "version_info"}:  # of which Optuna makes all or, killed, the first
+        raise ValueError(f"it is the database of another program, with the table {min(tables)!r}")
 
 
 def _check_journal(path: Path) -> None:
