@@ -6,8 +6,10 @@ matrix products of attention. Not counted: normalization, softmax, GELU, additio
 Legend: B images, D width, M keys, as in `vit.py`; L blocks.
 """
 
+from collections.abc import Sequence
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from baselines.vit import ViTConfig
@@ -73,6 +75,14 @@ def ragged_macs(
     projections = tokens_BL.double() * (linear_macs(config) - mlp)
     blocks = projections + mlp_tokens_BL.double() * mlp + attention_macs(config, width_BL.double())
     return stem_macs(config, outputs) + blocks.sum(1)
+
+
+def reduced_macs(config: ViTConfig, leaving_L: Sequence[int]) -> int:
+    """MACs of one image when so many of its tokens leave between the halves of each block."""
+    leaving_1L = torch.tensor([list(leaving_L)])
+    after_1L = config.tokens - leaving_1L.cumsum(1)
+    before_1L, outputs = after_1L + leaving_1L, int(after_1L[0, -1])
+    return int(ragged_macs(config, before_1L, before_1L, after_1L, outputs).item())
 
 
 def params(config: ViTConfig) -> int:

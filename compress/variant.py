@@ -110,6 +110,8 @@ def check_order(name: str, methods: Sequence[Method]) -> tuple[Method, ...]:
 
 def list_new_weights(model: Classifier, method: Method) -> set[str]:
     """Names of the parameters that a method brings into a model, and that nothing has trained yet."""
+    if method.searches:  # for numbers of tokens, in what is there
+        return set()
     return dict(prepare(model, [method]).named_parameters()).keys() - dict(model.named_parameters()).keys()
 
 

@@ -78,6 +78,7 @@ def prune(
     device: str = "auto",
     seed: int | None = None,
     force: bool = False,
+    learned: bool = False,
     **amounts: float | str,
 ) -> Result:
     """A Vision Transformer that removes or merges tokens, beside what it was.
@@ -86,6 +87,7 @@ def prune(
         method: topk, tome or dynamicvit; avit is `halt`.
         epochs: of fine-tuning; 0: none.
         force: whether a file in `out` that was measured better is replaced.
+        learned: whether it is found on training images how many tokens leave in which block (topk, tome).
         amounts: keep (share of the patches), r (tokens that merge in each block) or target_macs (share of the MACs).
 
     Other arguments are those of `quantize`.
@@ -102,6 +104,7 @@ def prune(
         verb="halt" if method == "avit" else "prune",
         method=method,
         amounts={name: str(value) for name, value in amounts.items()},
+        learned=learned,
         epochs=epochs,
         config=None,
         data=None,

@@ -50,11 +50,18 @@ def prune(
         str | None, typer.Option("--r", help="Tokens that merge in every block (tome); several give a curve.")
     ] = None,
     target_macs: TargetMacs = None,
+    learned: Annotated[
+        bool,
+        typer.Option(
+            "--learned",
+            help="Find on training images how many tokens leave in which block (topk, tome); no weight changes.",
+        ),
+    ] = False,
     asked: ReductionOptions = DEFAULTS,
 ) -> Outcome:
     """Remove or merge tokens of a trained model, with or without training, and show what it costs and saves."""
     amounts = {"keep": keep, "r": r, "target_macs": target_macs}
-    return reduce_tokens("prune", checkpoint, method, amounts, data, machine, source, asked)
+    return reduce_tokens("prune", checkpoint, method, amounts, data, machine, source, asked, learned=learned)
 
 
 def reduce_tokens(
@@ -66,6 +73,8 @@ def reduce_tokens(
     machine: MachineOptions,
     source: ViTOptions,
     asked: ReductionOptions,
+    *,
+    learned: bool = False,
 ) -> Outcome:
     """What `prune` and `halt` do."""
     processes.check_alone(f"compress {verb}")
@@ -76,6 +85,7 @@ def reduce_tokens(
         verb=verb,
         method=method,
         amounts=amounts,
+        learned=learned,
         **vars(data),
         **vars(asked),
         device=machine.device,

@@ -35,8 +35,8 @@ class Method(BaseModel):
     """A compression method: its hyper-parameters, and hooks of which it overrides the few it needs.
 
     Hooks change the model they are given and return it; `variant.py` hands them a copy.
-    Hooks run in this order: `prepare`, `initialize`, then training with `loss_terms`, then `calibrate`; `convert`
-    makes what ships.
+    Hooks run in this order: `settle` where it `searches`, `prepare`, `initialize`, then training with `loss_terms`,
+    then `calibrate`; `convert` makes what ships.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -55,6 +55,20 @@ class Method(BaseModel):
     def tuned(self) -> bool:
         """Whether the model is fine-tuned after `prepare`."""
         return self.trains
+
+    @property
+    def searches(self) -> bool:
+        """Whether `settle` comes first, to find settings of this method."""
+        return False
+
+    def settle(self, model: Any, batches: list[Tensor]) -> "Method":
+        """The method with settings that it found, in place of those that asked for it.
+
+        Args:
+            model: that it will be added to; stays as it is.
+            batches: as those of `calibrate`.
+        """
+        return self
 
     def prepare(self, model: Any) -> Any:
         """Changes the structure of a `VisionTransformer`, or of any `Classifier` where it goes `anywhere`.

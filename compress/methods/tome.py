@@ -17,6 +17,7 @@ Legend: B images, N tokens, D width, P patches, H heads, K width of a head, L bl
         S patches of the set A that stay.
 """
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,9 +29,10 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from baselines.errors import InputError
-from baselines.macs import dense_macs, ragged_macs
+from baselines.macs import dense_macs, reduced_macs
 from baselines.output import EncoderOutput
 from baselines.reduction import Products, gather_rows, repeat_counts
+from baselines.schedule import Counts, Damage, Search, find_schedule
 from baselines.vit import Encoder, VisionTransformer, ViTConfig
 from compress.methods.base import TokenMethod
 
@@ -43,6 +45,7 @@ class ToMe(TokenMethod):
     # meets target_macs
     r: int | tuple[int, ...] | None = None
     target_macs: float = Field(default=0.7, gt=0, le=1)  # share of the dense model's MACs that an image may cost
+    learned: bool = False  # the r of each block that does least damage at target_macs, found on training images
     proportional: bool = True  # a token that stands for several patches gets the attention of several
 
     @field_validator("r")
@@ -52,7 +55,28 @@ class ToMe(TokenMethod):
             raise ValueError(f"r {r} is no number of patches; give one from 0 on, or a list with one for each block")
         return r
 
+    @property
+    def searches(self) -> bool:
+        return self.learned
+
+    def settle(self, model: VisionTransformer, batches: list[Tensor]) -> "ToMe":
+        config, made = model.config, copy.deepcopy(model)
+
+        def reduce(leaving: Counts) -> None:
+            made.encoder = ToMeEncoder(model, leaving, proportional=self.proportional)
+
+        search = Search(
+            possible=lambda leaving: tuple(possible(config, leaving)),
+            macs=lambda leaving: merged_macs(config, leaving),
+            damage=Damage(made, batches, reduce),
+        )
+        patches, budget = config.tokens - config.prefix_tokens, self.target_macs * dense_macs(config)
+        even = self.model_copy(update={"r": None}).merged(config)
+        found = find_schedule(search, config.depth, patches, budget, known=[tuple(even)])
+        return self.model_copy(update={"r": found, "learned": False})
+
     def prepare(self, model: VisionTransformer) -> VisionTransformer:
+        assert not self.searches
         model.encoder = ToMeEncoder(model, self.merged(model.config), proportional=self.proportional)
         return model
 
@@ -98,10 +122,7 @@ def possible(config: ViTConfig, wanted: Sequence[int]) -> list[int]:
 
 def merged_macs(config: ViTConfig, merged: Sequence[int]) -> int:
     """MACs of one image when so many patches are merged away in each block, finding them included."""
-    merged_1L = torch.tensor([merged])
-    after_1L = config.tokens - merged_1L.cumsum(1)
-    before_1L, outputs = after_1L + merged_1L, int(after_1L[0, -1])
-    return int(ragged_macs(config, before_1L, before_1L, after_1L, outputs).item()) + selection_macs(config, merged)
+    return reduced_macs(config, merged) + selection_macs(config, merged)
 
 
 def selection_macs(config: ViTConfig, merged: Sequence[int]) -> int:

@@ -14,11 +14,15 @@ Modifications to the baseline: `encoder` is replaced by `TopKEncoder`, which hol
 Legend: B images, N tokens, D width, P patches, H heads, K width of a head, L blocks.
 """
 
+import copy
+import itertools
 from typing import ClassVar
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
+from baselines.macs import dense_macs, reduced_macs
 from baselines.output import EncoderOutput
 from baselines.reduction import (
     Attentiveness,
@@ -29,6 +33,7 @@ from baselines.reduction import (
     repeat_counts,
     select_patches,
 )
+from baselines.schedule import Counts, Damage, Search, clip_counts, find_schedule
 from baselines.tokenizer import normalize_weights
 from baselines.vit import Encoder, VisionTransformer
 from compress.methods.base import Pruning
@@ -38,8 +43,52 @@ class TopK(Pruning):
     name: ClassVar[str] = "topk"
 
     fuse: bool = False  # one token stands for all that leave
+    # Where and how many leave is found on training images: what does least damage at the cost of `keep` and `at`, or
+    # at this share of the dense model's MACs
+    learned: bool = False
+    target_macs: float | None = Field(default=None, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> "TopK":
+        if self.target_macs is not None and self.model_fields_set & {"keep", "at"}:
+            raise ValueError("target_macs finds where and how many patches leave; remove keep and at, or target_macs")
+        return self
+
+    @property
+    def searches(self) -> bool:
+        return self.learned or self.target_macs is not None
+
+    def settle(self, model: VisionTransformer, batches: list[Tensor]) -> "TopK":
+        config, made = model.config, copy.deepcopy(model)
+        patches = config.tokens - config.prefix_tokens
+
+        def choose(leaving: Counts) -> TopK:
+            left = [patches - gone for gone in itertools.accumulate(leaving)]
+            places = [block for block, gone in enumerate(leaving) if gone]
+            shares = {"keep": tuple(left[block] / patches for block in places), "at": tuple(places)}
+            settings = shares if places else {"keep": 1.0, "at": None}
+            return self.model_copy(update={**settings, "learned": False, "target_macs": None})
+
+        def reduce(leaving: Counts) -> None:
+            made.encoder = TopKEncoder(model, choose(leaving))
+
+        def macs(method: TopK) -> int:
+            encoder = TopKEncoder(model, method)
+            return reduced_macs(config, encoder.leaving) + encoder.own_macs
+
+        search = Search(
+            possible=lambda leaving: clip_counts(leaving, patches - 1),
+            macs=lambda leaving: macs(choose(leaving)),
+            damage=Damage(made, batches, reduce),
+        )
+        even: list[Counts] = []
+        budget = (self.target_macs or 1) * dense_macs(config)
+        if self.target_macs is None:
+            even, budget = [tuple(TopKEncoder(model, self.model_copy(update={"fuse": False})).leaving)], macs(self)
+        return choose(find_schedule(search, config.depth, patches, budget, self.multiple, even))
 
     def prepare(self, model: VisionTransformer) -> VisionTransformer:
+        assert not self.searches
         model.encoder = TopKEncoder(model, self)
         return model
 
@@ -51,11 +100,13 @@ class TopKEncoder(Encoder):
         self.importance, self.prefix = importance(model), config.prefix_tokens
         self.counts, self.fuse = method.counts(config), method.fuse
         self.own_macs, tokens = 0, config.tokens
-        for count in self.counts.values():
+        self.leaving = [0] * config.depth  # tokens
+        for block, count in self.counts.items():
             seen = torch.empty(1, tokens, config.dim, device="meta")
             keys = torch.empty(1, config.heads, tokens, config.head_width, device="meta")
             self.own_macs += self.importance.macs(seen, keys, keys)
-            tokens = self.prefix + count + self.fuse
+            after = self.prefix + count + self.fuse
+            self.leaving[block], tokens = tokens - after, after
 
     def forward(self, x_BND: Tensor) -> EncoderOutput:
         run, mlp_run = [], []  # tokens in the halves of each block

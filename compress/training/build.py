@@ -31,7 +31,7 @@ from compress.training import curves, finetuning, teacher
 from compress.training.curves import Curves, Record
 from compress.training.data import describe_calibration
 from compress.training.run import Run
-from compress.variant import Variant
+from compress.variant import Variant, make_method
 
 STUDENT, PRETRAINED = "vit_distill", "pretrained_vit"  # baselines that learned otherwise than from labels alone
 Trained = tuple[Classifier, list[Record]]
@@ -109,7 +109,9 @@ def make_variant(run: Run, variant: Variant) -> Built:
     """A variant, stage by stage; each begins with what the one before made."""
     built = baseline = make_baseline(run)
     for stage in variant.training_steps:
-        built = _make_stage(run, stage, built, baseline)
+        known = built.variant.methods
+        new = [_settle(run, method, built) for method in stage.methods[len(known) :]]
+        built = _make_stage(run, replace(stage, methods=(*known, *new)), built, baseline)
     return built
 
 
@@ -151,6 +153,23 @@ def _make_dense(run: Run, built: Built, settings: TrainConfig, trainer: Callable
     _get_or_train(run, built, train)
     run.store.publish(built.path, built.path.name)
     return built
+
+
+def _settle(run: Run, method: Method, before: Built) -> Method:
+    """A method with the settings that it finds on training images, once for a model, in a file of their own."""
+    if not method.searches:
+        return method
+    name = f"{before.variant.name}_{method.name}"
+    key = files.key(before.key, method.name, method.model_dump(), run.config.calibration_images)
+
+    def find(path: Path) -> None:
+        run.say(f"looking for the settings of {method.name} on {run.config.calibration_images} training images")
+        found = run.world.share(lambda: method.settle(before.restored[0], run.calibration))
+        if run.world.rank == 0:
+            files.write(path, found.model_dump_json() + "\n")
+
+    path = run.store.get_or_make(run.store.place(name, key, "settings.json"), find)
+    return make_method(method.name, json.loads(run.world.share(path.read_text)))
 
 
 def _make_stage(run: Run, stage: Variant, before: Built, baseline: Built) -> Built:

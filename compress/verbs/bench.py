@@ -201,6 +201,7 @@ def _make_candidates(
     every = [*engines, *(runtimes.describe(name) for name in missing)]
     try:
         built = make_variant(run, which)
+        facts = describe_variant(built.variant)
         cost = share_cost(lambda: built.restored[0], images)
         cost()  # which says whether the model runs at all
     except Exception as error:  # whatever it is: the other variants go on

@@ -85,10 +85,11 @@ def prune(request: Request, console: Console) -> Outcome:
     if writes and not sidecar.check_target(request.target, origin, len(data.test.labels)):
         console.print(f"{request.target}: nothing says what made it; it is replaced by the same alone, or with --force")
 
+    calibration = sample_images(data, settings.calibration_images)
+    methods = {name: _settle(each, model, calibration, console) for name, each in methods.items()}
     pruned = [Model(name, variant.prepare(model, [each]), Variant((each,))) for name, each in methods.items()]
     models = [Model(None, model, which, request.path)]
     if not untrainable:
-        calibration = sample_images(data, settings.calibration_images)
         models += _calibrate(pruned, which, calibration)
     if run is not None:
         models.append(_tune(request, run, pruned[0]))
@@ -166,6 +167,17 @@ def _open_run(
     restart = None if request.resume else Variant((method,))
     start: dict[str, Any] = {"hints": request.hints, "images": request.images, "restart": restart}
     return open_run(settings, request.folder, device, console.print, request.path, **start)
+
+
+def _settle(method: Method, model: VisionTransformer, calibration: list[torch.Tensor], console: Console) -> Method:
+    """The method with the settings that it finds, which are shown."""
+    if not method.searches:
+        return method
+    console.print(f"looking for the settings of {method.name} on {sum(map(len, calibration))} training images")
+    found = method.settle(model, calibration)
+    new = [f"{name} = {value}" for name, value in found if value and value != getattr(method, name)]
+    console.print(f"found: {', '.join(new) or 'nothing leaves'}")
+    return found
 
 
 def _calibrate(pruned: list[Model], before: Variant, calibration: list[torch.Tensor]) -> Iterator[Model]:

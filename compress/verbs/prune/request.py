@@ -28,6 +28,7 @@ class Request:
     verb: str
     method: str
     amounts: Mapping[str, str | None]  # by setting, as typed: one value, or several with commas
+    learned: bool  # whether the method finds where and how many tokens leave, at the cost of what `amounts` says
     epochs: int
     config: Path | None
     data: str | None
@@ -82,6 +83,8 @@ def read_methods(request: Request, settings: BenchConfig) -> dict[str, Method]:
     kind = kinds.get(request.method)
     if kind is None:
         raise InputError(f"--method {request.method!r} takes no tokens out; choose from {', '.join(kinds)}")
+    if request.learned and "learned" not in kind.model_fields:
+        raise InputError(f"--learned is for topk and tome, not for {request.method}; remove it")
     typed = {name: text for name, text in request.amounts.items() if text is not None}
     taken = [name for name in AMOUNTS if name in kind.model_fields]
     for name in typed:
@@ -91,6 +94,7 @@ def read_methods(request: Request, settings: BenchConfig) -> dict[str, Method]:
     if len(typed) > 1:
         raise InputError(f"{' and '.join(map(name_option, typed))} both say how many tokens leave; give one of them")
     table: dict[str, Any] = {**settings.methods.get(request.method, {}), "tune": request.epochs > 0}
+    table |= {"learned": True} if request.learned else {}
     if not typed:
         method = variant.make_method(request.method, table)
         amount = next((name for name in taken if getattr(method, name) is not None), None)
