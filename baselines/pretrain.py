@@ -124,7 +124,7 @@ class Pretrainer(Trainer):
         return distance(predicted, standardised(target) if self.masking.normalize else target, masked)
 
     @torch.inference_mode()
-    def _validate(self) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
         """The loss of the averaged weights on the images held out; keeps them if they are the best so far."""
         total = len(self.validation_indices)
         if not total:

@@ -1,8 +1,7 @@
 """The training loop of this project: baselines, fine-tuning and distillation all run through `fit`.
 
-What is learned beside the labels comes from outside, as named loss terms and a teacher. Every source of randomness
-is seeded by (seed, step): a run that was killed goes on from its last snapshot to the weights it would have had. All
-processes hold equal weights, averages and optimisers after every step; the first keeps snapshots and speaks.
+What is learned beside the labels comes from outside, as loss terms and a teacher. Randomness is seeded by (seed, step):
+a run that was killed goes on to the weights it would have had. All processes hold equal weights; the first speaks.
 """
 
 import contextlib
@@ -26,7 +25,7 @@ from baselines.parallel import Losses, OutputNetwork, even_out, join_batch_norms
 from baselines.progress import progress_bar
 from baselines.recipe import TrainConfig
 from baselines.step import LossTerm, Probe, Snapshot, Step
-from baselines.validation import count_right, hold_out, probed
+from baselines.validation import hold_out, probed, score_held_out
 from baselines.vit import VisionTransformer
 
 __all__ = ["Probe", "Snapshot", "Step", "TrainConfig", "Trainer", "fit"]
@@ -53,6 +52,7 @@ def fit(
     world: World = ALONE,
     trainer: Callable[..., "Trainer"] | None = None,
     probe: Probe | None = None,
+    ready: Callable[[Any], nn.Module] | None = None,
 ) -> list[dict[str, float]]:
     """Trains `model` in place and leaves it in evaluation mode, holding the averaged weights of the chosen epoch.
 
@@ -60,24 +60,27 @@ def fit(
         terms: further losses, already weighted, by name; they are added to the cross entropy.
         teacher: its logits and by-products reach the terms; it is not trained.
         lr_scale: factors on the learning rate, by prefix of the parameter name.
-        snapshot: where the state goes while training, and comes from when a run goes on.
+        snapshot: where the state goes, and comes from when a run goes on.
         log: is told the record of each epoch when it ends.
         world: the processes that share the work; all of them call this.
         trainer: what is learned, and from what, where it is not labels.
         probe: looks at the averaged model, a copy, before the first step and after each epoch. All processes call it.
+        ready: makes a copy of the model what is used. So it is validated, from the start on, which can be what is kept.
 
     Returns:
         One record an epoch: `loss`, its terms, `train_top1`, `validation_top1`, `validation_recall`, `lr`,
         `images_per_s`, `seconds`, and what `probe` says; in the first also what it said at the start, as `before_*`.
     """
     run = (trainer or Trainer)(model, data, config, device, seed, terms, teacher, lr_scale or {}, world)
+    run.ready = ready
     if snapshot is not None and (state := world.share(snapshot.load)) is not None:
         run.load_state(state)
     if world.rank:
         snapshot = log = None
     total = run.total_steps
     if run.step == 0 < total:
-        run.before = {f"before_{name}": value for name, value in probed(probe, run.average.module).items()}
+        seen = probed(probe, run.average.module) | (run.validate() if ready else {})
+        run.before = {f"before_{name}": value for name, value in seen.items()}
     with contextlib.nullcontext(lambda _: None) if world.rank else progress_bar(title, total, run.step) as advance:
         while run.step < total:
             record = run.epoch(advance, snapshot)
@@ -114,8 +117,8 @@ class Trainer:
         if config.channels_last:
             self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.optimizer = make_optimizer(model, config, lr_scale or {})
-        counts = data.train.labels[self.train_indices].bincount(minlength=len(data.classes))
-        self.loss = Classification(config, counts, device)
+        seen = data.train.labels[self.train_indices].bincount(minlength=len(data.classes))
+        self.loss = Classification(config, seen, device)
         self.number_type = autocast_type(config.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.number_type is torch.float16)
         network = self.network()
@@ -128,6 +131,7 @@ class Trainer:
         self.step = 0
         self.history: list[dict[str, float]] = []
         self.before: dict[str, float] = {}  # for the first record: what was seen before the first step
+        self.ready: Callable[[Any], nn.Module] | None = None
         self.best: dict[str, Any] = {"score": -1.0, "weights": None}
         self.sums: dict[str, Tensor] = {}  # of the running epoch
         self.spent = [0.0, 0.0]  # images and seconds of the running epoch
@@ -155,32 +159,29 @@ class Trainer:
         for batch in self.feed.epoch(number, done):
             self.advance(batch)
             advance(f"epoch {number + 1}/{-(-self.total_steps // self.feed.steps)}")
-            now = time.perf_counter()
-            self.spent = [self.spent[0] + len(batch.labels) * self.world.size, self.spent[1] + now - started]
-            started = now
+            started, before = time.perf_counter(), started
+            self.spent = [self.spent[0] + len(batch.labels) * self.world.size, self.spent[1] + started - before]
             if self.step == end:
                 break
             early = self.step == 1 and self.world.size > 1  # so that there is something when one of many is killed
-            if snapshot is not None and (early or now - saved > SNAPSHOT_S):
+            if snapshot is not None and (early or started - saved > SNAPSHOT_S):
                 snapshot.save(self.state())
-                saved = now
-        steps = end - number * self.feed.steps
-        means = {name: value.item() / steps for name, value in self.sums.items()}
+                saved = started
+        means = {name: value.item() / (end - number * self.feed.steps) for name, value in self.sums.items()}
         if not math.isfinite(means["loss"]):
             raise FloatingPointError(f"the loss became {means['loss']} in epoch {number + 1}; lower lr in [train]")
         images, seconds = self.spent[0], self.spent[1] + time.perf_counter() - started
         self.sums, self.spent = {}, [0.0, 0.0]
         record = {"epoch": number + 1, **means, "lr": self.config.lr * self.lr_factor(self.step - 1)}
-        record |= {**self._validate(), "images_per_s": images / seconds, "seconds": seconds}
+        record |= {**self.validate(), "images_per_s": images / seconds, "seconds": seconds}
         self.history.append(record)
         return record
 
     def advance(self, batch: Batch) -> None:
         """One step: forward, backward, new weights."""
         torch.manual_seed(seed_of(self.seed, self.step) + FAR * self.world.rank)  # of dropout and stochastic depth
-        factor = self.lr_factor(self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * group["lr_scale"] * factor
+            group["lr"] = self.config.lr * group["lr_scale"] * self.lr_factor(self.step)
         with torch.autocast(self.device.type, self.number_type, enabled=self.number_type is not torch.float32):
             losses, noted = self.compute(batch)
         loss = torch.stack(list(losses.values())).sum()
@@ -211,22 +212,21 @@ class Trainer:
         return losses, {"train_top1": (logits.argmax(1) == batch.labels).float().mean()}
 
     def lr_factor(self, step: int) -> float:
-        config = self.config
-        warmup = config.warmup_steps or config.warmup_epochs * self.feed.steps
-        return schedule(step, self.total_steps, warmup, config.schedule, config.final_lr)
+        warmup = self.config.warmup_steps or self.config.warmup_epochs * self.feed.steps
+        return schedule(step, self.total_steps, warmup, self.config.schedule, self.config.final_lr)
 
-    def _validate(self) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
         """Accuracy of the averaged weights on the images held out; keeps them if they are the best so far."""
         if not len(self.validation_indices):
             return {}
+        model: nn.Module = self.ready(copy.deepcopy(self.average.module)) if self.ready else self.average.module
         with torch.autocast(self.device.type, self.number_type, enabled=self.number_type is not torch.float32):
-            given = self.data, self.data.train, self.validation_indices, self.device, self.world
-            right, seen = count_right(self.average.module, *given)
-        top1, recall = right.sum() / seen.sum(), (right / seen)[seen > 0].mean()
-        score = top1 if self.config.chosen_by == "top1" else recall
+            score, record = score_held_out(
+                model, self.data, self.validation_indices, self.config, self.device, self.world
+            )
         if score >= self.best["score"]:
-            self.best = {"score": score.item(), "weights": copy.deepcopy(self.average.module.state_dict())}
-        return {"validation_top1": top1.item(), "validation_recall": recall.item()}
+            self.best = {"score": score, "weights": copy.deepcopy(self.average.module.state_dict())}
+        return record
 
     def finish(self) -> None:
         """Leaves the chosen weights in the model."""

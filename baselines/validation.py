@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from baselines.data import Data, Split
 from baselines.distributed import ALONE, World
 from baselines.errors import InputError
+from baselines.recipe import TrainConfig
 from baselines.step import Probe
 from baselines.vit import VisionTransformer
 
@@ -26,6 +27,16 @@ def count_right(
         seen += labels.bincount(minlength=len(seen))
         right += labels[model(images).argmax(1) == labels].bincount(minlength=len(seen))
     return world.sum(right), world.sum(seen)
+
+
+def score_held_out(
+    model: nn.Module, data: Data, indices: Tensor, config: TrainConfig, device: torch.device, world: World
+) -> tuple[float, dict[str, float]]:
+    """What chooses an epoch, top-1 or the mean recall of the classes, and both for the record."""
+    right, seen = count_right(model, data, data.train, indices, device, world)
+    top1, recall = right.sum() / seen.sum(), (right / seen)[seen > 0].mean()
+    record = {"validation_top1": top1.item(), "validation_recall": recall.item()}
+    return record[f"validation_{config.chosen_by}"], record
 
 
 def probed(probe: Probe | None, model: nn.Module) -> Mapping[str, float]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from baselines.classifier import ImageConfig
 from baselines.errors import InputError
 from baselines.pretrain import PretrainConfig
 from baselines.subset import Subset
@@ -47,10 +48,10 @@ PLACES = (  # of the folder configs: a checkout, an installed wheel
     Path(sysconfig.get_path("data")) / "share" / "compress",
 )
 
-# Presets name what differs from the defaults.
+Tables = dict[str, Any]  # of settings; presets name what differs from the defaults
 DIGITS_TRAIN = {"epochs": 10, "batch_size": 32, "warmup_epochs": 2, "ema": 0.98, "crop_padding": 1, "flip": False}
 # 8x8 scans as 64 tokens of one pixel: the smallest model here on which token reduction saves time (docs/log.md).
-DIGITS: dict[str, Any] = {
+DIGITS: Tables = {
     "data": "digits",
     "model": {
         "image_size": 8,
@@ -69,7 +70,7 @@ DIGITS: dict[str, Any] = {
 
 SMALL_IMAGES_TRAIN = {"epochs": 16, "batch_size": 128, "lr": 1.5e-3, "warmup_epochs": 1, "ema": 0.998}
 # Photographs of about 32 pixels, for a CPU and an hour of patience: configs/baselines/cct_cpu.toml.
-SMALL_IMAGES: dict[str, Any] = {
+SMALL_IMAGES: Tables = {
     "data": "cifar10",
     "model": {"dim": 128, "depth": 4, "heads": 4, "mlp_dim": 256, "tokenizer": "cct", "pool": "seq"},
     "train": SMALL_IMAGES_TRAIN,
@@ -77,9 +78,18 @@ SMALL_IMAGES: dict[str, Any] = {
     "finetune": {"epochs": 3, "batch_size": 128, "lr": 3e-4, "warmup_epochs": 0.5, "ema": 0.998},
 }
 
+# A model of photographs has seen many more than are here: where it learns on, it should move little, its lower blocks
+# least (BEiT, arXiv 2106.08254), and the average of a short training should not hold on to where it began.
+LARGE = 64  # pixels along a side
+GENTLE = {"batch_size": 32, "warmup_epochs": 0.5, "ema": 0.9}
+PHOTOGRAPHS_TRAIN = {**GENTLE, "epochs": 5, "lr": 1e-4, "layer_decay": 0.75, "head_lr": 10.0}
+PHOTOGRAPHS: Tables = {"train": PHOTOGRAPHS_TRAIN, "finetune": {**GENTLE, "epochs": 3, "lr": 3e-5}}
 
-def preset(data: str) -> dict[str, Any]:
-    return DIGITS if data == "digits" else {**SMALL_IMAGES, "data": data}
+
+def preset(data: str, known: ImageConfig | None = None) -> Tables:
+    """Settings for a data set, and for a model that is there already."""
+    base = DIGITS if data == "digits" else {**SMALL_IMAGES, "data": data}
+    return merge(base, PHOTOGRAPHS) if known and max(known.image_size) >= LARGE else base
 
 
 def read(
@@ -88,29 +98,32 @@ def read(
     seed: int | None = None,
     init: Path | None = None,
     hints: Hints | None = None,
+    known: ImageConfig | None = None,
 ) -> BenchConfig:
     """Settings from a file, or from the preset of the data set where there is none.
 
     Args:
         data, seed, init: options that win over the file.
         hints: what the file of `init` does not say itself.
+        known: a model that is worked on.
 
     Raises:
         InputError: missing file, broken TOML, unknown key or impossible value.
     """
     given = read_toml(path, "--config") if path is not None else {}
     options = {"data": data, "seed": seed, "init": str(init) if init else None}
-    overrides = {name: value for name, value in options.items() if value is not None}
-    return resolve({**given, **overrides}, f"--config {path}" if path else "settings", hints)
+    given = {**given, **{name: value for name, value in options.items() if value is not None}}
+    return resolve(given, f"--config {path}" if path else "settings", hints, known)
 
 
 def read_for_checkpoint(
-    path: Path, dataset: str, config: Path | None, data: str | None, seed: int | None
+    path: Path, dataset: str, config: Path | None, data: str | None, seed: int | None, known: ImageConfig
 ) -> BenchConfig:
     """Settings for work on a checkpoint: on the data set of the option, of the file, or else of the checkpoint.
 
     Args:
         dataset: that the checkpoint names; empty where it names none.
+        known: its model.
 
     Raises:
         InputError: as `read`, or nobody names a data set.
@@ -118,7 +131,7 @@ def read_for_checkpoint(
     named = data or (read_toml(config, "--config").get("data") if config else None)
     if not named and not dataset:
         raise InputError(f"{path} does not say which images it knows; give some with --data folder:PATH")
-    return read(config, data if named else dataset, seed)
+    return read(config, data if named else dataset, seed, known=known)
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
@@ -155,26 +168,26 @@ def _check_values(tables: dict[str, Any], where: str) -> None:
             waiting += [(part, depth + 1) for part in parts]
 
 
-def fill_from_preset(given: dict[str, Any], hints: Hints | None = None) -> dict[str, Any]:
+def fill_from_preset(given: Tables, hints: Hints | None = None, known: ImageConfig | None = None) -> Tables:
     """What a file names, over the preset of its data set.
 
     Where a training begins with a checkpoint, its geometry replaces the preset's, and its data set is the default.
     """
     if not isinstance(given.get("init"), str):
-        return merge(preset(str(given.get("data", "digits"))), given)
+        return merge(preset(str(given.get("data", "digits")), known), given)
     start = initial.read_initial(given["init"], hints).content
     if "data" not in given and not start.dataset:
         raise InputError(
             f"--init {given['init']} does not say which images it knows; name those of the training with --data"
         )
-    base = preset(str(given.get("data", start.dataset)))
+    base = preset(str(given.get("data", start.dataset)), start.config)
     return merge({**base, "model": start.config.model_dump(exclude={"classes"})}, given)
 
 
-def resolve(given: dict[str, Any], where: str, hints: Hints | None = None) -> BenchConfig:
-    """The settings that the tables of a file ask for; raises InputError, which names `where`, if they cannot be."""
+def resolve(given: dict[str, Any], where: str, *others: Any) -> BenchConfig:
+    """What the tables of a file ask for, over a preset for `others`; an InputError names `where`, if that cannot be."""
     try:
-        config = BenchConfig(**fill_from_preset(given, hints))
+        config = BenchConfig(**fill_from_preset(given, *others))
     except ValidationError as error:
         raise files.explain(error, where) from error
     for name, values in config.methods.items():  # also of methods that no variant asks for: it may be misspelt

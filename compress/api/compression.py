@@ -6,7 +6,6 @@ from typing import Any
 from baselines.errors import InputError
 from compress import config
 from compress import runtimes as engines
-from compress.api import models
 from compress.api.results import Result
 from compress.api.work import Work, begin_work
 from compress.checkpoints import checkpoint
@@ -157,7 +156,11 @@ def bench(
     """
     work = begin_work(model, data, test, out, image_size, verbose=verbose)
     names = tuple(part.strip() for part in variants.split(",")) if isinstance(variants, str) else variants
-    known = config.read(Path(settings) if settings else None, work.data.name if work.data else _name_data(work.source))
+    content = checkpoint.load(work.source.path, work.source.hints)
+    named = work.data.name if work.data else content.dataset
+    if not named:
+        raise InputError(f"{work.source.path} does not say which images it knows; give some as data")
+    known = config.read(Path(settings) if settings else None, named, known=content.config)
     known = config.override_training(known, "finetune", {"epochs": epochs}) if epochs is not None else known
     options = {"threads": available_cpus(), "seed": known.seed, **options}
     request = bench_.Request(
@@ -172,13 +175,6 @@ def bench(
         images=work.data,
     )
     return Result(bench_.bench(request, work.console), work.folder, holds=work.holds)
-
-
-def _name_data(source: models.Source) -> str:
-    name = checkpoint.load(source.path, source.hints).dataset
-    if not name:
-        raise InputError(f"{source.path} does not say which images it knows; give some as data")
-    return name
 
 
 def _make_result(outcome: Outcome, work: Work) -> Result:

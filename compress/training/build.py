@@ -174,12 +174,14 @@ def _settle(run: Run, method: Method, before: Built) -> Method:
 
 def _make_stage(run: Run, stage: Variant, before: Built, baseline: Built) -> Built:
     """What `before` is, with the methods that the stage adds."""
-    config = run.config
+    config, total = run.config, len(run.data.train.labels)
+    finetune = finetuning.hold_out_for_choice(config.finetune, total) if run.start else config.finetune
+    competes = run.start is not None and finetune.validation > 0
     parts = [baseline.key, stage.describe(), config.calibration_images, *teacher.hash_files(stage.methods)]
     if any(method.from_scratch for method in stage.methods):
         parts.append(config.train.model_dump())
     if any(method.tuned for method in stage.methods):
-        parts += [config.finetune.model_dump(), config.seed]
+        parts += [finetune.model_dump(), config.seed]
     built = _locate(run, stage, parts)
 
     def train(**options: Any) -> Trained:
@@ -189,18 +191,22 @@ def _make_stage(run: Run, stage: Variant, before: Built, baseline: Built) -> Bui
         run.say(f"{what} {stage.name}")
         anew = any(method.from_scratch for method in new)
         torch.manual_seed(config.seed)  # of new weights, where there are any
-        return finetuning.apply(
+        model, history = finetuning.apply(
             model,
             done.methods,
             new,
             run.data,
             teacher=run.world.share(lambda: teacher.choose(stage.methods, baseline.path, run.data)),
-            training=config.train if anew else config.finetune,
+            training=config.train if anew else finetune,
+            start_competes=competes and not anew,
             calibration=run.calibration,
             seed=config.seed + (not anew),
             title=f"{what} {stage.name}",
             **options,
         )
+        if history and "before_validation_top1" in history[0]:
+            run.say(f"  {stage.name}: {finetuning.describe_choice(history, round(finetune.validation * total))}")
+        return model, history
 
     return _get_or_train(run, built, train)
 

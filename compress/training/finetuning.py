@@ -1,7 +1,7 @@
 """Methods are added to a model that exists: it is fine-tuned where one of them trains, and calibrated."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ from baselines.classifier import Classifier
 from baselines.data import Data
 from baselines.distributed import ALONE, World
 from baselines.guided import GuidedTrainer
-from baselines.train import Snapshot, TrainConfig, fit
+from baselines.train import TrainConfig, fit
 from baselines.validation import count_right
 from baselines.vit import VisionTransformer
 from compress.measure.cost import count_batch_macs
@@ -20,6 +20,7 @@ from compress.measure.statistics import wilson
 from compress.methods import Method
 from compress.variant import prepare
 
+SHARE, MOST, FEW = 0.1, 2000, 1000  # of training images that choose an epoch; fewer in all are too few to spare any
 SCORED = 512  # test images at a time, as of the images held out
 Model = TypeVar("Model", bound=Classifier)
 
@@ -36,9 +37,9 @@ def apply(
     device: torch.device,
     seed: int,
     title: str,
-    snapshot: Snapshot | None = None,
-    log: Callable[[dict[str, float]], None] | None = None,
+    start_competes: bool = False,
     world: World = ALONE,
+    **keeping: Any,
 ) -> tuple[Model, list[dict[str, float]]]:
     """Adds methods to a model that already holds others; `start` is untouched.
 
@@ -47,6 +48,8 @@ def apply(
         new: methods to add; the model is fine-tuned if one of them trains, with the loss terms of all methods.
         teacher: whom those learn from that need one.
         calibration: normalized training images, each (B, C, height, width).
+        start_competes: whether the weights stay what they were where images held out say that no epoch is better.
+        keeping: `snapshot` and `log` of `fit`.
 
     Returns:
         The model, not converted, in evaluation mode, and the record of its training, one entry an epoch. Where it was
@@ -58,9 +61,12 @@ def apply(
         training = method.adapt_training(training)
     history: list[dict[str, float]] = []
 
+    def ready(model: VisionTransformer) -> VisionTransformer:
+        return calibrate(model, new, calibration, device)
+
     def worth(model: VisionTransformer) -> dict[str, float]:
         """For the record alone: test images score, and nothing is ever chosen by what they say."""
-        return score(calibrate(model, new, calibration, device), data, device, world)
+        return score(ready(model), data, device, world)
 
     if any(method.tuned for method in new):
         methods = [*done, *new]
@@ -74,13 +80,30 @@ def apply(
             terms=[method.loss_terms for method in methods],
             teacher=teacher.to(device).eval() if any(method.needs_teacher for method in methods) else None,
             lr_scale={prefix: scale for method in methods for prefix, scale in method.lr_scale().items()},
-            snapshot=snapshot,
-            log=log,
             world=world,
+            **keeping,
             trainer=make_trainer(methods, model, teacher),
             probe=None if any(method.from_scratch for method in new) else worth,
+            ready=ready if start_competes else None,
         )
     return calibrate(model, new, calibration, device), history
+
+
+def describe_choice(history: Sequence[Mapping[str, float]], held_out: int) -> str:
+    """Which epoch was kept, and what that won on the images held out."""
+    before, top1 = history[0]["before_validation_top1"], [record["validation_top1"] for record in history]
+    best = max(range(len(top1)), key=lambda index: (top1[index], index))
+    of = f"of {held_out:,} training images held out"
+    if top1[best] < before:
+        return f"no epoch was better than the start ({before:.1%} {of}; at best {top1[best]:.1%}): its weights are kept"
+    return f"epoch {best + 1} of {len(top1)} is kept: {top1[best]:.1%} {of}, {before:.1%} before"
+
+
+def hold_out_for_choice(training: TrainConfig, images: int) -> TrainConfig:
+    """The settings with a share of the training images that chooses the epoch, unless they say one or there are few."""
+    if "validation" in training.model_fields_set or images < FEW:
+        return training
+    return training.model_copy(update={"validation": min(SHARE, MOST / images)})
 
 
 def calibrate(model: Model, methods: Sequence[Method], images: list[Tensor], device: torch.device) -> Model:

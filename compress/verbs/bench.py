@@ -60,11 +60,12 @@ def read_settings(
     Raises:
         InputError: they cannot be read, or nobody names a data set.
     """
-    if checkpoint is not None and data is None and path is None:
-        data = load_checkpoint(checkpoint, hints).dataset or None
+    known = load_checkpoint(checkpoint, hints) if checkpoint is not None else None
+    if known is not None and data is None and path is None:
+        data = known.dataset or None
         if data is None:
             raise InputError(f"{checkpoint} does not say which images it knows; give some with --data folder:PATH")
-    return config.read(path, data, seed, init, hints)
+    return config.read(path, data, seed, init, hints, known.config if known else None)
 
 
 def bench(request: Request, console: Console) -> list[Row]:

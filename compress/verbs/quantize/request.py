@@ -53,6 +53,8 @@ class Request:
 def read_settings(request: Request, content: Checkpoint) -> BenchConfig:
     """Those of the file, on the data of the checkpoint unless another is named."""
     name = request.images.name if request.images else request.data
-    settings = config.read_for_checkpoint(request.path, content.dataset, request.config, name, request.seed)
+    settings = config.read_for_checkpoint(
+        request.path, content.dataset, request.config, name, request.seed, content.config
+    )
     skip = request.skip_unreadable or settings.skip_unreadable
     return config.shorten_finetuning(settings.model_copy(update={"skip_unreadable": skip}), request.epochs)
