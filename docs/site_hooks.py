@@ -8,7 +8,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-OUTSIDE = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "benchmarks/*.py", "configs/**/*.toml")
+OUTSIDE = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "Dockerfile", "benchmarks/*.py", "configs/**/*.toml")
 REPORTS = "reports/published/**/*"
 SHOWN = {".md", ".svg", ".png", ".csv"}
 
@@ -32,6 +32,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         markdown = re.sub(r"(\]\(|src=\")docs/", r"\1", markdown)
     if page.file.src_uri == "CHANGELOG.md":
         markdown = markdown.replace("](docs/", "](")
+    if page.file.src_uri.startswith("reports/"):
+        markdown = re.sub(r"\[(\d+)\](?!\()", r"\\[\1\\]", markdown)  # marks of notes, not references
     return markdown.replace("](../", "](") if "/" not in page.file.src_uri else markdown
 
 
