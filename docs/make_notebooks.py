@@ -1,6 +1,6 @@
 """Runs the notebooks under docs/notebooks/ and stores what they print.
 
-    python docs/make_notebooks.py            # needs .[docs]; about a minute each on one core
+python docs/make_notebooks.py            # needs .[docs]; about a minute each on one core
 """
 
 import os

@@ -1,6 +1,6 @@
 """Records a terminal session as SVG: the commands run for real, and what they print is drawn as it came.
 
-    python docs/record_session.py CHECKPOINT       # of the digits; writes docs/session.svg
+python docs/record_session.py CHECKPOINT       # of the digits; writes docs/session.svg
 """
 
 import argparse
@@ -31,9 +31,9 @@ font-size: {char_height}px; line-height: {line_height}px; font-variant-east-asia
 """
 
 
-def run(command: list[str]) -> str:
-    """What it prints on a terminal of `WIDTH` columns, without lines that were overwritten."""
-    environment = os.environ | {"COLUMNS": str(WIDTH), "LINES": "50", "TERM": "xterm-256color"}
+def run(command: list[str], width: int = WIDTH) -> str:
+    """What it prints on a terminal of `width` columns, without lines that were overwritten."""
+    environment = os.environ | {"COLUMNS": str(width), "LINES": "50", "TERM": "xterm-256color"}
     ours, theirs = pty.openpty()
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL, env=environment)
     os.close(theirs)
@@ -43,9 +43,9 @@ def run(command: list[str]) -> str:
             parts.append(part)
     except OSError:  # Linux says so when the other end is closed
         pass
-    if process.wait():
-        raise SystemExit(f"{' '.join(command)} failed")
     text = b"".join(parts).decode().replace("\r\n", "\n")
+    if process.wait():
+        raise SystemExit(f"{' '.join(command)} failed: {text}")
     return re.sub(r"\x1b\[[0-9;?]*[A-LN-Za-z]", "", re.sub(r"[^\n]*\r", "", text)).rstrip()  # colours stay
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-OUTSIDE = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "Dockerfile", "benchmarks/*.py", "configs/**/*.toml")
+OUTSIDE = ("*.md", "LICENSE", "Dockerfile", "benchmarks/*.py", "configs/**/*.toml")
 REPORTS = "reports/published/**/*"
 SHOWN = {".md", ".svg", ".png", ".csv"}
 
@@ -16,7 +16,7 @@ SHOWN = {".md", ".svg", ".png", ".csv"}
 def on_files(files: Files, config: Any) -> Files:
     """README is the front page."""
     files.append(File.generated(config, "index.md", abs_src_path=str(ROOT / "README.md")))
-    found = [path for pattern in OUTSIDE for path in ROOT.glob(pattern)]
+    found = [path for pattern in OUTSIDE for path in ROOT.glob(pattern) if path.name != "README.md"]
     found += [path for path in ROOT.glob(REPORTS) if path.suffix in SHOWN]
     for path in found:
         files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
