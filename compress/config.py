@@ -117,7 +117,7 @@ def read_for_checkpoint(
     """
     named = data or (read_toml(config, "--config").get("data") if config else None)
     if not named and not dataset:
-        raise InputError(f"{path} does not say which images it knows; give some with --data folder:PATH")
+        raise InputError(f"{path} records no dataset; pass one with --data PATH")
     return read(config, data if named else dataset, seed)
 
 
@@ -165,7 +165,7 @@ def fill_from_preset(given: dict[str, Any], hints: Hints | None = None) -> dict[
     start = initial.read_initial(given["init"], hints).content
     if "data" not in given and not start.dataset:
         raise InputError(
-            f"--init {given['init']} does not say which images it knows; name those of the training with --data"
+            f"--init {given['init']} records no dataset; pass the training images with --data"
         )
     base = preset(str(given.get("data", start.dataset)))
     return merge({**base, "model": start.config.model_dump(exclude={"classes"})}, given)

@@ -177,7 +177,7 @@ def bench(
 def _name_data(source: models.Source) -> str:
     name = checkpoint.load(source.path, source.hints).dataset
     if not name:
-        raise InputError(f"{source.path} does not say which images it knows; give some as data")
+        raise InputError(f"{source.path} records no dataset; pass images as data")
     return name
 
 

@@ -63,7 +63,7 @@ def read_settings(
     if checkpoint is not None and data is None and path is None:
         data = load_checkpoint(checkpoint, hints).dataset or None
         if data is None:
-            raise InputError(f"{checkpoint} does not say which images it knows; give some with --data folder:PATH")
+            raise InputError(f"{checkpoint} records no dataset; pass one with --data PATH")
     return config.read(path, data, seed, init, hints)
 
 
