@@ -54,7 +54,7 @@ def prune(
         bool,
         typer.Option(
             "--learned",
-            help="Find on training images how many tokens leave in which block (topk, tome); no weight changes.",
+            help="Search, on training images, how many tokens to drop in which block (topk, tome); no training.",
         ),
     ] = False,
     asked: ReductionOptions = DEFAULTS,
