@@ -164,9 +164,7 @@ def fill_from_preset(given: dict[str, Any], hints: Hints | None = None) -> dict[
         return merge(preset(str(given.get("data", "digits"))), given)
     start = initial.read_initial(given["init"], hints).content
     if "data" not in given and not start.dataset:
-        raise InputError(
-            f"--init {given['init']} records no dataset; pass the training images with --data"
-        )
+        raise InputError(f"--init {given['init']} records no dataset; pass the training images with --data")
     base = preset(str(given.get("data", start.dataset)))
     return merge({**base, "model": start.config.model_dump(exclude={"classes"})}, given)
 

@@ -1,4 +1,4 @@
-"""Records a terminal session as SVG: the commands run for real, and what they print is drawn as it came.
+"""Records a terminal session as SVG: the command runs for real, and what it prints is drawn as it came.
 
 python docs/record_session.py CHECKPOINT       # of the digits; writes docs/session.svg
 """
@@ -32,7 +32,7 @@ font-size: {char_height}px; line-height: {line_height}px; font-variant-east-asia
 
 
 def run(command: list[str], width: int = WIDTH) -> str:
-    """What it prints on a terminal of `width` columns, without lines that were overwritten."""
+    """What it prints on a terminal of `width` columns, without what was overwritten."""
     environment = os.environ | {"COLUMNS": str(width), "LINES": "50", "TERM": "xterm-256color"}
     ours, theirs = pty.openpty()
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL, env=environment)
@@ -54,12 +54,10 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     path = parser.parse_args().checkpoint.resolve()
     console = Console(record=True, width=WIDTH, file=open(os.devnull, "w"), force_terminal=True)  # noqa: SIM115
-    for words in (["prune", path.name, "--keep", "1,0.9,0.7,0.5", "--threads", "1"],
-                  ["quantize", path.name, "--runtime", "onnxruntime", "--threads", "1", "--out", "small"]):  # fmt: skip
-        os.chdir(path.parent)
-        console.print(Text(f"$ compress {' '.join(words)}", style="bold green"))
-        console.print(Text.from_ansi(run([sys.executable, "-m", "compress", *words])), soft_wrap=True)
-        console.print()
+    os.chdir(path.parent)
+    words = ["prune", path.name, "--keep", "1,0.9,0.7,0.5", "--threads", "1", "--seconds", "2"]
+    console.print(Text(f"$ compress {' '.join(words)}", style="bold green"))
+    console.print(Text.from_ansi(run([sys.executable, "-m", "compress", *words])), soft_wrap=True)
     svg = console.export_svg(title="compress", code_format=FORMAT, unique_id="session")
     target = Path(__file__).with_name("session.svg")
     target.write_text(svg, encoding="utf-8")
