@@ -130,7 +130,7 @@ def read_for_checkpoint(
     """
     named = data or (read_toml(config, "--config").get("data") if config else None)
     if not named and not dataset:
-        raise InputError(f"{path} does not say which images it knows; give some with --data folder:PATH")
+        raise InputError(f"{path} records no dataset; pass one with --data PATH")
     return read(config, data if named else dataset, seed, known=known)
 
 
@@ -177,9 +177,7 @@ def fill_from_preset(given: Tables, hints: Hints | None = None, known: ImageConf
         return merge(preset(str(given.get("data", "digits")), known), given)
     start = initial.read_initial(given["init"], hints).content
     if "data" not in given and not start.dataset:
-        raise InputError(
-            f"--init {given['init']} does not say which images it knows; name those of the training with --data"
-        )
+        raise InputError(f"--init {given['init']} records no dataset; pass the training images with --data")
     base = preset(str(given.get("data", start.dataset)), start.config)
     return merge({**base, "model": start.config.model_dump(exclude={"classes"})}, given)
 

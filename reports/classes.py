@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from reports.results import group_rows
 from reports.row import Row
 
 MOST = 30  # classes that a table or plot shows; more are unreadable
@@ -59,14 +60,19 @@ def _most_telling(models: list[list[float | None]], count: int) -> list[int]:
 
 
 def confused(rows: list[Row]) -> list[Row]:
-    """Rows with a confusion matrix, once for each variant and dataset: the baseline first, at most four a dataset."""
+    """Rows with a confusion matrix, at most four a dataset and one a variant: baseline, winners, others."""
     chosen: list[Row] = []
     usable = [
         row
         for row in rows
         if row.confusion and row.classes and {len(row.classes)} == {len(row.confusion), *map(len, row.confusion)}
     ]
-    for row in sorted(usable, key=lambda row: not row.dense):
+    winners = {winner.row.label for group in group_rows(rows) for winner in group.winners}
+
+    def rank(row: Row) -> int:
+        return 0 if row.dense else 1 if row.label in winners else 2
+
+    for row in sorted(usable, key=rank):
         here = [other for other in chosen if other.dataset == row.dataset]
         if len(here) < 4 and row.label not in {other.label for other in here}:
             chosen.append(row)

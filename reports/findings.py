@@ -65,13 +65,13 @@ def describe_best(group: Group, base: str) -> str:
         others = [r for r in results if r.accuracy == "worse" and (r.row.latency_s or 0) < (best.row.latency_s or 0)]
     if others:
         more = f" ({len(others) - 1} more such in the table)" if len(others) > 1 else ""
-        text += f" Of smaller latency, but less accurate: {_describe(choose_fastest(others))}{more}."
+        text += f" Faster, but less accurate: {_describe(choose_fastest(others))}{more}."
     for result in group.results:
         if result.row.chosen is not None and result.row.base == base:
             text += f" Chosen: {_name(result)}, {escape(result.row.chosen)}."
     useless = [r for r in results if r.speed in ("slower", NO_DIFFERENCE)]
     if useless:
-        text += f" No saving in their own engine: {', '.join(map(_shortfall, useless))}."
+        text += f" Not faster in their own engine: {', '.join(map(_shortfall, useless))}."
     if eliminated := sum(r.row.eliminated is not None and r.row.base == base for r in group.results):
         text += f" {eliminated} eliminated before the end; the notes under the table say why."
     return text

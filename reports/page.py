@@ -18,12 +18,13 @@ from reports.results import group_rows
 from reports.row import Row
 from reports.setup import commands
 from reports.text import bullets, clean
+from reports.verdict import verdict_md
 
 SCRIPTS = ("page.js", "table.js", "plots.js", "curves.js", "gallery.js")
 HEADINGS = {
     "pareto": "Accuracy against cost",
-    "gallery": "Where the work went",
-    "confusion": "Which classes are confused",
+    "gallery": "Patches computed in each block",
+    "confusion": "Confusion between classes",
     "training": "Training",
 }
 ELSEWHERE = ("Findings", "Comparison", "How to read this")  # sections of `report.md`
@@ -42,10 +43,11 @@ def report_html(rows: list[Row]) -> bytes:
     datasets = ", ".join(dict.fromkeys(clean(row.dataset) for row in rows))
     page = Template(asset("page.html")).substitute(
         policy=policy(scripts),
-        title=html.escape("Vision Transformers, compressed and measured" + f": {datasets}" * bool(rows)),
+        title=html.escape("Vision Transformer compression report" + f": {datasets}" * bool(rows)),
         style=asset("page.css"),
         facts=facts(rows),
         commands=to_html(commands(rows)),
+        verdict=to_html(verdict_md(rows)) if rows else "",
         findings=to_html(findings(rows)),
         table=table(rows) if rows else "",
         below=below_table(rows),

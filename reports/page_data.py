@@ -52,7 +52,7 @@ def points(rows: list[Row]) -> dict[str, Any]:
     for group in group_rows(rows):
         members = [point(result, shown) for result in group.results if result.row.completed]
         members = [p for p in members if any(y in p["values"] for y in Y_AXES) and set(p["values"]) - set(Y_AXES)]
-        if members:
+        if len(members) > 1:  # a single point compares nothing
             label = describe_conditions(group.rows[0], dataset=several_sets, device_name=several_machines)
             found.append({"label": label, "points": members})
     if not found:
@@ -83,14 +83,15 @@ def point(result: Result, shown: list[Column]) -> dict[str, Any]:
 
 
 def confusions(rows: list[Row]) -> list[dict[str, Any]]:
-    """Each distinct matrix or list of recalls of a variant once; where there are several, it says of which row."""
+    """Each distinct matrix or list of recalls of a variant once, and whether a winner's; several name their row."""
     found: dict[str, tuple[Row, dict[str, Any]]] = {}
+    winners = {winner.row.label for group in group_rows(rows) for winner in group.winners}
     for row in rows:
         if row.classes and (row.confusion or row.class_recall):
             recall = [None if share is None else measured(share) for share in row.class_recall or []]
             part = {
                 "label": title(row, rows), "classes": list(map(clean, row.classes)), "matrix": row.confusion,
-                "recall": recall, "shown": [percent(share) for share in recall],
+                "recall": recall, "shown": [percent(share) for share in recall], "winner": row.label in winners,
             }  # fmt: skip
             found.setdefault(json.dumps(part), (row, part))
     labels = [part["label"] for _, part in found.values()]
@@ -112,10 +113,10 @@ def trainings(rows: list[Row]) -> list[dict[str, Any]]:
     """The curves of each variant: the first record that is found, as lists over the epochs."""
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
-        if row.training:
+        if len(row.training or []) > 1:  # a single epoch is no curve
             lists: dict[str, list[float | None]] = {}
             for name, unit in (("epoch", 1), ("loss", 1), ("train_top1", 100), ("validation_top1", 100)):
-                values = [measured(record.get(name)) for record in row.training]
+                values = [measured(record.get(name)) for record in row.training or []]
                 lists[name] = [None if value is None else unit * value for value in values]
             label = title(row, rows)
             found.setdefault(label, {"label": label, "variant": clean(row.label)} | lists)

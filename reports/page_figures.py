@@ -12,6 +12,7 @@ from reports.plots.style import GREY, PALETTE
 if TYPE_CHECKING:
     from bokeh.plotting import figure
 
+SCORED = {"train_top1": "training", "validation_top1": "validation"}
 TOOLTIP = """<div style="margin:-5px; padding:8px 12px; max-width:340px; background:var(--card); color:var(--text);
 font:13px/1.45 system-ui, sans-serif">%s</div>"""
 
@@ -27,9 +28,12 @@ def figures(data: dict[str, Any]) -> dict[str, Any]:
         found["confusion"] = confusion()
     if any(part["recall"] for part in data.get("confusion", [])):
         found["recall"] = recall()
-    for name, label in (("loss", "loss"), ("train_top1", "top-1, %")):
-        if any(value is not None for part in data.get("training", []) for value in part[name]):
-            found[name] = curves(name, label)
+    parts = data.get("training", [])
+    noted = [name for name in ("loss", *SCORED) if any(value is not None for part in parts for value in part[name])]
+    if "loss" in noted:
+        found["loss"] = curves("loss", "training loss")
+    if scored := [SCORED[name] for name in noted if name in SCORED]:
+        found["train_top1"] = curves("train_top1", f"top-1 of {' and '.join(scored)} images, %")
     return {name: renumbered(json_item(plot), name) for name, plot in found.items()}
 
 
@@ -82,7 +86,7 @@ def pareto() -> figure:
     # A logarithmic axis labels only powers of ten, or leaves its lower half empty; the script does better.
     plot.xaxis.ticker = plot.xgrid.ticker = FixedTicker(ticks=[])
     plot.xaxis.formatter = BasicTickFormatter(use_scientific=False)
-    names = ("x", "y", "left", "right", "low", "high", "color", "alpha", "marker", "variant", "runtime", "text")
+    names = ("x", "y", "left", "right", "low", "high", "color", "alpha", "marker", "size", "variant", "runtime", "text")
     source = ColumnDataSource({name: [] for name in names}, name="points")
     front = ColumnDataSource({"x": [], "y": []}, name="front")
     plot.line("x", "y", source=front, line_color=GREY, line_dash=[6, 4], line_width=1.5)
@@ -90,7 +94,7 @@ def pareto() -> figure:
     plot.segment("left", "y", "right", "y", **bars)
     plot.segment("x", "low", "x", "high", **bars)
     dots = plot.scatter(
-        "x", "y", source=source, marker="marker", size=12, line_color="color", line_width=1.5, fill_color="color",
+        "x", "y", source=source, marker="marker", size="size", line_color="color", line_width=1.5, fill_color="color",
         fill_alpha="alpha",
     )  # fmt: skip
     about = '<b>@variant</b> in @runtime<div style="white-space:pre-line">@text</div>'

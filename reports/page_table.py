@@ -12,6 +12,8 @@ from reports.text import clean
 
 PLACE = ("dataset", "device", "device_name", "threads")  # headless columns that tell rows apart on this page
 
+ASIDE = re.compile(r" (\[[^]]*\]|\([^)]*\)|± [^ ]+|of [^ ]+)(?=$| possible$)")  # what stands behind a figure
+
 
 def table(rows: list[Row]) -> str:
     """All rows with figures in one table; each cell keeps its raw value, by which it is sorted. Failures below."""
@@ -19,7 +21,7 @@ def table(rows: list[Row]) -> str:
     columns = table_columns(groups)
     heads = (
         f'<th scope="col" class="{side(c)}" data-key="{c.key}" title="{html.escape(plain(c.meaning))}">'
-        f'<button type="button">{html.escape(heading(c))}</button></th>'
+        f'<button type="button">{fold(heading(c))}</button></th>'
         for c in columns
     )
     lines = "".join(table_line(result, group, columns) for group in groups for result in group.results)
@@ -45,7 +47,7 @@ def table_columns(groups: list[Group]) -> list[Column]:
 
     def wanted(c: Column) -> bool:
         if c.key in PLACE:
-            return c.key == "device" or len({c.value(result) for result in results}) > 1
+            return len({c.value(result) for result in results}) > 1
         return c.header is not None and c.needed(rows) and any(map(c.show, results))
 
     def order(c: Column) -> tuple[float, ...]:
@@ -63,13 +65,18 @@ def heading(c: Column) -> str:
     return c.header or c.key.replace("_", " ")
 
 
+def fold(text: str) -> str:
+    """A heading as HTML that breaks where a reader would."""
+    return html.escape(text).replace("MACs/", "MACs/<wbr>").replace("[95 %]", "<small>[95 %]</small>")
+
+
 def table_line(result: Result, group: Group, columns: list[Column]) -> str:
     cells = []
     mark = mark_result(result, group).replace(f" {BEST}", f"\N{NO-BREAK SPACE}{BEST}")
     for c in columns:
         text = c.show(result) if c.header is not None else clean(c.value(result))
         raw = clean(c.value(result)) if text else ""
-        inside = html.escape(text)
+        inside = ASIDE.sub(r" <small>\1</small>", html.escape(text)) if side(c) == "right" else html.escape(text)
         tag = "td"
         if c.key == "variant":
             tag, inside = 'th scope="row"', f"<span>{inside}</span>{mark}{notes(result.row)}"

@@ -26,12 +26,12 @@ MOST_IMAGES, MOST_BLOCKS = 8, 6  # in the picture of patches that leave
 LARGEST = 1024  # pixels a side of an image in a row; those we write have 96
 INK, GREY, RIGHT, WRONG = "#1a1a1a", "#666666", "#00714f", "#b3400a"
 CAPTIONS = {
-    "halting": "Which patches {} still computes in each block: those under the blue veil have left, stopped or been "
-    "merged into others; the figures are shares of patches left.",
-    "rollout": "Where {} looks: attention rollout (Abnar and Zuidema 2020) beside each image, from its least (dark) "
-    "to its most (bright) regarded patch.",
-    "predictions": "What {} says about test images chosen so that the baseline errs on half of them, where it errs "
-    "that often: true class, answer, and confidence in it.",
+    "halting": "Patches that {} still computes in each block of hand-picked images: those in blue were pruned, halted "
+    "or merged; the figures are shares of patches left.",
+    "rollout": "Attention of {} on hand-picked images: attention rollout (Abnar and Zuidema 2020) beside each image, "
+    "from its lowest (dark) to its highest (bright) patch.",
+    "predictions": "Predictions of {} on hand-picked test images (half are errors of the baseline, if it makes that "
+    "many): true class, prediction and confidence.",
 }
 
 
@@ -119,7 +119,7 @@ def read(example: dict[str, Any], classes: list[str] | None) -> Example:
         image=pixels.repeat(factor, 0).repeat(factor, 1),
         label=label,
         predicted=predicted,
-        confidence=f"{100 * example['confidence']:.0f} % sure",
+        confidence=f"{100 * example['confidence']:.0f} %",
         right=example["label"] == example["predicted"],
         depth=int(example["depth"]),
         blocks=np.array(example["blocks"], int).reshape(example["grid"]),
@@ -134,7 +134,10 @@ def halting(variant: str, examples: list[Example]) -> Sheet:
     blocks = telling(examples)
     wide, tall = width + GAP, height + LINE + GAP
     sheet = Sheet(LABELS + (1 + len(blocks)) * wide, TITLE + LINE + GAP + len(examples) * tall)
-    sheet.title(f"{variant}: patches left in each block", "blue veil: gone; figures: share of patches left")
+    sheet.title(
+        f"{variant}: patches left in each block",
+        "hand-picked images; blue: no longer computed; %: patches left",
+    )
     for column, head in enumerate(["image", *(f"block {block}" for block in blocks)]):
         sheet.text(head, LABELS + column * wide + width / 2, TITLE, GREY, ha="center")
     for line, it in enumerate(examples):
@@ -154,12 +157,12 @@ def rollout(variant: str, examples: list[Example]) -> Sheet:
     across = min(4, len(examples))
     wide, tall = 2 * width + 3 * GAP, height + LINE + GAP
     sheet = Sheet(across * wide, TITLE + -(-len(examples) // across) * tall)
-    sheet.title(f"{variant}: attention rollout", "dark: least regarded patch of the image; bright: most")
+    sheet.title(f"{variant}: attention rollout", "hand-picked images; dark: lowest attention, bright: highest")
     for place, it in enumerate(examples):
         left, top = GAP + place % across * wide, TITLE + place // across * tall
         sheet.image(it.image, left, top)
         sheet.image(heated(it.image, it.rollout), left + width + 2, top)
-        words = it.label if it.right else f"{it.label}; says {it.predicted}"
+        words = it.label if it.right else f"{it.label}; predicted {it.predicted}"
         sheet.text(words, left, top + height + 2, INK if it.right else WRONG, room=2 * width)
     return sheet
 
@@ -172,7 +175,8 @@ def predictions(variant: str, examples: list[Example]) -> Sheet:
     across = min(8, len(examples))
     wide, tall = max(width, CELL) + 2 * GAP, height + 3 * LINE + 2 * GAP
     sheet = Sheet(across * wide + GAP, TITLE + -(-len(examples) // across) * tall)
-    sheet.title(f"{variant}: answers", f"{sum(it.right for it in examples)} of {len(examples)} right; no fair sample")
+    right = f"{sum(it.right for it in examples)} of {len(examples)} correct"
+    sheet.title(f"{variant}: predictions", f"{right}; hand-picked: up to half are errors of the baseline")
     for place, it in enumerate(examples):
         left, top = GAP + place % across * wide, TITLE + place // across * tall
         frame = np.full((height + 8, width + 8, 3), list(bytes.fromhex((RIGHT if it.right else WRONG)[1:])), np.uint8)
@@ -223,9 +227,9 @@ class Sheet:
         self.text(explanation, GAP, GAP / 2 + LINE + 4, GREY, room=self.width - 2 * GAP)
 
     def words(self, example: Example, x: float, top: float, room: float) -> None:
-        verdict, colour = ("✓ right", RIGHT) if example.right else ("✗ wrong", WRONG)
+        verdict, colour = ("✓ correct", RIGHT) if example.right else ("✗ wrong", WRONG)
         self.text(example.label, x, top, INK, room, fontweight="bold")
-        self.text(f"says {example.predicted}", x, top + LINE, INK, room)
+        self.text(f"predicted {example.predicted}", x, top + LINE, INK, room)
         self.text(f"{verdict}, {example.confidence}", x, top + 2 * LINE, colour, room)
 
     def png(self) -> bytes:

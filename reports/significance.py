@@ -13,7 +13,7 @@ ALPHA = 0.05
 Z = 1.959964  # standard deviations to either side that hold 95 % of a normal distribution
 NO_DIFFERENCE = "no significant difference"
 RULE = (
-    "Two times are called different where the 95 % interval of their ratio leaves out 1, two accuracies where "
+    "A speed difference is significant if the 95 % interval of the ratio excludes 1, an accuracy difference if "
     f"p < {ALPHA}."
 )
 Speed = Literal["faster", "slower", "no significant difference", ""]

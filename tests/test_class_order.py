@@ -80,7 +80,7 @@ def test_the_order_of_the_folders_holds_where_no_other_is_surely_better() -> Non
     torch.manual_seed(0)
     model.head.weight.data = torch.randn(12, 12)
     before = model.head.weight.data.clone()
-    assert "hardly better than chance" in adapt(model, data)[1][0]
+    assert "near chance" in adapt(model, data)[1][0]
     assert torch.equal(model.head.weight.data, before)
 
 
@@ -138,6 +138,5 @@ def test_a_model_that_says_everything_and_knows_nothing_is_told_of() -> None:
     model.head.weight.data = model.head.weight.data.roll(1, 0)
     adapt_to_data(Path("m.pth"), model, known, data, Hints(), said.append)
     assert said == [
-        "m.pth has 0.0% of 48 training images right, hardly better than chance: are these its images, and its classes "
-        "in this order?"
+        "the accuracy of m.pth is near chance (0.0% of 48 training images): check --data and the order of the classes"
     ]

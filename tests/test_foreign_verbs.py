@@ -76,7 +76,7 @@ def test_inspect_says_what_it_is_and_what_it_does_not_say(compress) -> None:
     assert "timm" in said
     assert "2, 32, 4, 64" in said
     assert "4 x 4 patches of 2 x 2 pixels + 1" in said
-    assert "whose names the file does not say" in said
+    assert "names not stored" in said
 
 
 def test_quantize(compress, place: Path) -> None:
@@ -115,7 +115,7 @@ def test_distill(compress, place: Path) -> None:
 def test_images_have_to_be_named(line: str, place: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(place)
     assert cli.main(line.split()) == 2
-    assert "timm.pth does not say which images it knows" in capsys.readouterr().err
+    assert "timm.pth records no dataset" in capsys.readouterr().err
 
 
 SMALL = ViTConfig(image_size=4, patch_size=2, dim=8, depth=1, heads=1, mlp_dim=8, classes=3)
@@ -148,7 +148,7 @@ def test_normalisation_is_the_one_that_suits_labelled_images_best() -> None:
     said: list[str] = []
     content, data = images.adapt_to_data(Path("m.pth"), Brightness(), unsaid(), black_and_white(), Hints(), said.append)
     assert (content.mean, content.std) == NORMALIZATIONS["half"] == (data.mean, data.std)
-    assert "half suits 16 training images best" in said[0]
+    assert "half is the most accurate on 16 training images" in said[0]
     assert content.classes == ("black", "white", "other")
     assert content.dataset == "bw"
 

@@ -21,15 +21,18 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
+from reports.classes import confused
 from reports.columns import COLUMNS
 from reports.markdown import SECTIONS
 from reports.page import report_html, to_html
-from reports.reading import parse_rows
+from reports.page_data import plot_data
+from reports.reading import parse_rows, read_rows
 from reports.results import Result, group_rows
 from reports.row import Row, RowError
 from reports.text import clean
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+PUBLISHED = Path(__file__).parents[1] / "reports/published"
 CLASSES = ["airplane", "cat", "dog"]
 HOSTILE = "</script><script>alert(1)</script><!-- \"'><img src=x onerror=alert(2)> $$x$$ {{7}} @y &amp; |\n`*~"
 COLUMN = {column.key: column for column in COLUMNS}
@@ -95,7 +98,7 @@ class Page:
     """A page that the browser has opened, every figure drawn."""
 
     def __init__(self, browser: webdriver.Chrome, path: Path):
-        self.browser = browser
+        self.browser, self.path = browser, path
         for log in ("browser", "performance"):  # what is left of the page before
             browser.get_log(log)
         browser.get(path.as_uri())
@@ -290,6 +293,12 @@ def test_classes_and_training_are_drawn_as_they_were_recorded(page: Page):
     assert page.plotted("train_top1", "lines")["ys"][0][0] == pytest.approx(50)
 
 
+def test_the_confusion_of_the_winner_is_shown_first():
+    rows = read_rows(PUBLISHED / "digits/rows.jsonl")
+    assert {part["label"] for part in plot_data(rows)["confusion"] if part["winner"]} == {"avit_int8"}
+    assert [row.label for row in confused(rows)][:2] == ["vit", "avit_int8"]
+
+
 def hostile_rows() -> list[Row]:
     """The text wherever something foreign can stand."""
     first = rich_rows()[0]
@@ -300,7 +309,7 @@ def hostile_rows() -> list[Row]:
         environment={HOSTILE: {HOSTILE: HOSTILE}, "time_utc": HOSTILE}, macs_counters={HOSTILE: 1.0},
         classes=[HOSTILE, "__proto__", HOSTILE], examples=[shown],
     )  # fmt: skip
-    return [row, replace(row, batch_size=2, failed=HOSTILE), first]
+    return [row, replace(row, variant="plain"), replace(row, batch_size=2, failed=HOSTILE), first]
 
 
 def test_hostile_text_is_text(opened: Callable[[list[Row]], Page]):
@@ -327,6 +336,27 @@ def test_on_a_phone_only_the_table_scrolls_sideways(opened: Callable[[list[Row]]
         assert page("const box = document.getElementById('rows'); return box.scrollWidth > box.clientWidth")
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_at_1400_pixels_no_column_is_cut_off(opened: Callable[[list[Row]], Page], browser: webdriver.Chrome):
+    size = {"width": 1400, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        for run in ("digits", "cifar10_tokens"):
+            page = opened(read_rows(PUBLISHED / run / "rows.jsonl"))
+            assert page("const box = document.getElementById('rows'); return box.scrollWidth - box.clientWidth") == 0
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_no_point_hides_another(page: Page):
+    rows = [replace(row, latency_samples_s=[2e-3] * 30, top1=0.9, speedup=1.0) for row in rich_rows() if not row.failed]
+    sizes = page.plotted("pareto", "points")["size"]
+    assert set(sizes) == {12}  # all of them stand apart
+    path = page.path.with_name("same.html")
+    path.write_bytes(report_html(rows))
+    sizes = Page(page.browser, path).plotted("pareto", "points")["size"]
+    assert sizes == sorted(set(sizes), reverse=True)  # each is drawn upon a larger one
 
 
 def test_on_a_dark_page_ink_is_light(opened: Callable[[list[Row]], Page], browser: webdriver.Chrome):

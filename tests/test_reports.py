@@ -104,7 +104,7 @@ def test_hostile_text_changes_no_structure_and_reaches_no_terminal():
     Console(file=out, width=300).print(rich_table([evil, bare(variant="[red]x[/red]")]))
     assert "[red]x[/red]" in out.getvalue()
     assert "\x1b" not in report_md([evil]) + csv_text([evil]) + out.getvalue()
-    files = render([evil, replace(evil, failed=None)])
+    files = render([evil, *(replace(evil, failed=None, variant=name) for name in (evil.variant, "plain"))])
     assert {f"{name}.svg" for name in PLOTS} <= set(files)
     for name, content in files.items():
         if name.endswith(".svg"):

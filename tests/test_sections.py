@@ -53,7 +53,7 @@ def test_the_findings_name_the_fastest_and_who_saves_nothing():
     one = [row for row in example_rows() if row.batch_size == 1]
     text = describe_best(Group(one), "vit")
     assert "without a statistically significant loss of top-1 is **avit_int8** in onnxruntime: 0.4" in text
-    assert "No saving in their own engine: **avit** in torch (0.84 [0.82, 0.86], slower)" in text
+    assert "Not faster in their own engine: **avit** in torch (0.84 [0.82, 0.86], slower)" in text
     assert "**avit** in onnxruntime (~1.01 [0.99, 1.04], no significant difference)" in text
     page = report_md(example_rows())
     assert "no significant difference (p = 0.38)" in page

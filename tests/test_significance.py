@@ -113,7 +113,7 @@ def test_no_two_sections_contradict(seed: int):
             if row.completed and not row.dense:
                 shown = f"~{row.speedup:.2f} ["
                 assert (shown in "".join(line)) == (result.speed == NO_DIFFERENCE)
-                saving = first.partition("No saving in their own engine: ")[2]
+                saving = first.partition("Not faster in their own engine: ")[2]
                 assert (name in saving) == (result.speed in ("slower", NO_DIFFERENCE))
             # The findings: nothing of what was eliminated; who wins loses nothing; a loss stands beside its speed.
             if not row.completed:

@@ -159,7 +159,7 @@ def bench(
     content = checkpoint.load(work.source.path, work.source.hints)
     named = work.data.name if work.data else content.dataset
     if not named:
-        raise InputError(f"{work.source.path} does not say which images it knows; give some as data")
+        raise InputError(f"{work.source.path} records no dataset; pass images as data")
     known = config.read(Path(settings) if settings else None, named, known=content.config)
     known = config.override_training(known, "finetune", {"epochs": epochs}) if epochs is not None else known
     options = {"threads": available_cpus(), "seed": known.seed, **options}

@@ -23,7 +23,7 @@ from compress.cli.sweep import sweep
 from compress.cli.train import train
 
 app = typer.Typer(
-    help="Vision Transformers made smaller and faster, every variant measured for real on this machine.",
+    help="Compress Vision Transformers and benchmark every variant on your hardware.",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},  # commands inherit it
 )
@@ -41,7 +41,7 @@ def _take_options(
         bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
     debug: Annotated[
-        bool, typer.Option(faults.DEBUG, help="Show the traceback of what ends a command, and warnings of libraries.")
+        bool, typer.Option(faults.DEBUG, help="Show tracebacks of errors, and warnings of libraries.")
     ] = False,
 ) -> None:
     """The options of `compress` itself."""

@@ -17,45 +17,37 @@ from compress.outcome import Outcome
 class BenchOptions:
     """What is compressed and how it is measured."""
 
-    variants: Annotated[str | None, typer.Option(help="Comma-separated, as in vit,avit,avit_int8.")] = None
-    device: Annotated[str, typer.Option(help="cpu, cuda, cpu,cuda, or auto: cpu, and cuda where there is one.")] = (
-        "auto"
-    )
+    variants: Annotated[str | None, typer.Option(help="Comma-separated variants, such as vit,avit,avit_int8.")] = None
+    device: Annotated[str, typer.Option(help="cpu, cuda, both (cpu,cuda) or auto.")] = "auto"
     runtime: Annotated[
-        str, typer.Option(help="torch, torch.compile, onnxruntime, openvino, nncf; several with commas, or auto.")
+        str, typer.Option(help="Comma-separated: torch, torch.compile, onnxruntime, openvino, nncf; or auto.")
     ] = "auto"
     batch_size: Annotated[str, typer.Option(help="Comma-separated batch sizes to time.")] = "1,32"
     threads: Threads = None
-    checkpoint: Annotated[Path | None, typer.Option(help="Baseline to compress, instead of training one.")] = None
+    checkpoint: Annotated[Path | None, typer.Option(help="Baseline to compress; default: train one.")] = None
     epochs: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="Of fine-tuning a variant. Default: of the settings; with --checkpoint and no --config, none for "
-            "methods that work without.",
+            help="Fine-tuning epochs of a variant. Default: from the settings; with --checkpoint and no --config, none "
+            "for methods that need none.",
         ),
     ] = None
     init: Init = None
-    out: Annotated[
-        Path | None, typer.Option(help="Run directory: models, artifacts, rows, report. [default: runs]")
-    ] = None
+    out: Annotated[Path | None, typer.Option(help="Output directory. [default: runs]")] = None
     plain: Annotated[
-        bool, typer.Option(help="Add what has to be beaten: bf16, torch.compile, a narrower ViT of equal MACs.")
+        bool, typer.Option(help="Also benchmark baselines: bf16, torch.compile and a narrower ViT of equal MACs.")
     ] = True
-    precision: Annotated[str, typer.Option(help="Stop timing when speed-ups are known to within this share.")] = "3%"
-    seconds: Annotated[
-        float, typer.Option(min=0, help="Longest latency measurement for each device and batch size.")
-    ] = 20.0
+    precision: Annotated[str, typer.Option(help="Stop timing once speed-ups are known to this precision.")] = "3%"
+    seconds: Annotated[float, typer.Option(min=0, help="Maximum timing duration per device and batch size.")] = 20.0
     break_even: Annotated[
-        bool, typer.Option("--break-even", help="Find the smallest batch at which each variant wins, up to 256.")
+        bool, typer.Option("--break-even", help="Find the smallest batch size at which each variant wins, up to 256.")
     ] = False
     quick: Annotated[
         bool,
-        typer.Option(
-            "--quick", help="A look in under a minute: half the blocks, short training, no plain alternatives."
-        ),
+        typer.Option("--quick", help="Smoke test in about a minute: half the blocks, short training, no baselines."),
     ] = False
-    remeasure: Annotated[bool, typer.Option(help="Measure again what was measured before.")] = False
+    remeasure: Annotated[bool, typer.Option(help="Repeat measurements that already exist.")] = False
     tensorboard: TensorBoard = False
     dry_run: DryRun = False
 
@@ -63,7 +55,7 @@ class BenchOptions:
 @with_json
 @with_groups
 def bench(data: DataOptions, source: SourceOptions, asked: BenchOptions) -> Outcome:
-    """Train or load the baseline, compress it, measure all variants, write the comparison."""
+    """Benchmark compressed variants of a model and write a report."""
     processes.check_alone("compress bench")
     from compress import config
     from compress.evaluate import Options

@@ -17,22 +17,23 @@ class StudentOptions(TrainingOptions):
     """What a training takes, where the settings are those of the student."""
 
     config: Annotated[
-        Path, typer.Option("--student", help="TOML file of the student; see configs/baselines/tiny.toml.")
+        Path,
+        typer.Option("--student", help="TOML file with the settings of the student; see configs/baselines/tiny.toml."),
     ] = field()  # required
 
 
 @with_groups
 def distill(
-    teacher: Annotated[Path, typer.Argument(help="A checkpoint to learn from, of any geometry, compressed or not.")],
+    teacher: Annotated[Path, typer.Argument(help="Teacher checkpoint, of any architecture, compressed or not.")],
     training: StudentOptions,
     source: SourceOptions,
     kind: Annotated[
-        str | None, typer.Option(help="soft: the teacher's probabilities, the default; hard: the class it chooses.")
+        str | None, typer.Option(help="soft (the teacher's probabilities; default) or hard (its predicted class).")
     ] = None,
-    temperature: Annotated[float | None, typer.Option(help="Of soft answers; default 3.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Temperature of soft targets; default: 3.")] = None,
     force: Force = False,
 ) -> None:
-    """Train a smaller model that learns from a larger one too; goes on where it was interrupted."""
+    """Train a small model with knowledge distillation; resumes automatically."""
     processes.quieten()
     from baselines.errors import InputError
     from compress import config as config_

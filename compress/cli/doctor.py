@@ -14,11 +14,11 @@ from compress.outcome import Outcome
 @with_json
 def doctor(
     artifact: Annotated[Path | None, typer.Argument(help="An .onnx file or a checkpoint to examine.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Of the runs that are timed.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Batch size used for timing.")] = 1,
     threads: Threads = None,
-    out: Annotated[Path | None, typer.Option(help="Run directory for the rows of what is timed.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output directory for the measured rows.")] = None,
 ) -> Outcome:
-    """Say what this machine can do, what works on it, and why a file is as fast as it is."""
+    """Check hardware and engines, or find what limits the speed of a file."""
     from compress.doctor.overview import doctor as doctor_
 
     return doctor_(artifact, threads, terminal.make_console(), batch_size, out)

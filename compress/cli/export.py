@@ -18,16 +18,16 @@ def export(
     checkpoint: CheckpointFile,
     source: SourceOptions,
     to: Annotated[
-        str, typer.Option(help="onnx, openvino, safetensors (ours), or a library: timm, torchvision, huggingface.")
+        str, typer.Option(help="onnx, openvino, safetensors (of compress), timm, torchvision or huggingface.")
     ] = "onnx",
     data: Annotated[
         str | None,
-        typer.Option(help="Images for the check of onnx and openvino: digits, cifar10, cifar100 or folder:PATH."),
+        typer.Option(help="Images to verify onnx and openvino files with: digits, cifar10, cifar100 or a folder."),
     ] = None,
     batch_size: Annotated[
-        str, typer.Option(help="Of onnx and openvino: dynamic, or a number: the file then takes such batches alone.")
+        str, typer.Option(help="Batch size of onnx and openvino files: dynamic, or a fixed number.")
     ] = "dynamic",
-    out: Annotated[Path | None, typer.Option(help="The file, or the folder; default: beside the checkpoint.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output file or folder; default: beside the checkpoint.")] = None,
     force: Force = False,
 ) -> Outcome:
     """Write a checkpoint for an engine, as safetensors, or back for the library it came from.

@@ -17,5 +17,5 @@ def halt(
     target_macs: TargetMacs = None,
     asked: ReductionOptions = DEFAULTS,
 ) -> Outcome:
-    """Let every token of a trained model stop when it has seen enough (A-ViT), with or without training."""
+    """Add adaptive token halting (A-ViT) to a trained model, with or without fine-tuning."""
     return reduce_tokens("halt", checkpoint, "avit", {"target_macs": target_macs}, data, machine, source, asked)

@@ -10,7 +10,7 @@ from compress.outcome import Outcome
 @with_json
 @with_groups
 def inspect(checkpoint: CheckpointFile, source: SourceOptions) -> Outcome:
-    """Say what a checkpoint is: whose, its geometry, its cost, what it does not say itself, and what takes it next."""
+    """Show a checkpoint's source library, architecture, cost, missing metadata and next steps."""
     from compress.verbs.inspect import describe
 
     return describe(checkpoint, source.hints, terminal.make_console())

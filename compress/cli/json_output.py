@@ -16,9 +16,7 @@ from compress.cli.groups import declare
 
 OPTION = "--json"
 HELP = {"-h", "--help"}
-AsJson = Annotated[
-    bool, typer.Option(OPTION, help="Print one JSON document on standard output, and all else on standard error.")
-]
+AsJson = Annotated[bool, typer.Option(OPTION, help="Print one JSON document to stdout, everything else to stderr.")]
 
 
 def with_json(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -21,31 +21,33 @@ def _remark_on_threads(threads: int | None) -> int | None:
 
 
 Config = Annotated[Path | None, typer.Option("--config", help="TOML file of settings; see configs/.")]
-DataName = Annotated[str | None, typer.Option("--data", help="digits, cifar10, cifar100 or a folder of class folders.")]
-SkipUnreadable = Annotated[
-    bool, typer.Option("--skip-unreadable", help="Leave out images of folders that cannot be read, and say which.")
+DataName = Annotated[
+    str | None, typer.Option("--data", help="digits, cifar10, cifar100, or a folder with one subfolder per class.")
 ]
-Out = Annotated[Path, typer.Option("--out", help="Run directory: models, artifacts, rows, report.")]
+SkipUnreadable = Annotated[bool, typer.Option("--skip-unreadable", help="Skip unreadable image files and list them.")]
+Out = Annotated[Path, typer.Option("--out", help="Output directory.")]
 Threads = Annotated[
     int | None,
     typer.Option(
-        "--threads", min=1, max=1024, callback=_remark_on_threads, help="Default: all processors of this process."
+        "--threads",
+        min=1,
+        max=1024,
+        callback=_remark_on_threads,
+        help="CPU threads; default: all available processors.",
     ),
 ]
-Seed = Annotated[int | None, typer.Option("--seed", help="Of training; default 0.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Random seed for training; default: 0.")]
 CheckpointFile = Annotated[
     Path,
-    typer.Argument(help="A checkpoint: of compress, timm, torchvision, Hugging Face (a folder), Google (.npz)."),
+    typer.Argument(help="Checkpoint of compress, timm, torchvision, Hugging Face (a folder) or Google (.npz)."),
 ]
-PANEL = "What a checkpoint of another library does not say"
-Heads = Annotated[
-    int | None, typer.Option("--heads", min=1, help="Attention heads of each block.", rich_help_panel=PANEL)
-]
+PANEL = "Missing metadata (third-party checkpoints)"
+Heads = Annotated[int | None, typer.Option("--heads", min=1, help="Attention heads per block.", rich_help_panel=PANEL)]
 ImageSize = Annotated[
     str | None,
     typer.Option(
         "--image-size",
-        help="HEIGHTxWIDTH in pixels, where patches make no square, and of most models that --model makes.",
+        help="HEIGHTxWIDTH in pixels, if the patch grid is not square, and for most models from --model.",
         rich_help_panel=PANEL,
     ),
 ]
@@ -54,8 +56,8 @@ Normalize = Annotated[
     typer.Option(
         "--normalize",
         "--normalise",
-        help="imagenet, half, clip, none, data, or means/deviations as in 0.5,0.5,0.5/0.25,0.25,0.25; default: the one "
-        "that suits labelled training images best.",
+        help="imagenet, half, clip, none, data, or means/stds such as 0.5,0.5,0.5/0.25,0.25,0.25; default: the most "
+        "accurate on labelled training images.",
         rich_help_panel=PANEL,
     ),
 ]
@@ -63,8 +65,8 @@ Resize = Annotated[
     str | None,
     typer.Option(
         "--resize",
-        help="How images of other sizes are resized: stretch, crop (the middle), pad, the shorter edge in pixels "
-        "before the middle is cut out, as 256, or timm's crop_pct, as 0.9; default: as the file says, else stretch.",
+        help="Resizing of other image sizes: stretch, crop (center crop), pad, the shorter edge in pixels before a "
+        "center crop (256), or timm's crop_pct (0.9); default: from the checkpoint, else stretch.",
         rich_help_panel=PANEL,
     ),
 ]
@@ -72,20 +74,20 @@ Interpolate = Annotated[
     str | None,
     typer.Option(
         "--interpolation",
-        help="Of resizing: nearest, box, bilinear, hamming, bicubic, lanczos; default: the file's, else bilinear.",
+        help="nearest, box, bilinear, hamming, bicubic or lanczos; default: from the checkpoint, else bilinear.",
         rich_help_panel=PANEL,
     ),
 ]
 Ema = Annotated[
     bool,
-    typer.Option("--ema/--no-ema", help="As --weights averaged, or --weights last.", rich_help_panel=PANEL),
+    typer.Option("--ema/--no-ema", help="Same as --weights averaged or --weights last.", rich_help_panel=PANEL),
 ]
 Weights = Annotated[
     str | None,
     typer.Option(
         "--weights",
-        help="Which of several models in a file: averaged (of EMA or SWA, or the teacher; the default), last, or its "
-        "name there, such as student.",
+        help="Which of several models in a file to use: averaged (EMA, SWA or teacher; the default), last, or its name "
+        "in the file, such as student.",
         rich_help_panel=PANEL,
     ),
 ]
@@ -93,31 +95,29 @@ Model = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="Code that makes a model which compress does not know: path/to/file.py:factory or package.module:factory. "
-        "It runs because you name it here.",
+        help="Function that builds a custom model: path/to/file.py:factory or package.module:factory. This code is "
+        "executed.",
     ),
 ]
 Exhaustive = Annotated[
     bool,
-    typer.Option("--exhaustive", help="Measure every candidate to the end, also those that can no longer win."),
+    typer.Option("--exhaustive", help="Measure every candidate to the end; no early elimination."),
 ]
 Init = Annotated[
-    Path | None, typer.Option(help="Checkpoint that the baseline's training begins with: a baseline or pretrained.")
+    Path | None, typer.Option(help="Checkpoint to start training from (a baseline or a pretrained model).")
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda or auto.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print what would be built and measured and about how long it takes; stop.")
-]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan with a time estimate, and exit.")]
 Force = Annotated[
     bool,
-    typer.Option("--force", help="Replace a file that is better by its record, or has none; see FILE.json beside it."),
+    typer.Option("--force", help="Overwrite an existing file even if it is better, or has no record (FILE.json)."),
 ]
 Resume = Annotated[
     bool,
-    typer.Option("--resume/--no-resume", help="Go on where it was interrupted, or discard what there is of it."),
+    typer.Option("--resume/--no-resume", help="Resume an interrupted run, or start over."),
 ]
 TensorBoard = Annotated[
-    bool, typer.Option("--tensorboard", help="Write each epoch as TensorBoard reads it: OUT/tensorboard.")
+    bool, typer.Option("--tensorboard", help="Log every epoch for TensorBoard, to OUT/tensorboard.")
 ]
 
 

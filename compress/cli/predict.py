@@ -15,24 +15,23 @@ from compress.outcome import Outcome
 @with_groups
 def predict(
     model: Annotated[
-        Path, typer.Argument(help="An .onnx file, an OpenVINO .xml file, or a checkpoint: a file or folder.")
+        Path, typer.Argument(help="An .onnx file, an OpenVINO .xml file or a checkpoint (file or folder).")
     ],
     images: Annotated[
         list[Path],
-        typer.Argument(
-            help="Image files. Each is resized to the size that the model takes, bilinear, the whole image whatever "
-            "its shape, as in training and measuring."
-        ),
+        typer.Argument(help="Image files; resized and normalized as for the training of the model."),
     ],
     machine: MachineOptions,
     source: SourceOptions,
-    top: Annotated[int, typer.Option(min=1, help="Classes shown of each image.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="Number of classes to show per image.")] = 5,
     runtime: Annotated[
         str,
-        typer.Option(help="torch, torch.compile, onnxruntime, openvino, nncf, or auto: the one the file is made for."),
+        typer.Option(
+            help="torch, torch.compile, onnxruntime, openvino, nncf, or auto (the one the file was selected for)."
+        ),
     ] = "auto",
 ) -> Outcome:
-    """Say what is on images: the likeliest classes, by any model file of compress in the engine it is made for."""
+    """Classify images with any model file, in the engine it was selected for."""
     from compress.verbs.predict import Request
     from compress.verbs.predict import predict as predict_
 

@@ -11,9 +11,9 @@ from compress.cli.groups import TrainingOptions, with_groups
 @with_groups
 def pretrain(
     training: TrainingOptions,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of those in the table pretrain.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs; default: from the settings.")] = None,
 ) -> None:
-    """Train the baseline on images without labels, as a start for compress train --init."""
+    """Pretrain on unlabelled images, for compress train --init."""
     processes.quieten()
     from compress import config as config_
     from compress.training.build import pretrain_baseline

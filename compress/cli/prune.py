@@ -13,7 +13,7 @@ from compress.cli.options import CheckpointFile, Force, Resume
 from compress.outcome import Outcome
 
 TargetMacs = Annotated[
-    str | None, typer.Option(help="Share of the dense model's MACs; several with commas give a curve.")
+    str | None, typer.Option(help="Fraction of the dense model's MACs; several with commas give a curve.")
 ]
 
 
@@ -21,11 +21,11 @@ TargetMacs = Annotated[
 class ReductionOptions:
     """How a model without some of its tokens is made and measured."""
 
-    epochs: Annotated[int, typer.Option(min=0, help="Of fine-tuning, with the checkpoint as teacher; 0: none.")] = 0
-    batch_size: Annotated[int, typer.Option(min=1, help="Batch size that is timed.")] = 1
-    seconds: Annotated[float, typer.Option(min=0.1, help="Longest latency measurement.")] = 5
+    epochs: Annotated[int, typer.Option(min=0, help="Fine-tuning epochs, with the checkpoint as teacher; 0: none.")] = 0
+    batch_size: Annotated[int, typer.Option(min=1, help="Batch size used for timing.")] = 1
+    seconds: Annotated[float, typer.Option(min=0.1, help="Maximum duration of a timing run.")] = 5
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder, or a file that ends in .pth; default: beside the checkpoint.")
+        Path | None, typer.Option("--out", help="Output folder or .pth file; default: beside the checkpoint.")
     ] = None
     resume: Resume = True
     force: Force = False
@@ -44,22 +44,22 @@ def prune(
     method: Annotated[str, typer.Option(help="topk, tome or dynamicvit.")] = "topk",
     keep: Annotated[
         str | None,
-        typer.Option(help="Share of the patches that stay at each place (topk, dynamicvit); several give a curve."),
+        typer.Option(help="Fraction of patches to keep at each stage (topk, dynamicvit); several give a curve."),
     ] = None,
     r: Annotated[
-        str | None, typer.Option("--r", help="Tokens that merge in every block (tome); several give a curve.")
+        str | None, typer.Option("--r", help="Tokens to merge per block (tome); several give a curve.")
     ] = None,
     target_macs: TargetMacs = None,
     learned: Annotated[
         bool,
         typer.Option(
             "--learned",
-            help="Find on training images how many tokens leave in which block (topk, tome); no weight changes.",
+            help="Search, on training images, how many tokens to drop in which block (topk, tome); no training.",
         ),
     ] = False,
     asked: ReductionOptions = DEFAULTS,
 ) -> Outcome:
-    """Remove or merge tokens of a trained model, with or without training, and show what it costs and saves."""
+    """Prune or merge tokens of a trained model, with or without fine-tuning."""
     amounts = {"keep": keep, "r": r, "target_macs": target_macs}
     return reduce_tokens("prune", checkpoint, method, amounts, data, machine, source, asked, learned=learned)
 

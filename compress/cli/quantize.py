@@ -17,37 +17,40 @@ from compress.outcome import Outcome
 class QuantizeOptions:
     """Which files are made, and how they are measured."""
 
-    mode: Annotated[
-        str | None, typer.Option(help="static, dynamic or qat; default: static and dynamic, both measured.")
-    ] = None
+    mode: Annotated[str | None, typer.Option(help="static, dynamic or qat; default: try static and dynamic.")] = None
     runtime: Annotated[
-        str | None, typer.Option(help="Engines to try, with commas; default: all that multiply integers here.")
+        str | None, typer.Option(help="Comma-separated engines to try; default: all with int8 kernels on this machine.")
     ] = None
-    calibration_images: Annotated[int, typer.Option(min=1, help="Training images that set the ranges.")] = 256
-    test_images: Annotated[int | None, typer.Option(min=1, help="That are scored; default: all.")] = None
+    calibration_images: Annotated[int, typer.Option(min=1, help="Number of training images for calibration.")] = 256
+    test_images: Annotated[int | None, typer.Option(min=1, help="Number of test images to evaluate; default: all.")] = (
+        None
+    )
     max_drop: Annotated[
-        float | None, typer.Option(help="Points of top-1 that may be lost; as many layers stay float as it takes.")
+        float | None, typer.Option(help="Maximum loss of top-1, in points; layers are kept in float as needed.")
     ] = None
     skip: Annotated[
-        str | None, typer.Option(help="Layers that stay float, with commas: blocks.0.mlp.fc2, or fc2; * fits anything.")
+        str | None,
+        typer.Option(help="Comma-separated layers to keep in float, such as blocks.0.mlp.fc2 or fc2; * is a wildcard."),
     ] = None
     sensitivity: Annotated[
-        bool, typer.Option("--sensitivity", help="Only rank the layers by the error that each adds.")
+        bool, typer.Option("--sensitivity", help="Only rank layers by the quantization error each adds.")
     ] = False
     calibration_study: Annotated[
-        bool, typer.Option("--calibration-study", help="Only show what number and choice of images change.")
+        bool,
+        typer.Option(
+            "--calibration-study", help="Only show the effect of the number and choice of calibration images."
+        ),
     ] = False
-    epochs: Annotated[int, typer.Option(min=1, help="Of --mode qat.")] = 1
-    batch_size: Annotated[int, typer.Option(min=1, help="Batch size that is timed.")] = 1
-    seconds: Annotated[float, typer.Option(min=0.1, help="Longest latency measurement.")] = 20
+    epochs: Annotated[int, typer.Option(min=1, help="Training epochs (only with --mode qat).")] = 1
+    batch_size: Annotated[int, typer.Option(min=1, help="Batch size used for timing.")] = 1
+    seconds: Annotated[float, typer.Option(min=0.1, help="Maximum duration of a timing run.")] = 20
     exhaustive: Exhaustive = False
     fixed: Annotated[
-        bool, typer.Option("--fixed-batch", help="Write the file for --batch-size alone; default: any batch size.")
+        bool,
+        typer.Option("--fixed-batch", help="Write a file for batch size --batch-size only; default: any batch size."),
     ] = False
     remeasure: Annotated[bool, typer.Option("--remeasure", hidden=True)] = False
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for the file and the rows; default: beside the checkpoint.")
-    ] = None
+    out: Annotated[Path | None, typer.Option("--out", help="Output folder; default: beside the checkpoint.")] = None
     resume: Resume = True
     force: Force = False
     dry_run: DryRun = False
@@ -62,7 +65,7 @@ def quantize(
     source: SourceOptions,
     asked: QuantizeOptions,
 ) -> Outcome:
-    """Make the fastest integer file of a model, and compare all ways to one: accuracy, size, latency."""
+    """Quantize to int8: try every pipeline and keep the fastest that preserves accuracy."""
     from compress.verbs.quantize import Request
     from compress.verbs.quantize import quantize as quantize_
 

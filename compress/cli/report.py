@@ -12,13 +12,14 @@ from compress.outcome import Outcome
 
 @with_json
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories with rows.jsonl in them; the first is compared.")],
-    out: Annotated[Path | None, typer.Option(help="Where a comparison goes; default: into the last run.")] = None,
+    runs: Annotated[list[Path], typer.Argument(help="Run directories (with rows.jsonl); the first is the reference.")],
+    out: Annotated[Path | None, typer.Option(help="Output directory of a comparison; default: the last run.")] = None,
     fail_if_slower: Annotated[
-        str | None, typer.Option(help="Exit with 1 if the last run is slower than the first by more than this, as 5%.")
+        str | None,
+        typer.Option(help="Exit with code 1 if the last run is slower than the first by more than this, such as 5%."),
     ] = None,
 ) -> Outcome:
-    """Make tables, plots and pages again from the rows of a run; compare several runs, side by side."""
+    """Regenerate the report of a run, or compare several runs."""
     import reports
     from baselines.errors import InputError
     from compress.tables import show_rows

@@ -13,19 +13,19 @@ SILENT_S = 180.0  # a process gives a sign of life every 2 minutes at least
 
 
 def sweep(
-    file: Annotated[Path, typer.Argument(help="TOML file of what to try; see configs/sweeps/.")],
-    out: Annotated[Path | None, typer.Option(help="Run directory; default: runs/sweeps/NAME OF THE FILE.")] = None,
+    file: Annotated[Path, typer.Argument(help="TOML file of the search space; see configs/sweeps/.")],
+    out: Annotated[Path | None, typer.Option(help="Output directory; default: runs/sweeps/FILE NAME.")] = None,
     storage: Annotated[
         str | None,
         typer.Option(
-            help="Database that several processes share: a .db file, a .log file (on a network file system), or a URL. "
+            help="Database to share between processes: a .db file, a .log file (for network file systems) or a URL. "
             "[default: OUT/sweep.db]"
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
     threads: Threads = None,
 ) -> None:
-    """Train the baseline with many settings, and compare them on images held out of training."""
+    """Search hyperparameters of the baseline, scored on held-out training images."""
     processes.check_alone("compress sweep")
     import torch
 

@@ -15,18 +15,18 @@ from compress.cli.options import Model
 def train(
     training: TrainingOptions,
     source: FileOptions,
-    variant: Annotated[str, typer.Option(help="What to train; its baseline is trained first.")] = "vit",
+    variant: Annotated[str, typer.Option(help="Variant to train; its baseline is trained first.")] = "vit",
     init: Annotated[
-        Path | None, typer.Option(help="Checkpoint that the baseline's training begins with: a baseline or pretrained.")
+        Path | None, typer.Option(help="Checkpoint to start training from (a baseline or a pretrained model).")
     ] = None,
     code: Model = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of those of the settings.")] = None,
-    lr: Annotated[
-        float | None, typer.Option(help="Learning rate at its peak, instead of that of the settings.")
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs; default: from the settings.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate; default: from the settings.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Training batch size; default: from the settings.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images of a step, instead of the settings.")] = None,
 ) -> None:
-    """Train the baseline, or a variant of it; goes on where it was interrupted."""
+    """Train the baseline or a variant; resumes automatically."""
     processes.quieten()
     from baselines.errors import InputError
     from compress import config as config_

@@ -110,7 +110,7 @@ def _examine_onnx(
         [
             *describe(metadata),
             ("input", " x ".join(map(str, images.shape))),
-            ("MACs of an image", f"{sum(k.macs for k in kernels) // len(images):,}, counted while it ran on noise"),
+            ("MACs of an image", f"{sum(k.macs for k in kernels) // len(images):,}, measured with a random input"),
             ("file", _size(path)),
         ],
         key="file",

@@ -98,4 +98,4 @@ def judge(rows: Sequence[Row], before: Path | None) -> str:
     slower = [row.runtime for row in timed if (row.speedup_low or 0) <= 1]
     if slower:
         return f"why it is not faster than {before.name} in {', '.join(slower)}"
-    return f"what limits it, though it is faster than {before.name}" if timed else "what limits the integers"
+    return f"bottlenecks, although it is faster than {before.name}" if timed else "what limits the integers"

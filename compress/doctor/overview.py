@@ -62,7 +62,7 @@ def _engines(found: Mapping[str, Found], findings: Findings) -> None:
     findings.show("CUDA", cuda.rows(found["torch"]))
     findings.tell("other programs", cuda.others())
     findings.show("engines", engines.rows(found), ("engine", "version", "works", ""))
-    findings.tell("to put right", [*engines.repairs(found), *engines.unsuitable_versions()])
+    findings.tell("problems and fixes", [*engines.repairs(found), *engines.unsuitable_versions()])
     settings = engines.settings(os.environ)
     findings.show("settings that change timings", settings, ("variable", "value", "what it does"))
 

@@ -166,13 +166,13 @@ def _choose_reading(
     if len(known) > 1:
         told = ", ".join(f"{name} {right.mean():.1%}" for name, right in taken.right.items())
         say(
-            f"{path} does not say how its images are normalized (--normalize): {best} suits {len(chosen)} training "
-            f"images best (top-1: {told})"
+            f"{path} records no normalization (--normalize): {best} is the most accurate on {len(chosen)} training "
+            f"images (top-1: {told})"
         )
     if taken is not default:
         _say_order(model, taken, default, path, say)
     elif default.best.mean() < CHANCE / len(data.classes):
-        say("that is hardly better than chance: are these its images, and its classes in this order; is --heads right?")
+        say("accuracy is near chance: check --data, the order of the classes and --heads")
     return best, taken.order
 
 
@@ -183,8 +183,8 @@ def _check_chance(model: Classifier, data: Data, path: Path, say: Callable[[str]
     right = torch.cat([model(images).argmax(1) == labels for images, labels in batches]).double().mean().item()
     if right < CHANCE / len(data.classes):
         say(
-            f"{path} has {right:.1%} of {min(LOOKED_AT, len(data.train.labels))} training images right, hardly better "
-            "than chance: are these its images, and its classes in this order?"
+            f"the accuracy of {path} is near chance ({right:.1%} of {min(LOOKED_AT, len(data.train.labels))} training "
+            "images): check --data and the order of the classes"
         )
 
 

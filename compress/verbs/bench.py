@@ -64,7 +64,7 @@ def read_settings(
     if known is not None and data is None and path is None:
         data = known.dataset or None
         if data is None:
-            raise InputError(f"{checkpoint} does not say which images it knows; give some with --data folder:PATH")
+            raise InputError(f"{checkpoint} records no dataset; pass one with --data PATH")
     return config.read(path, data, seed, init, hints, known.config if known else None)
 
 

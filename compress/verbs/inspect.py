@@ -117,7 +117,7 @@ def _knowledge(content: Checkpoint) -> Iterator[tuple[str, str]]:
         named = ", ".join(content.classes[:NAMED]) + (", ..." if len(content.classes) > NAMED else "")
         yield "classes", f"{len(content.classes)}: {named}"
     else:
-        yield "classes", f"{content.config.classes}, whose names the file does not say"
+        yield "classes", f"{content.config.classes}, names not stored"
     yield "normalization", _normalization(content.mean, content.std)
     how = content.resizing or STRETCHED
     said = "" if content.resizing or content.origin is None else "; the file does not say, --resize does"

@@ -5,6 +5,7 @@ const unformulated = (text) => text.replace(/\$\$|\\[[(]/g, ([first, second]) =>
 
 async function confusion() {
   const choice = offer(byId("confusion-choice"), DATA.confusion.map(({ label }, i) => [i, label]));
+  choice.value = Math.max(0, DATA.confusion.findIndex(({ winner }) => winner));
   const matrix = DATA.figures.confusion && (await embed("confusion"));
   const bars = DATA.figures.recall && (await embed("recall"));
   function draw() {

@@ -25,6 +25,7 @@ async function pareto() {
     figure.below[0].axis_label = axes[x].label;
     figure.left[0].axis_label = axes[y].label;
     if (points.length) frame(figure, points);
+    enlargeHidden(figure, points);
     put(sourceOf(figure, "points"), points);
     const best = front(points, axes[x].better);
     put(sourceOf(figure, "front"), steps(best, axes[x].better > 0 ? 1e-9 : 1e9));
@@ -78,6 +79,21 @@ function frame(figure, points) {
     [figure.y_range, low - above, high + above],
   ]) {
     range.setv({ start, end, reset_start: start, reset_end: end });
+  }
+}
+
+// Gives each point a size: larger than a later one that lies on its centre, so that a rim of it shows around that.
+function enlargeHidden(figure, points) {
+  const { x_range: across, y_range: up, inner_width: width, inner_height: height } = figure;
+  const place = (p) => [
+    ((width || 600) * Math.log(p.x / across.start)) / Math.log(across.end / across.start),
+    ((height || 360) * (p.y - up.start)) / (up.end - up.start),
+  ];
+  const places = points.map(place);
+  for (let i = points.length - 1; i >= 0; i -= 1) {
+    const over = (j) => Math.hypot(places[i][0] - places[j][0], places[i][1] - places[j][1]) < points[j].size / 2;
+    const sizes = points.flatMap(({ size }, j) => (j > i && over(j) ? [size + 8] : []));
+    points[i].size = Math.max(12, ...sizes);
   }
 }
 

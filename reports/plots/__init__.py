@@ -39,11 +39,11 @@ class Plot:
 PLOTS = {
     "pareto": Plot("Accuracy against latency", pareto.timed, pareto.against_latency),
     "pareto_cost": Plot("Accuracy against multiply-accumulates and file size", pareto.counted, pareto.against_cost),
-    "realised": Plot("Saving of time against saving of multiply-accumulates", saving.promising, saving.realised),
-    "tokens": Plot("Tokens that ran in each block", saving.ragged, saving.tokens),
+    "realised": Plot("Time saved against multiply-accumulates saved", saving.promising, saving.realised),
+    "tokens": Plot("Tokens computed in each block", saving.ragged, saving.tokens),
     "latency": Plot("Distribution of the latencies", latency.sampled, latency.distributions),
-    "recall": Plot("Share of each class that is recognised", recalls, classes.recall),
-    "confusion": Plot("Which class is taken for which", confused, classes.confusion),
+    "recall": Plot("Recall of each class", recalls, classes.recall),
+    "confusion": Plot("Confusion between classes", confused, classes.confusion),
     "recovery": Plot("Accuracy over the epochs of fine-tuning, against the baseline", recoveries, recovery.curves),
     "training": Plot("Loss and accuracy over the epochs of training", training.trained, training.curves),
 }

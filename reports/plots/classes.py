@@ -38,7 +38,7 @@ def recall(rows: list[Row]) -> Figure:
         total = len(each.classes) + each.left_out
         title = (f"{len(each.classes)} of {total} classes of " if each.left_out else "") + clean(each.dataset)
         of = f"of the {_range(counts)} test images of a class" if counts else "of the test images of a class"
-        frame(ax, title, f"recognised {of}, %", grid="x")
+        frame(ax, title, f"correct {of}, %", grid="x")
     shown = {variant for each in found for variant in each.models}
     entries = [(name, {"marker": "o", "ls": "", **each}) for name, each in look.items()]
     legend(fig, [entry for entry in entries if entry[0] in shown])
@@ -62,7 +62,7 @@ def confusion(rows: list[Row]) -> Figure:
     for ax, row in zip(axes, chosen, strict=True):
         _matrix(ax, row, norm)
     bar = fig.colorbar(ScalarMappable(norm, "Blues"), ax=axes, shrink=0.6, aspect=30, pad=0.02)
-    bar.set_label("of the images of a true class, %")
+    bar.set_label("share of true class, %")
     bar.set_ticks([0, 1, 5, 20, 50, 100])
     bar.outline.set_visible(False)  # type: ignore[operator]
     return fig

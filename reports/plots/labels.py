@@ -1,7 +1,8 @@
-"""Names beside points, where there is room for them."""
+"""Points that do not hide one another, and their names where there is room for all of them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,9 @@ from reports.plots.style import Entry, fix_layout, legend, short
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+RIM = 4  # typographic points by which a mark under another is larger
 
 
 @dataclass(frozen=True)
@@ -24,41 +28,55 @@ class Point:
     xbar: tuple[float, float]
     ybar: tuple[float, float]
 
-    def draw(self, ax: Axes, marker: str, look: dict[str, Any]) -> None:
+    def draw(self, ax: Axes, marker: str, look: dict[str, Any]) -> Line2D:
+        """Bars and mark; returns the mark."""
         (left, right), (low, high) = self.xbar, self.ybar
         xerr, yerr = [[self.x - left], [right - self.x]], [[self.y - low], [high - self.y]]
         ax.errorbar(
             self.x, self.y, yerr, xerr, fmt="none", ecolor=self.color, elinewidth=1, alpha=0.45, capsize=2, zorder=2
         )
-        ax.plot(self.x, self.y, marker, zorder=4, **look)
+        return ax.plot(self.x, self.y, marker, zorder=4, **look)[0]
 
 
-def finish(fig: Figure, drawn: Sequence[tuple[Axes, Sequence[Point]]], entries: Sequence[Entry]) -> Figure:
-    """Legend, layout, and then the names, which need to know where everything stands."""
+Marks = Sequence[tuple[Point, "Line2D"]]  # in the order in which they are drawn
+
+
+def finish(fig: Figure, drawn: Sequence[tuple[Axes, Marks]], entries: Sequence[Entry]) -> Figure:
+    """Legend, layout, and then what needs to know where everything stands: sizes of marks, and names."""
     legend(fig, entries)
     fix_layout(fig)
-    for ax, points in drawn:
-        label(ax, points)
+    for ax, marks in drawn:
+        enlarge_hidden(ax, marks)
+        label(ax, marks)
     return fig
 
 
-def label(ax: Axes, points: Sequence[Point]) -> None:
-    """Writes each name once, beside the first of its points that has room; the legend names those that find none."""
+def enlarge_hidden(ax: Axes, marks: Marks) -> None:
+    """Enlarges each mark whose centre lies under a later one, so that a rim of it shows around that."""
+    root: Any = ax.get_figure(root=True)
+    places = ax.transData.transform([(point.x, point.y) for point, _ in marks]) * 72 / root.dpi
+    for i in reversed(range(len(marks))):
+        mark = marks[i][1]
+        above = [other.get_markersize() for j, (_, other) in enumerate(marks) if j > i and
+                 math.dist(places[i], places[j]) < other.get_markersize() / 2]  # fmt: skip
+        mark.set_markersize(max([mark.get_markersize(), *(size + RIM for size in above)]))
+
+
+def label(ax: Axes, marks: Marks) -> None:
+    """Writes the name of every point that has one beside it, or none at all where one finds no room."""
     from matplotlib.colors import to_rgb
     from matplotlib.patheffects import withStroke
     from matplotlib.transforms import Bbox
 
     root: Any = ax.get_figure(root=True)
     renderer = root.canvas.get_renderer()
-    reach = 4.5 * root.dpi / 72  # a marker's radius in pixels
-    centres = [ax.transData.transform((point.x, point.y)) for point in points]
-    taken = [Bbox.from_extents(x - reach, y - reach, x + reach, y + reach) for x, y in centres]
+    points, taken, texts = [point for point, _ in marks], [], []
+    for point, mark in marks:
+        (x, y), reach = ax.transData.transform((point.x, point.y)), (0.5 * mark.get_markersize() + 1) * root.dpi / 72
+        taken.append(Bbox.from_extents(x - reach, y - reach, x + reach, y + reach))
     bars = [Bbox(ax.transData.transform([(p.xbar[0], p.y), (p.xbar[1], p.y)])) for p in points]
     bars += [Bbox(ax.transData.transform([(p.x, p.ybar[0]), (p.x, p.ybar[1])])) for p in points]
-    named: set[str] = set()
-    for point in sorted(points, key=lambda point: point.x):
-        if point.name in named:
-            continue
+    for point in sorted((point for point in points if point.name), key=lambda point: point.x):
         text = ax.annotate(
             short(point.name, 24), (point.x, point.y), textcoords="offset points", xytext=(0, 0), fontsize=8,
             color=[0.75 * part for part in to_rgb(point.color)], zorder=5,
@@ -77,9 +95,11 @@ def label(ax: Axes, points: Sequence[Point]) -> None:
         # Clear of everything, or else at least of other markers and names.
         if any(free(o, taken + bars) for o in OFFSETS) or any(free(o, taken) for o in OFFSETS):
             taken.append(text.get_window_extent(renderer))
-            named.add(point.name)
+            texts.append(text)
         else:
-            text.remove()
+            for each in (*texts, text):
+                each.remove()
+            return
 
 
 # Points away from the marker, nearest and most readable first.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from reports.plots.labels import Point, finish
@@ -27,18 +27,33 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ACCURACY = "top-1 accuracy, % (bars: 95 % interval)"
+COSTS = {
+    "macs_per_image": "MMACs executed for one image (FLOPs are twice that)",
+    "file_bytes": "file that is timed, MB",
+}
 FRONT: Entry = ("Pareto front", {"color": GREY, "lw": 1.2, "ls": BROKEN})
 
 
 def timed(rows: list[Row]) -> list[Row]:
-    """The rows that have both a latency and an accuracy, without which there is no point to draw."""
-    return [row for row in rows if row.completed and measured(row.latency_s) and measured(row.top1) is not None]
+    """The rows that have both a latency and an accuracy, of each table with two of them at least."""
+    usable = [row for row in rows if row.completed and measured(row.latency_s) and measured(row.top1) is not None]
+    compared = [row for group in group_rows(usable) if len(group.rows) > 1 for row in group.rows]
+    return [row for row in usable if any(row is other for other in compared)]
 
 
 def counted(rows: list[Row]) -> list[Row]:
-    """The rows that have an accuracy, and a cost other than time."""
-    costly = [row for row in rows if row.completed and (row.macs_per_image or row.file_bytes)]
-    return [row for row in costly if measured(row.top1) is not None]
+    """The rows with an accuracy and a cost other than time that two variants of their dataset share at least."""
+    usable = [row for row in rows if row.completed and measured(row.top1) is not None]
+    shared = [row for name in COSTS for part in _by_dataset(usable, name) for row in part]
+    return [row for row in usable if any(row is other for other in shared)]
+
+
+def _by_dataset(rows: list[Row], cost: str) -> list[list[Row]]:
+    """Those that have this cost, of each dataset with two variants of it at least."""
+    parts = [
+        [r for r in rows if r.dataset == name and getattr(r, cost)] for name in dict.fromkeys(r.dataset for r in rows)
+    ]
+    return [part for part in parts if len({row.label for row in part}) > 1]
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -59,42 +74,32 @@ def against_latency(rows: list[Row]) -> Figure:
     drawn = []
     for ax, table in zip(axes, tables, strict=True):
         points = [_point(row, look, row.latency_s, row.latency_p10_s, row.latency_p90_s, 1e-3) for row in table]
-        for point, row in zip(points, table, strict=True):
-            point.draw(ax, shape[row.runtime], look[row.label])
+        marks = [p.draw(ax, shape[r.runtime], look[r.label]) for p, r in zip(points, table, strict=True)]
         _complete(
             ax, points, describe_conditions(table[0], device_name=machines), "latency, ms (median; bars: p10 to p90)"
         )
-        drawn.append((ax, points))
+        drawn.append((ax, list(zip(points, marks, strict=True))))
     return finish(fig, drawn, [*marker_entries(everything, rows), FRONT])
 
 
 def against_cost(rows: list[Row]) -> Figure:
     """For each dataset one panel of MACs and one of file sizes, a mark for each distinct (variant, cost, accuracy)."""
     look, rows = looks(rows), counted(rows)
-    kinds: list[tuple[str, Callable[[Row], float | None]]] = [
-        ("MMACs executed for one image (FLOPs are twice that)", lambda row: row.macs_per_image),
-        ("file that is timed, MB", lambda row: row.file_bytes),
-    ]
-    cells = [
-        (kind, cost, at_smallest_batch([row for row in rows if row.dataset == dataset and cost(row)]))
-        for dataset in dict.fromkeys(row.dataset for row in rows)
-        for kind, cost in kinds
-    ]
-    cells = [cell for cell in cells if cell[2]]
+    cells = [(name, at_smallest_batch(part)) for name in COSTS for part in _by_dataset(rows, name)]
+    cells.sort(key=lambda cell: rows.index(cell[1][0]))  # the panels of a dataset stand together
     fig, axes = panels(len(cells), (4.3, 3.7), across=2, sharey=len({row.dataset for row in rows}) == 1)
     drawn = []
-    for ax, (kind, cost, chosen) in zip(axes, cells, strict=True):
+    for ax, (name, chosen) in zip(axes, cells, strict=True):
         points = {}
         for row in chosen:
-            point = _point(row, look, cost(row), None, None, 1e6)
+            point = _point(row, look, getattr(row, name), None, None, 1e6)
             points.setdefault((row.label, f"{point.x:.2g}", point.y), point)
-        for point in points.values():
-            point.draw(ax, "o", look[point.name])
+        marks = [(point, point.draw(ax, "o", look[point.name])) for point in points.values()]
         sizes = sorted({row.batch_size for row in chosen})
         batch = f"batch {sizes[0]}" if len(sizes) == 1 else f"batch {sizes[0]} to {sizes[-1]}"
-        _complete(ax, list(points.values()), clean(f"{chosen[0].dataset}, {batch}"), kind)
-        drawn.append((ax, list(points.values())))
-    shown = {point.name for _, points in drawn for point in points}
+        _complete(ax, list(points.values()), clean(f"{chosen[0].dataset}, {batch}"), COSTS[name])
+        drawn.append((ax, marks))
+    shown = {point.name for _, marks in drawn for point, _ in marks}
     entries = [(name, {"marker": "o", "ls": "", **each}) for name, each in look.items() if name in shown]
     return finish(fig, drawn, [*entries, FRONT])
 

@@ -25,13 +25,14 @@ from reports.text import clean, measured
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ALL: Entry = ("all of the promise", {"color": GREY, "lw": 1.2, "ls": BROKEN})
+ALL: Entry = ("ideal (time saved = MACs saved)", {"color": GREY, "lw": 1.2, "ls": BROKEN})
 DENSE: Entry = ("most in any block", {"color": GREY, "lw": 1.2, "ls": BROKEN})
 
 
 def promising(rows: list[Row]) -> list[Row]:
-    """Timed variants that execute fewer MACs than the dense model, in the same dtype."""
-    return [row for row in rows if row.completed and not row.dense and measured(row.realised) is not None]
+    """Timed variants that execute fewer MACs than the dense model, in the same dtype; none where there is only one."""
+    found = [row for row in rows if row.completed and not row.dense and measured(row.realised) is not None]
+    return found if len(found) > 1 else []
 
 
 def ragged(rows: list[Row]) -> list[Row]:
@@ -57,12 +58,11 @@ def realised(rows: list[Row]) -> Figure:
     drawn = []
     for ax, table in zip(axes, tables, strict=True):
         points = [_saving(row, look[row.label]["color"]) for row in table]
-        for point, row in zip(points, table, strict=True):
-            point.draw(ax, shape[row.runtime], look[row.label])
+        marks = [p.draw(ax, shape[r.runtime], look[r.label]) for p, r in zip(points, table, strict=True)]
         title = describe_conditions(table[0], device_name=machines)
         frame(ax, title, "MACs saved, %", "time saved, % (bars: 95 % interval)" if leftmost(ax) else "")
-        drawn.append((ax, points))
-    points = [point for _, found in drawn for point in found]
+        drawn.append((ax, list(zip(points, marks, strict=True))))
+    points = [point for _, marks in drawn for point, _ in marks]
     left, right = _room([point.x for point in points], 0.16)
     bottom, top = _room([end for point in points for end in (*point.ybar, point.x)], 0.08)
     for ax in axes:
@@ -108,7 +108,7 @@ def tokens(rows: list[Row]) -> Figure:
         ax.set_ylim(0, 1.08 * most)
         ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         ax.margins(x=0.04)
-        frame(ax, clean(f"{dataset}, mean over the test images"), "block", "tokens that ran")
+        frame(ax, clean(f"{dataset}, mean over the test images"), "block", "tokens computed")
     names = dict.fromkeys(row.label for row in rows)
     entries = [(name, {"marker": "o", "ms": 4, "lw": 1.6, **stroke[name]}) for name in names]
     legend(fig, [*entries, DENSE])

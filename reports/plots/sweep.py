@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from reports.plots.labels import Point, finish
+from reports.plots.labels import Marks, Point, finish
 from reports.plots.pareto import FRONT, front
 from reports.plots.style import BLACK, GREY, MARKERS, PALETTE, Entry, frame, logarithmic, short
 from reports.text import clean
@@ -40,12 +40,12 @@ def overview(done: Sequence[Trial], best: Sequence[Trial], settings: Sequence[st
     main = fig.add_subplot(cells[:, 0])
     done = sorted(done, key=lambda trial: trial.number)
     look, entries = _looks(done, settings)
-    points = _against_macs(main, done, best, settings, look)
+    marks = _against_macs(main, done, best, settings, look)
     for index, name in enumerate(settings):
         ax = fig.add_subplot(cells[index % down, 1 + index // down], sharey=main)
         _against_setting(ax, done, name, short_names(settings)[name], look)
     means = [MEAN] if any(_even(done, name) for name in settings) else []
-    return finish(fig, [(main, points)], [*entries, *means, FRONT])
+    return finish(fig, [(main, marks)], [*entries, *means, FRONT])
 
 
 def short_names(settings: Sequence[str]) -> dict[str, str]:
@@ -97,9 +97,9 @@ def _against_macs(
     best: Sequence[Trial],
     settings: Sequence[str],
     look: Callable[[Trial], tuple[str, str]],
-) -> list[Point]:
-    """Draws all trials and the front; returns what is to be named: the trials on the front."""
-    points = []
+) -> Marks:
+    """Draws all trials and the front; the points of those on the front have names."""
+    marks = []
     for trial in done:
         color, marker = look(trial)
         x, y = (trial.macs_per_image or 0) / 1e6, 100 * (trial.top1 or 0)
@@ -107,13 +107,12 @@ def _against_macs(
         name = ", ".join(value_text(trial.point[each]) for each in settings) if trial in best else ""
         point = Point(name, color, x, y, (x, x), (min(y, bar[0]), max(y, bar[1])))
         ax.errorbar(x, y, [[y - point.ybar[0]], [point.ybar[1] - y]], ecolor=color, fmt="none", alpha=0.25, zorder=2)
-        ax.plot(x, y, marker, color=color, markersize=7, mec="white", mew=0.8, zorder=4)
-        points.append(point)
-    xs = [point.x for point in points]
+        marks.append((point, ax.plot(x, y, marker, color=color, markersize=7, mec="white", mew=0.8, zorder=4)[0]))
+    xs = [point.x for point, _ in marks]
     if min(xs) > 0 and max(xs) > 5 * min(xs):
         logarithmic(ax)
     ax.margins(x=0.12, y=0.08)
-    line = front([(point.x, point.y) for point in points])
+    line = front([(point.x, point.y) for point, _ in marks])
     right = ax.get_xlim()[1]
     ax.plot(
         [x for x, _ in line] + [right], [y for _, y in line] + [line[-1][1]],
@@ -121,8 +120,8 @@ def _against_macs(
     )  # fmt: skip
     ax.set_xlim(right=right)
     named = ", ".join(short_names(settings).values())
-    frame(ax, f"named on the front: {named}", "MMACs of one image (FLOPs are twice that)", f"{ACCURACY} (bars: 95 %)")
-    return [point for point in points if point.name]
+    frame(ax, f"Labels: {named}", "MMACs of one image (FLOPs are twice that)", f"{ACCURACY} (bars: 95 %)")
+    return marks
 
 
 def _even(done: Sequence[Trial], name: str) -> bool:

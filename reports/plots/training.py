@@ -16,10 +16,10 @@ TOP1 = {"train_top1": ("training images", DASHES[1]), "validation_top1": ("valid
 
 
 def trained(rows: list[Row]) -> list[Row]:
-    """Those that carry their training, once for each variant, dataset and seed."""
+    """Those that carry two epochs of training at least, once for each variant, dataset and seed."""
     found: dict[tuple[str, str, int], Row] = {}
     for row in rows:
-        if any(len(curve(row, name)[0]) for name in ("loss", *TOP1)):
+        if any(len(curve(row, name)[0]) > 1 for name in ("loss", *TOP1)):
             found.setdefault((row.label, row.dataset, row.seed), row)
     return list(found.values())
 
@@ -47,7 +47,8 @@ def curves(rows: list[Row]) -> Figure:
         for name, (_, dashes) in TOP1.items():
             epochs, values = curve(row, name)
             top1.plot(epochs, [100 * value for value in values], color=color, ls=dashes, lw=1.6, marker="o", ms=2.5)
-        frame(top1, title, "epoch", "top-1 accuracy, %")
+        whose = " and ".join(images.split()[0] for name, (images, _) in TOP1.items() if curve(row, name)[0])
+        frame(top1, title, "epoch", f"top-1, %\n({whose} images)")
         for ax in (loss, top1):
             _whole_epochs(ax)
     names = [name for name in TOP1 if any(len(curve(row, name)[0]) for row in rows)]
