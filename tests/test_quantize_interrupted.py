@@ -99,7 +99,9 @@ def test_whenever_it_is_ended_it_goes_on_to_the_same_files(
     assert main(["quantize", str(whole), *ONE, *SHORT]) == 0
     assert "interrupted" not in capfd.readouterr().out
     graphs = ("net.int8.onnx", "net.onnx")
-    assert [read_written(model.parent)[name] for name in graphs] == [read_written(whole.parent)[name] for name in graphs]
+    assert [read_written(model.parent)[name] for name in graphs] == [
+        read_written(whole.parent)[name] for name in graphs
+    ]
 
 
 def interrupt(request: Request, key: str, name: str | None) -> str:
