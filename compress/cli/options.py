@@ -35,7 +35,10 @@ Threads = Annotated[
 Seed = Annotated[int | None, typer.Option("--seed", help="Of training; default 0.")]
 CheckpointFile = Annotated[
     Path,
-    typer.Argument(help="A checkpoint: of compress, timm, torchvision, Hugging Face (a folder), Google (.npz)."),
+    typer.Argument(
+        help="A checkpoint: of compress, timm, torchvision, Hugging Face (a folder), Google (.npz); or timm:NAME, a "
+        "model by its name in timm."
+    ),
 ]
 PANEL = "What a checkpoint of another library does not say"
 Heads = Annotated[

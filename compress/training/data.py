@@ -85,7 +85,7 @@ def adapt_to_data(
     """
     if content.choice:
         say(f"{path}: {content.choice}")
-    unsaid = not content.classes
+    unsaid = not content.classes and not content.random
     content, data = match_classes(path, model, content, data, say)
     if data.normalized and not content.mean:
         content = replace(content, mean=data.mean, std=data.std)
@@ -104,7 +104,7 @@ def adapt_to_data(
     resizing = content.resizing or data.resizing
     content = replace(content, mean=mean, std=std, resizing=resizing, dataset=content.dataset or data.name)
     data = data.with_normalization(mean, std)
-    if not (len(known) > 1 or orders or content.pretrained):
+    if not (len(known) > 1 or orders or content.pretrained or content.random):
         _check_chance(model, data, path, say)
     return content, data
 
@@ -113,6 +113,9 @@ def match_classes(
     path: Path, model: Classifier, content: Checkpoint, data: Data, say: Callable[[str], Any]
 ) -> tuple[Checkpoint, Data]:
     """Names of the classes, which are as many, and in the same order, afterwards."""
+    if content.random:  # its classes mean nothing, and a few of them are enough to time it
+        names = (*data.classes, *map(str, range(len(data.classes), content.config.classes)))
+        data = replace(data, classes=names)
     if not content.classes:
         if content.config.classes != len(data.classes):
             raise InputError(

@@ -55,9 +55,9 @@ def quantize(request: Request, console: Console) -> Outcome:
                 _enter_folder(request, source, method, images, stack, console)
                 method = _settle_method(request, source, method, jury, console)
             outcome = method if isinstance(method, Outcome) else _measure(request, source, method, images, console)
-        return outcome
     except KeyboardInterrupt as stop:
         raise stop if isinstance(stop, Stopped) else Stopped(DONE if outcome else NOTHING_YET) from None
+    return outcome
 
 
 def _prepare(request: Request, folder: Path, console: Console) -> tuple[Source, Int8 | Qat, Images, Jury | None]:

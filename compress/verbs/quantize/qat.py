@@ -11,6 +11,7 @@ from compress.checkpoints import checkpoint
 from compress.checkpoints.checkpoint import StateFile
 from compress.config import BenchConfig
 from compress.evaluate.options import describe_command
+from compress.importers.timm_registry import place_files
 from compress.methods import Qat
 from compress.outcome import Stopped
 from compress.sidecar import Origin
@@ -25,7 +26,7 @@ def train(request: Request, settings: BenchConfig, source: Source, method: Qat, 
 
     The float model is the teacher. A state is kept after every epoch under a name made of all that decides on it.
     """
-    stem = request.path.with_suffix("")
+    stem = place_files(request.path).with_suffix("")
     target, origin = (
         stem.with_name(f"{stem.name}.qat.pth"),
         Origin.of(request, request.path, describe_command(sys.argv)),
@@ -63,7 +64,7 @@ def train(request: Request, settings: BenchConfig, source: Source, method: Qat, 
 def _fit(
     request: Request, settings: BenchConfig, source: Source, method: Qat, state: StateFile, console: Console
 ) -> Classifier:
-    stem, new = request.path.with_suffix(""), [method]
+    stem, new = place_files(request.path).with_suffix(""), [method]
     with Curves(Qat.name, stem.with_name(f"{stem.name}.qat.jsonl"), console.print, None) as log:
         model, _ = finetuning.apply(
             source.model,
