@@ -71,7 +71,7 @@ def find_name(path: Path | str | None) -> str | None:
 
 
 def place_files(path: Path) -> Path:
-    """Beside which, and under whose name, files go that are made of a checkpoint; in this folder for a model of timm."""
+    """The path that names of files are made from: that of a checkpoint; in this folder for a model of timm."""
     name = find_name(path)
     return path if name is None else Path(name.replace(".", "-"))
 
