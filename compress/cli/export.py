@@ -22,7 +22,7 @@ def export(
     ] = "onnx",
     data: Annotated[
         str | None,
-        typer.Option(help="Images for the check of onnx and openvino: digits, cifar10, cifar100 or folder:PATH."),
+        typer.Option(help="Images for the check of onnx and openvino: digits, cifar10, cifar100, a folder or hf:NAME."),
     ] = None,
     batch_size: Annotated[
         str, typer.Option(help="Of onnx and openvino: dynamic, or a number: the file then takes such batches alone.")
