@@ -6,6 +6,7 @@ Images keep the bytes that were stored, and are read as files are (`images.py`).
 """
 
 import contextlib
+import importlib
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -66,16 +67,16 @@ def read_tables(name: str, folder: Path | None = None) -> Tables:
         InputError: the package is not installed, the set is not on this machine, or has no images with labels.
     """
     try:
-        import datasets
+        datasets: Any = importlib.import_module(PACKAGE)
     except ImportError as error:
         raise InputError(
             f"--data {name} needs the package {PACKAGE}; install it with: pip install {PACKAGE}"
         ) from error
+    path, _, configuration = name.removeprefix(PREFIX).partition(":")
     try:
         if folder is not None:
-            loaded: Any = datasets.load_from_disk(str(folder))
+            loaded = datasets.load_from_disk(str(folder))
         else:
-            path, _, configuration = name.removeprefix(PREFIX).partition(":")
             with _stay_offline(datasets):
                 loaded = datasets.load_dataset(path, configuration or None)
     except Exception as error:  # of many kinds, what is not there or not whole
@@ -112,8 +113,7 @@ def _choose_splits(name: str, splits: dict[str, Any]) -> Tables:
 
 
 def _read_split(name: str, table: Any, split: str) -> Files:
-    import datasets
-
+    datasets: Any = importlib.import_module(PACKAGE)
     image = next((column for column, kind in table.features.items() if isinstance(kind, datasets.Image)), None)
     named = [column for column, kind in table.features.items() if isinstance(kind, datasets.ClassLabel)]
     found = [column for column in LABELS if column in table.features] or named

@@ -21,7 +21,9 @@ def _remark_on_threads(threads: int | None) -> int | None:
 
 
 Config = Annotated[Path | None, typer.Option("--config", help="TOML file of settings; see configs/.")]
-DataName = Annotated[str | None, typer.Option("--data", help="digits, cifar10, cifar100, a folder of class folders, or hf:NAME.")]
+DataName = Annotated[
+    str | None, typer.Option("--data", help="digits, cifar10, cifar100, a folder of class folders, or hf:NAME.")
+]
 SkipUnreadable = Annotated[
     bool, typer.Option("--skip-unreadable", help="Leave out images of folders that cannot be read, and say which.")
 ]

@@ -86,6 +86,7 @@ def adapt_to_data(
     if content.choice:
         say(f"{path}: {content.choice}")
     unsaid = not content.classes and not content.random
+    data = data.with_classes(content.config.classes) if content.random else data  # where they mean nothing
     content, data = match_classes(path, model, content, data, say)
     if data.normalized and not content.mean:
         content = replace(content, mean=data.mean, std=data.std)
@@ -113,9 +114,6 @@ def match_classes(
     path: Path, model: Classifier, content: Checkpoint, data: Data, say: Callable[[str], Any]
 ) -> tuple[Checkpoint, Data]:
     """Names of the classes, which are as many, and in the same order, afterwards."""
-    if content.random:  # its classes mean nothing, and a few of them are enough to time it
-        names = (*data.classes, *map(str, range(len(data.classes), content.config.classes)))
-        data = replace(data, classes=names)
     if not content.classes:
         if content.config.classes != len(data.classes):
             raise InputError(

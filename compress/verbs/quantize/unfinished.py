@@ -43,8 +43,8 @@ class Found:
 
     @classmethod
     def look(cls, folder: Path) -> "Found":
-        """Counts; files of models with a few blocks alone, which take no time, count as nothing."""
-        counts = {pattern: len([*folder.glob(pattern)]) for pattern in ("*.whole", f"{CALIBRATED}*.pth", "*.npz")}
+        """Counts, those of models with a few blocks alone as well."""
+        counts = {pattern: len([*folder.rglob(pattern)]) for pattern in ("*.whole", f"{CALIBRATED}*.pth", "*.npz")}
         return cls(*counts.values(), layers=(folder / LAYERS).exists())
 
     def __str__(self) -> str:
