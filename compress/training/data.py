@@ -78,7 +78,6 @@ def adapt_to_data(
 
     Args:
         model: of the checkpoint. Its classes are put into the order of the data set, where only that differs.
-        say: takes lines for the person at the terminal.
 
     Raises:
         InputError: the data set has other classes, or `hints` name no normalization.
