@@ -159,6 +159,6 @@ class Data:
         return replace(self, mean=mean, std=std)
 
     def with_classes(self, count: int) -> "Data":
-        """The same images of a model that tells more classes apart than they have; the others have numbers for names."""
+        """The same images of a model that tells more classes apart than they have: those have numbers for names."""
         more = tuple(map(str, range(len(self.classes), count)))
         return replace(self, classes=(*self.classes, *more)) if more else self

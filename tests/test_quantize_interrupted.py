@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import torch
 from conftest import ROOT
+from rich.console import Console
 
 from baselines.errors import InputError
 from baselines.sources import load
@@ -20,8 +22,8 @@ from baselines.vit import VisionTransformer, ViTConfig
 from compress import files, loading
 from compress.checkpoints import checkpoint
 from compress.cli import main
-from compress.outcome import NOTHING_YET
-from compress.verbs.quantize import Request
+from compress.outcome import NOTHING_YET, Outcome, Stopped
+from compress.verbs.quantize import Request, quantize
 from compress.verbs.quantize.unfinished import keep_folder
 from reports import read_rows
 
@@ -110,6 +112,39 @@ def test_whenever_it_is_ended_it_goes_on_to_the_same_files(
     assert [read_written(model.parent)[name] for name in graphs] == [
         read_written(whole.parent)[name] for name in graphs
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "work"),
+    [
+        ({"mode": "qat"}, "compress.verbs.quantize.qat.finetuning.apply"),
+        ({"mode": "static", "max_drop": 100.0}, "compress.verbs.quantize.accuracy_control.find"),
+    ],
+)
+def test_a_method_is_not_settled_twice(
+    model: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], work: str
+) -> None:
+    """Training, and the search for layers that stay float, are over once they are done."""
+    request = Request(path=model, runtimes=("onnxruntime",), **options)
+    seen: list[Any] = []
+
+    def measure(request: Request, source: Any, method: Any, *_: Any) -> Outcome:
+        seen.append((method, checkpoint.hash_state(source.calibrate(method).state_dict())))
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+        return Outcome()
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("it is done again")
+
+    monkeypatch.setattr("compress.verbs.quantize._measure", measure)
+    with pytest.raises(Stopped, match="kept in") as stopped:
+        quantize(request, Console(quiet=True))
+    assert "1 calibrated model" in str(stopped.value)
+    monkeypatch.setattr(work, fail)
+    quantize(request, Console(quiet=True))
+    assert seen[0] == seen[1]
+    assert not [*request.folder.iterdir()]
 
 
 def interrupt(request: Request, key: str, name: str | None) -> str:
