@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from baselines.errors import InputError
-from baselines.images import is_image, list_suffixes
+from baselines.images import Picture, is_image, list_suffixes
 
 ROLES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -28,10 +28,10 @@ KINDS = 6  # of files left out that are told apart
 
 @dataclass(frozen=True)
 class Files:
-    """The image files of one split."""
+    """The images of one split."""
 
     classes: tuple[str, ...]
-    paths: list[Path]
+    paths: list[Picture]
     labels: Tensor  # (n,) int64
 
 
@@ -53,7 +53,7 @@ def find_splits(root: Path) -> Splits | None:
     folders = list_folders(root)
     by_role: dict[str, list[Path]] = {}
     for folder in folders:
-        if role := _tell_role(folder.name):
+        if role := tell_role(folder.name):
             by_role.setdefault(role, []).append(folder)
     chosen = {role: _choose(root, role, found) for role, found in by_role.items()}
     train, held_out = chosen.get("train"), chosen.get("test") or chosen.get("validation")
@@ -111,7 +111,7 @@ def describe_skipped(skipped: Counter[str]) -> list[str]:
     return [f"left out: {', '.join(told)}"] if told else []
 
 
-def _tell_role(name: str) -> str | None:
+def tell_role(name: str) -> str | None:
     """train, validation or test; None for a folder that may be a class."""
     words = {word.lower().removesuffix("set") for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", name)}
     roles = {ROLES.get(word) for word in words - FILLERS}

@@ -8,7 +8,7 @@ import math
 import threading
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -34,10 +34,24 @@ DIM = "all below 1/16 of that range: if they hold 12 bits, save them scaled to 1
 _alone = threading.Lock()
 
 
+class Stored(Protocol):
+    """An image that is no file of its own; `str` names it."""
+
+    def open(self) -> IO[bytes]: ...
+
+    @property
+    def facts(self) -> tuple[Any, ...]:
+        """Change when the image does."""
+        ...
+
+
+Picture: TypeAlias = Path | Stored
+
+
 class ImageError(InputError):
     """A file that cannot be used as an image."""
 
-    def __init__(self, text: str, path: Path | None = None, fault: str = ""):
+    def __init__(self, text: str, path: Picture | None = None, fault: str = ""):
         super().__init__(text)
         self.path, self.fault = path, fault
 
@@ -64,13 +78,13 @@ def is_image(path: Path) -> bool:
         return False
 
 
-def decode(path: Path, image_size: tuple[int, int], channels: int, resizing: Resizing) -> Tensor:
+def decode(path: Picture, image_size: tuple[int, int], channels: int, resizing: Resizing) -> Tensor:
     """The pixels that `read` gives."""
     return read(path, image_size, channels, resizing)[0]
 
 
 def read(
-    path: Path, image_size: tuple[int, int], channels: int, resizing: Resizing
+    path: Picture, image_size: tuple[int, int], channels: int, resizing: Resizing
 ) -> tuple[Tensor, frozenset[str]]:  # fmt: skip
     """One image file -> (C, height, width) uint8, and the remarks that apply.
 
@@ -83,7 +97,7 @@ def read(
     """
     height, width = image_size
     try:
-        image = Image.open(path, formats=list_formats())
+        image = Image.open(path if isinstance(path, Path) else path.open(), formats=list_formats())
         large = image.width * image.height > LARGE
         with _alone if large else contextlib.nullcontext(), contextlib.closing(image):  # its memory is free at the end
             converted, remarks = convert(path, image, "RGB" if channels == 3 else "L")
@@ -110,7 +124,7 @@ def describe(remarks: Counter[str], count: int) -> list[str]:
     return said
 
 
-def convert(path: Path, image: Image.Image, mode: str) -> tuple[Image.Image, frozenset[str]]:
+def convert(path: Picture, image: Image.Image, mode: str) -> tuple[Image.Image, frozenset[str]]:
     """An image as it has to be seen, in `mode` (L or RGB), and the remarks."""
     remarks = set()
     turned = _read_orientation(image) if image.format == "TIFF" else 1  # Pillow turns these while it loads them
@@ -148,7 +162,7 @@ def _is_transparent(image: Image.Image) -> bool:
     return "transparency" in image.info
 
 
-def _scale_to_8_bits(path: Path, image: Image.Image) -> Image.Image:
+def _scale_to_8_bits(path: Picture, image: Image.Image) -> Image.Image:
     """An image of 16 bits, 32 bits or floats -> L, by the range that its type has or its file declares."""
     values, tags = np.asarray(image), getattr(image, "tag_v2", {})
     low, high = values.min(), values.max()

@@ -1,4 +1,4 @@
-"""A folder of image files -> the two splits of a data set, decoded into memory where they fit."""
+"""A folder of image files, or a table of images -> the two splits of a data set, decoded into memory where they fit."""
 
 import math
 from collections import Counter
@@ -12,8 +12,9 @@ from torch import Tensor
 from baselines.data import FileSplit, Split, TensorSplit
 from baselines.errors import InputError
 from baselines.folders import Files, describe_skipped, find_splits, scan
-from baselines.images import DEEP, RESIZED, TURNED, ImageError, describe, read
+from baselines.images import DEEP, RESIZED, TURNED, ImageError, Picture, describe, read
 from baselines.resizing import Resizing
+from baselines.tables import read_tables
 
 MEMORY_LIMIT = 4 * 2**30  # bytes of one split held as a tensor
 TEST_FRACTION = 0.2  # of images that come without a test split
@@ -38,7 +39,6 @@ def read_folder(
     if not root.is_dir():
         raise InputError(f"--data folder:{root}: there is no such folder; give one that holds a folder for each class")
     skipped: Counter[str] = Counter()
-    left: list[str] = []
     splits = find_splits(root)
     if splits:
         train, test = scan(splits.train, skipped), scan(splits.test, skipped)
@@ -49,20 +49,45 @@ def read_folder(
             )
     else:
         train, test = _divide(root, scan(root, skipped))
-    if skip:
-        (train, test), left = _leave_out_unreadable((train, test), image_size, channels, resizing)
-    read, remarks = _read_images((train, test), image_size, channels, resizing)
-    notes = [*(splits.notes if splits else ()), *describe_skipped(skipped), *left, *remarks]
+    read, remarks = _read_parts((train, test), image_size, channels, resizing, skip=skip)
+    notes = [*(splits.notes if splits else ()), *describe_skipped(skipped), *remarks]
     return train.classes, *read, tuple(notes)
 
 
-def _divide(root: Path, files: Files) -> tuple[Files, Files]:
+def read_set(
+    name: str,
+    folder: Path | None,
+    image_size: tuple[int, int],
+    channels: int,
+    resizing: Resizing,
+    *,
+    skip: bool = False,
+) -> tuple[tuple[str, ...], Split, Split, tuple[str, ...]]:
+    """As `read_folder`, of a data set of Hugging Face: that in `folder`, or else in the cache; see `tables.py`."""
+    tables = read_tables(name, folder)
+    parts = (tables.train, tables.test) if tables.test else _divide(name, tables.train)
+    read, remarks = _read_parts(parts, image_size, channels, resizing, skip=skip)
+    return tables.train.classes, *read, (*tables.notes, *remarks)
+
+
+def _read_parts(
+    parts: tuple[Files, Files], image_size: tuple[int, int], channels: int, resizing: Resizing, *, skip: bool
+) -> tuple[tuple[Split, Split], list[str]]:
+    """Both splits, and what has to be said of their images; see `read_folder`."""
+    left: list[str] = []
+    if skip:
+        parts, left = _leave_out_unreadable(parts, image_size, channels, resizing)
+    read, remarks = _read_images(parts, image_size, channels, resizing)
+    return read, [*left, *remarks]
+
+
+def _divide(root: Path | str, files: Files) -> tuple[Files, Files]:
     """Training and test images of each class, chosen by a fixed seed."""
     chosen = torch.zeros(len(files.paths), dtype=torch.bool)
     for label, name in enumerate(files.classes):
         of_class = (files.labels == label).nonzero().flatten()
         if len(of_class) < 2:
-            raise InputError(f"{root / name} holds one image; give at least two, to train and to test")
+            raise InputError(f"{root}/{name} holds one image; give at least two, to train and to test")
         order = torch.randperm(len(of_class), generator=torch.Generator().manual_seed(0))
         chosen[of_class[order[: max(1, round(len(of_class) * TEST_FRACTION))]]] = True
     parts = []
@@ -135,7 +160,7 @@ def _read_images(
 
 
 def _decode_all(
-    paths: Sequence[Path], images: Tensor | None, image_size: tuple[int, int], channels: int, resizing: Resizing
+    paths: Sequence[Picture], images: Tensor | None, image_size: tuple[int, int], channels: int, resizing: Resizing
 ) -> Iterator[frozenset[str] | ImageError]:
     """The remarks on each image, or what is wrong with it; its pixels go into `images`, if given."""
 

@@ -1,6 +1,7 @@
-"""Where data sets come from: `digits`, `cifar10`, `cifar100`, `folder:PATH`, or the path of a folder."""
+"""Where data sets come from: `digits`, `cifar10`, `cifar100`, `folder:PATH`, the path of a folder, or `hf:NAME`."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from baselines.data import Data, Split, TensorSplit
 from baselines.errors import InputError
-from baselines.photos import TEST_FRACTION, read_folder
+from baselines.photos import TEST_FRACTION, read_folder, read_set
 from baselines.resizing import STRETCHED, Resizing
+from baselines.tables import PREFIX, is_saved
 
 STATISTICS_LIMIT = 2**28  # bytes of one whose mean and deviation are taken in one piece
 FOLDER, DOWNLOADS = "folder:", ("cifar10", "cifar100")
@@ -50,16 +52,22 @@ def load(
         classes, train, test, notes = *_digits(image_size, channels, how), ()
     elif name in DOWNLOADS:
         classes, train, test, notes = *_cifar(name, image_size, channels, root, how), ()
+    elif name.startswith(PREFIX):
+        classes, train, test, notes = read_set(name, None, image_size, channels, how, skip=skip_unreadable)
     elif name.startswith(FOLDER):
         if name == FOLDER:
             raise InputError("--data folder: names no folder; write folder:PATH")
         try:
             place = Path(name.removeprefix(FOLDER)).expanduser()
-            classes, train, test, notes = read_folder(place, image_size, channels, how, skip=skip_unreadable)
+            saved = is_saved(place)
+            read = partial(read_set, name, place) if saved else partial(read_folder, place)
+            classes, train, test, notes = read(image_size, channels, how, skip=skip_unreadable)
         except OSError as error:
             raise InputError(f"--data {name} cannot be read ({error}); give a folder that can") from error
     else:
-        raise InputError(f"--data {name!r} is not known; choose digits, cifar10, cifar100 or folder:PATH")
+        raise InputError(
+            f"--data {name!r} is not known; choose digits, cifar10, cifar100, hf:NAME, or the path of a folder"
+        )
     mean, std = _statistics(train, channels * math.prod(image_size))
     return Data(name, classes, train, test, mean, std, resizing=how, notes=notes)
 

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reports import Row
 
+NOTHING_YET = "nothing was built yet: the same command begins anew"
+DONE = "the work itself was done"
 CHOSEN = ("variant", "recipe", "runtime", "chosen")  # what is told of the row that is kept
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C, or a signal that ends a command; says in a sentence what is kept, and what the same command does next."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -112,7 +112,9 @@ def read_record(main: Path) -> dict[str, Any] | None:
 
 
 def hash_path(path: Path) -> str:
-    """SHA-256 of a file; of a folder, that of all files directly in it."""
+    """SHA-256 of a file; of a folder, that of all files directly in it; of `timm:NAME`, that of the name."""
+    if not path.exists():
+        return _hash(str(path).encode())
     digest = hashlib.sha256()
     for each in sorted(path.iterdir()) if path.is_dir() else [path]:
         if each.is_file():

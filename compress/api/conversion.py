@@ -13,6 +13,7 @@ from compress.api.results import Artifact, Result
 from compress.api.work import begin_work
 from compress.checkpoints import checkpoint
 from compress.config import BenchConfig
+from compress.importers.timm_registry import place_files
 from compress.training.build import STUDENT, train_student
 from compress.training.data import adapt_to_data
 from compress.training.run import open_run
@@ -92,7 +93,7 @@ def export(
     if work.data is not None:  # which says what the module does not
         restored, _, content = loading.restore(source.path, source.hints)
         content, _ = adapt_to_data(source.path, restored, content, work.data, source.hints, work.console.print)
-        checkpoint.save(path := work.folder / f"known_{source.path.stem}.pth", content)
+        checkpoint.save(path := work.folder / f"known_{place_files(source.path).stem}.pth", content)
         source = replace(source, path=path)
     outcome = export_.export(source.path, to, work.data, Path(out), batch_size, source.hints, work.console, force=True)
     return (outcome.written or [Path(out)])[0]

@@ -9,7 +9,7 @@ Legend: n images, B of a batch, C channels.
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -190,9 +190,3 @@ def find_normalization(given: Any, channels: int) -> tuple[tuple[float, ...], tu
             if all(len(values) == channels for values in found):
                 return found[0], found[1]
     return PLAIN[0] * channels, PLAIN[1] * channels
-
-
-def with_classes(data: Data, count: int) -> Data:
-    """The same images, of a model that tells more classes apart than they have: the others have numbers for names."""
-    more = tuple(map(str, range(len(data.classes), count)))
-    return replace(data, classes=(*data.classes, *more)) if more else data

@@ -14,20 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from baselines.classifier import Classifier
 from baselines.errors import InputError
 from baselines.vit import VisionTransformer
 from compress import importers, loading
 from compress.checkpoints import checkpoint, user_models
 from compress.checkpoints.checkpoint import Checkpoint
+from compress.checkpoints.registered import add_preprocessing, answers_alike
 from compress.importers import Content, Hints
-from compress.importers.preprocessing import read_timm
-from compress.importers.timm_settings import Preprocessing
 
-TOLERANCE = 1e-3  # of the largest logit, between a module and what it became
 FACTORY = '''"""Gives the module beside this file. Made by compress, for the processes that measure it."""
 
 import pathlib
@@ -55,7 +51,7 @@ def write_checkpoint(model: Any, folder: Path, image_size: int | tuple[int, int]
     """A checkpoint of a model.
 
     Args:
-        model: a module, or the path of a checkpoint, which is used where it lies.
+        model: a module, or the path of a checkpoint, which is used where it lies, or `timm:NAME`.
         folder: takes the file.
         image_size: height and width, of a module that does not say it.
         said: further fields of `Hints`, for a file.
@@ -104,16 +100,7 @@ def describe_vit(model: nn.Module, size: tuple[int, int] | None) -> Checkpoint |
             return None
     except InputError:
         return None
-    said: Any = getattr(model, "pretrained_cfg", None) or {}  # of timm
-    if found.mean or not said.get("mean"):
-        return found
-    set_up = Preprocessing.model_validate({name: said.get(name) for name in Preprocessing.model_fields})
-    return replace(
-        found,
-        mean=set_up.mean,
-        std=set_up.std,
-        resizing=read_timm(set_up, found.config.image_size, set_up.mean),
-    )
+    return add_preprocessing(found, model)
 
 
 def find_image_size(model: nn.Module) -> tuple[int, int] | None:
@@ -123,14 +110,3 @@ def find_image_size(model: nn.Module) -> tuple[int, int] | None:
     if isinstance(said, int):
         return said, said
     return (int(said[0]), int(said[1])) if said is not None and len(said) == 2 else None
-
-
-@torch.inference_mode()
-def answers_alike(theirs: nn.Module, ours: Classifier) -> bool:
-    """Whether both give the same logits for noise."""
-    config = ours.config
-    images = torch.randn(4, config.channels, *config.image_size, generator=torch.Generator().manual_seed(0))
-    answer = copy.deepcopy(theirs).cpu().eval()(images)
-    wanted: Tensor = getattr(answer, "logits", answer)
-    got = ours.eval()(images)
-    return got.shape == wanted.shape and bool((got - wanted).abs().max() <= TOLERANCE * wanted.abs().max())

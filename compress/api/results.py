@@ -4,6 +4,7 @@ import contextlib
 import html
 import shutil
 import tempfile
+import warnings
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ class Artifact:
         self.runtime, self.device = engine.name, choose_device(engine, device)
         self.threads = threads or available_cpus()
         with contextlib.ExitStack() as stack:
-            file, feed = stack.enter_context(open_model(path, Hints()))
+            file, feed = stack.enter_context(open_model(path, Hints(), warnings.warn))
             self.classes, self.image_size, self.mean, self.std = feed.classes, feed.image_size, feed.mean, feed.std
             self._feed, self._batch = feed, fixed_batch(file)
             self._worker = Worker.start(engine.name, file, self.device, self.threads, self._batch)

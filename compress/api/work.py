@@ -38,7 +38,7 @@ def begin_work(
         content = checkpoint.load(source.path, source.hints)
         shape = (content.config.channels, *content.config.image_size)
         taken = datasets.make_data(data, test, shape, folder, content.resizing)
-        taken = datasets.with_classes(taken, content.config.classes)
+        taken = taken.with_classes(content.config.classes)
     elif test is not None:
         raise InputError("test images were given without data; give the images that set the ranges, too")
     console = Console(stderr=True, quiet=not verbose, soft_wrap=True, highlight=False, markup=False)

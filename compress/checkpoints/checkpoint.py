@@ -27,7 +27,7 @@ from compress.checkpoints import user_models, validation
 from compress.checkpoints.serialization import serialize_safetensors, serialize_torch
 from compress.checkpoints.user_models import ModuleConfig
 from compress.checkpoints.user_weights import match_weights
-from compress.importers import Content, Hints, ImportedModel, list_normalizations, parse_resizing
+from compress.importers import Content, Hints, ImportedModel, list_normalizations, parse_resizing, timm_registry
 from compress.importers.normalization import DATA
 
 FORMAT = "compress-checkpoint-1"
@@ -67,6 +67,11 @@ class Checkpoint:
         return (self.origin or {}).get("choice", "")
 
     @property
+    def random(self) -> bool:
+        """Whether nothing was learned: it stands for the speed of a model whose weights are elsewhere."""
+        return (self.origin or {}).get("random", False)
+
+    @property
     def geometry(self) -> ViTConfig:
         """Of a Vision Transformer; raises InputError for a model of the user's code."""
         if isinstance(self.config, ViTConfig):
@@ -98,15 +103,21 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load(path: Path, hints: Hints | None = None) -> Checkpoint:
-    """Reads a checkpoint onto the CPU: of ours, or of another library.
+    """Reads a checkpoint onto the CPU: of ours, or of another library; or makes a model of timm.
 
     Args:
+        path: of a file or folder, or `timm:NAME`.
         hints: what a file of another library does not say itself.
 
     Raises:
         InputError: missing, cut short, of no known layout, or holding more than weights.
     """
-    found, hints = importers.read_checkpoint(path), hints or Hints()
+    hints = hints or Hints()
+    if (name := timm_registry.find_name(path)) is not None:
+        from compress.checkpoints.registered import load_registered  # which knows this module
+
+        return apply_hints(load_registered(path, name, hints), hints)
+    found = importers.read_checkpoint(path)
     if isinstance(found.tree, dict) and found.tree.get("format") == FORMAT:
         content = _parse_own(path, found.tree)
     elif found.metadata.get("format") == FORMAT:
@@ -117,6 +128,11 @@ def load(path: Path, hints: Hints | None = None) -> Checkpoint:
         content = from_imported(importers.convert(found, hints))
     if hints.model is not None:
         content = _relabel(path, content, hints.model)
+    return apply_hints(content, hints)
+
+
+def apply_hints(content: Checkpoint, hints: Hints) -> Checkpoint:
+    """What the user says of images in place of a file."""
     if hints.normalize not in (None, DATA):
         ((mean, std),) = list_normalizations(hints.normalize, content.config.channels).values()
         content = replace(content, mean=mean, std=std)

@@ -1,6 +1,6 @@
 """Models that compress does not know: code of the user's, which runs because the user named it, and for nothing else.
 
-    path/to/file.py:factory      package.module:factory
+    path/to/file.py:factory      package.module:factory      timm:NAME
 
 A factory is called without arguments and gives an `nn.Module` for images (B, C, height, width) -> logits (B, classes);
 a class of such modules will do, and so will a module. Checkpoints hold the factory's name for people to read. Nothing
@@ -31,7 +31,7 @@ from baselines.output import ClassifierOutput
 from baselines.vit import VisionTransformer, ViTConfig
 from compress.checkpoints import VARIABLE
 from compress.checkpoints.user_code import format_error, running
-from compress.importers import Hints
+from compress.importers import Hints, timm_registry
 
 
 class ModuleConfig(ImageConfig):
@@ -68,7 +68,7 @@ def resolve_spec(spec: str | None) -> str | None:
     if spec is None:
         return None
     place, _, name = spec.rpartition(":")
-    if not place or not name.isidentifier():
+    if not place or not (name.isidentifier() or timm_registry.find_name(spec)):
         raise InputError(f"--model {spec!r} names no code; write path/to/file.py:factory or package.module:factory")
     whole = f"{Path(place).resolve()}:{name}" if place.endswith(".py") else spec
     os.environ[VARIABLE] = whole
@@ -125,7 +125,7 @@ def wrap_model(spec: str, hints: Hints) -> Wrapped:
 
 def get_base_name(spec: str) -> str:
     """What the baseline is called that a factory makes."""
-    return spec.rpartition(":")[2]
+    return spec.rpartition(":")[2].partition(".")[0]  # without the tag of weights of timm
 
 
 def load_module(spec: str) -> nn.Module:
@@ -134,6 +134,8 @@ def load_module(spec: str) -> nn.Module:
     Raises:
         InputError: there is no such code, it fails, or makes something else.
     """
+    if (registered := timm_registry.find_name(spec)) is not None:
+        return timm_registry.create_model(registered).module
     place, _, name = spec.rpartition(":")
     code, shown = _import_code(place), shorten_spec(spec)
     made = getattr(code, name, None)

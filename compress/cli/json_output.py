@@ -13,6 +13,7 @@ import typer
 from compress import __version__
 from compress.cli import terminal
 from compress.cli.groups import declare
+from compress.outcome import Stopped
 
 OPTION = "--json"
 HELP = {"-h", "--help"}
@@ -23,7 +24,11 @@ def with_json(command: Callable[..., Any]) -> Callable[..., Any]:
     """The command with the option `--json`. It returns its `Outcome`, which `run_command` prints where asked."""
 
     def flat(as_json: bool, **values: Any) -> Any:
-        return command(**values)
+        try:
+            return command(**values)
+        except Stopped as stop:  # of which typer leaves an exit code
+            terminal.remains = str(stop)
+            raise
 
     annotations = get_type_hints(command, include_extras=True)
     signature = inspect.signature(command)

@@ -22,7 +22,8 @@ def _remark_on_threads(threads: int | None) -> int | None:
 
 Config = Annotated[Path | None, typer.Option("--config", help="TOML file of settings; see configs/.")]
 DataName = Annotated[
-    str | None, typer.Option("--data", help="digits, cifar10, cifar100, or a folder with one subfolder per class.")
+    str | None,
+    typer.Option("--data", help="digits, cifar10, cifar100, a folder with one subfolder per class, or hf:NAME."),
 ]
 SkipUnreadable = Annotated[bool, typer.Option("--skip-unreadable", help="Skip unreadable image files and list them.")]
 Out = Annotated[Path, typer.Option("--out", help="Output directory.")]
@@ -39,7 +40,9 @@ Threads = Annotated[
 Seed = Annotated[int | None, typer.Option("--seed", help="Random seed for training; default: 0.")]
 CheckpointFile = Annotated[
     Path,
-    typer.Argument(help="Checkpoint of compress, timm, torchvision, Hugging Face (a folder) or Google (.npz)."),
+    typer.Argument(
+        help="Checkpoint of compress, timm, torchvision, Hugging Face (a folder) or Google (.npz); or timm:NAME, a model of timm."
+    ),
 ]
 PANEL = "Missing metadata (third-party checkpoints)"
 Heads = Annotated[int | None, typer.Option("--heads", min=1, help="Attention heads per block.", rich_help_panel=PANEL)]

@@ -10,7 +10,7 @@ from compress.cli import terminal
 from compress.cli.groups import DataOptions, MachineOptions, SourceOptions, with_groups
 from compress.cli.json_output import with_json
 from compress.cli.options import CheckpointFile, DryRun, Exhaustive, Force, Resume
-from compress.outcome import Outcome
+from compress.outcome import NOTHING_YET, Outcome
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ def quantize(
     asked: QuantizeOptions,
 ) -> Outcome:
     """Quantize to int8: try every pipeline and keep the fastest that preserves accuracy."""
+    terminal.remains = NOTHING_YET  # until the verb says more
     from compress.verbs.quantize import Request
     from compress.verbs.quantize import quantize as quantize_
 

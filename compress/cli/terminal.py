@@ -15,6 +15,7 @@ from compress.checkpoints import VARIABLE
 from compress.cli import faults
 
 STOPPED = 130  # exit code after Ctrl-C
+remains = ""  # of a command that was ended, if it says so: what is kept, and what the same command does next
 ended_by = 0  # the signal that ended this command, if one did; 0: Ctrl-C, or nothing
 
 
@@ -34,8 +35,8 @@ def guarded(call: Callable[[], Any], refuse: Callable[..., int] = refuse, *, deb
         refuse: says what is wrong, and gives the exit code that belongs to it.
         debug: the traceback comes before the line.
     """
-    global ended_by
-    ended_by = 0
+    global ended_by, remains
+    ended_by, remains = 0, ""
     code = os.environ.get(VARIABLE)
     try:
         result = call()
@@ -55,7 +56,7 @@ def guarded(call: Callable[[], Any], refuse: Callable[..., int] = refuse, *, deb
         os.environ.update({} if code is None else {VARIABLE: code})
     if result == STOPPED:  # newer versions of typer turn Ctrl-C into this themselves
         why = f"ended by {signal.Signals(ended_by).name}" if ended_by else "stopped"
-        say(f"{why}; run the same command again to go on")
+        say(f"{why}; {remains or 'run the same command again to go on'}")
         return 128 + ended_by if ended_by else STOPPED
     return result if isinstance(result, int) else getattr(result, "exit_code", 0)
 

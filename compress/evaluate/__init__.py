@@ -7,6 +7,7 @@ harness.py      devices and batch sizes -> rows on disk
 evaluation.py   the candidates of one device, from the first build to the last score
 processes.py    an artifact in a process of its own: started, scored, timed
 measurement.py  what is known of a candidate so far
+scores.py       classes of images that outlive an interruption
 elimination.py  who can no longer win
 figures.py      what was measured -> a row
 details.py      what one row of a variant carries for all

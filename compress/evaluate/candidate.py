@@ -27,6 +27,7 @@ class Candidate:
 
     Args:
         build: writes the artifact and gives its path; raises RuntimeError or InputError where that fails.
+        built: whether the artifact is there already, of an earlier run.
         key: hash of all that the artifact depends on.
         recipe: what tells it from other candidates of the same variant and runtime.
         methods: of the variant, as rows carry them.
@@ -52,6 +53,7 @@ class Candidate:
     record: Path | None = None  # of its training
     shallow: Callable[[int], "Candidate"] | None = None
     start: Start | None = None
+    built: Callable[[], bool] = lambda: False
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # warnings of its rows
     unavailable: str | None = None  # why it cannot be measured at all

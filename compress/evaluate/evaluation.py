@@ -112,7 +112,8 @@ class Evaluation:
         processes, options = self.processes, self.processes.options
         sizes = [batch_size, *(size for size in options.batch_sizes if size != batch_size)]
         for number, candidate in enumerate(candidates, 1):
-            processes.say(f"building {candidate.name} ({number} of {len(candidates)})")
+            how = "loading what was built of" if candidate.built() else "building"
+            processes.say(f"{how} {candidate.name} ({number} of {len(candidates)})")
             try:
                 if candidate.unavailable is not None:
                     raise RuntimeError(candidate.unavailable)
@@ -122,6 +123,7 @@ class Evaluation:
                 self.failures[candidate.name] = reason
                 processes.say(f"{candidate.name} failed: {reason}")
                 continue
+            processes.scores.restore(made)
             self.measurements.append(made)
         place = {each.name: number for number, each in enumerate(self.candidates)}
         self.measurements.sort(key=lambda each: place[each.candidate.name])

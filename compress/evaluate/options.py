@@ -40,6 +40,7 @@ class Options:
     break_even: bool = False  # go on to larger batches until every variant has won
     remeasure: bool = False
     out: Path | None = None  # run directory that takes the rows
+    kept: Path | None = None  # folder where the classes of scored images outlive an interruption
     seed: int = 0
     config: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # warnings that belong to every row

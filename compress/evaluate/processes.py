@@ -13,6 +13,7 @@ from compress.evaluate.candidate import Candidate
 from compress.evaluate.images import MAX_BATCHES, Images
 from compress.evaluate.measurement import ColdStart, Measurement, has_fixed_batch, run_batches
 from compress.evaluate.options import Options
+from compress.evaluate.scores import Scores
 from compress.measure import latency
 from compress.measure.latency import Leave, Timer, Timing
 from compress.runtimes.client import OutOfMemory, Worker, WorkerError
@@ -30,6 +31,7 @@ class Processes:
         self.workers: dict[str, Worker] = {}
         self.shapes: dict[str, int | None] = {}  # batch size that a worker's graph is compiled for
         self.stack = contextlib.ExitStack()
+        self.scores = Scores(options.kept, (images.fingerprint, device, options.threads) if options.kept else ())
 
     def __enter__(self) -> "Processes":
         self.compiler_cache = str(self.stack.enter_context(files.temporary_folder()))  # fresh: compiling is seen
@@ -101,15 +103,19 @@ class Processes:
         size, first = self.images.batch_size, min(len(each.predicted_k) for each in waiting)
         wanted = range(first, count)
         title = f"scoring {waiting[0].candidate.name if len(waiting) == 1 else f'{len(waiting)} artifacts'}"
-        with progress_bar(title, len(wanted), 0) as advance:
-            done = first
-            for batch in self.images.batches(size, wanted):
-                for each in waiting:
-                    seen = len(each.predicted_k)
-                    if each.failed is None and seen < done + len(batch):
-                        self._score_batch(each, batch[seen - done :])
-                done += len(batch)
-                advance(f"{done:,} images", len(batch))
+        try:
+            with progress_bar(title, len(wanted), 0) as advance:
+                done = first
+                for batch in self.images.batches(size, wanted):
+                    for each in waiting:
+                        seen = len(each.predicted_k)
+                        if each.failed is None and seen < done + len(batch):
+                            self._score_batch(each, batch[seen - done :])
+                    done += len(batch)
+                    advance(f"{done:,} images", len(batch))
+        finally:  # also where it was interrupted
+            for each in waiting:
+                self.scores.save(each)
 
     def _score_batch(self, each: Measurement, batch: np.ndarray) -> None:
         size = self.shapes[each.candidate.name] or len(batch)

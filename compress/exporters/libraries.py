@@ -19,6 +19,7 @@ from compress.checkpoints.serialization import serialize_safetensors, serialize_
 from compress.exporters.onnx import ParityError
 from compress.importers import LAYOUTS, Hints, ImportedModel, Layout
 from compress.importers.base import ExportedModel
+from compress.importers.timm_registry import place_files
 from compress.loading import cast_to_float32
 from compress.variant import Variant
 
@@ -122,7 +123,7 @@ def choose_target(path: Path, name: str, out: Path | None, ending: str, suffixes
     Raises:
         InputError: it has another, or is the checkpoint itself.
     """
-    whole = path.resolve() if path.name in ("", "..") else path
+    whole = path.resolve() if path.name in ("", "..") else place_files(path)
     target = out or whole.with_name((whole.name if whole.is_dir() else whole.stem) + ending)
     if suffixes and target.suffix not in suffixes:
         raise InputError(f"--out {target} must end in {' or '.join(suffixes)}, which is what --to {name} writes")

@@ -78,14 +78,14 @@ def adapt_to_data(
 
     Args:
         model: of the checkpoint. Its classes are put into the order of the data set, where only that differs.
-        say: takes lines for the person at the terminal.
 
     Raises:
         InputError: the data set has other classes, or `hints` name no normalization.
     """
     if content.choice:
         say(f"{path}: {content.choice}")
-    unsaid = not content.classes
+    unsaid = not content.classes and not content.random
+    data = data.with_classes(content.config.classes) if content.random else data  # where they mean nothing
     content, data = match_classes(path, model, content, data, say)
     if data.normalized and not content.mean:
         content = replace(content, mean=data.mean, std=data.std)
@@ -104,7 +104,7 @@ def adapt_to_data(
     resizing = content.resizing or data.resizing
     content = replace(content, mean=mean, std=std, resizing=resizing, dataset=content.dataset or data.name)
     data = data.with_normalization(mean, std)
-    if not (len(known) > 1 or orders or content.pretrained):
+    if not (len(known) > 1 or orders or content.pretrained or content.random):
         _check_chance(model, data, path, say)
     return content, data
 

@@ -18,6 +18,7 @@ from compress.checkpoints.checkpoint import Checkpoint
 from compress.checkpoints.user_models import ModuleConfig
 from compress.importers import Hints, find_dtype
 from compress.importers.normalization import NORMALIZATIONS
+from compress.importers.timm_registry import find_name
 from compress.methods import METHODS, TopK
 from compress.outcome import Outcome
 from compress.tables import show, tell
@@ -78,11 +79,11 @@ def _origin(path: Path, content: Checkpoint) -> Iterator[tuple[str, str]]:
     yield "family", origin["family"]
     yield "variant", f"{name}, converted: it ships" if content.converted else name
     held = sum(value.numel() * value.element_size() for value in content.state.values())
-    size = (
-        sum(each.stat().st_size for each in path.iterdir() if each.is_file()) if path.is_dir() else path.stat().st_size
-    )
+    whole = [each for each in path.iterdir() if each.is_file()] if path.is_dir() else [path]
+    size = sum(each.stat().st_size for each in whole if each.exists())
+    on_disk = f", {size / 1e6:.2f} MB on disk" if size else ""
     numbers = origin["numbers"] or find_dtype(content.state)
-    yield "weights", f"{numbers}; {held / 1e6:.2f} MB in memory, {size / 1e6:.2f} MB on disk"
+    yield "weights", f"{numbers}; {held / 1e6:.2f} MB in memory{on_disk}"
 
 
 def _name_variant(content: Checkpoint) -> str:
@@ -137,7 +138,7 @@ def _list_next(path: Path, content: Checkpoint, hints: Hints) -> list[str]:
     config, dtype, file = content.config, _find_dtype(content), shlex.quote(str(path))
     data = [] if content.dataset else ["--data", "folder:PATH"]
     told = list(_repeat_hints(hints))
-    if isinstance(config, ModuleConfig):
+    if isinstance(config, ModuleConfig) and find_name(path) is None:
         told += ["--model", hints.model or _find_code(path, config.factory)]
     if content.pretrained:
         return [f"{_format('train', ['--init', str(path)], data, told)}  # gives it a head"]

@@ -6,7 +6,7 @@ Legend: B images of a batch, C channels.
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -86,7 +86,7 @@ def predict(request: Request, console: Console) -> Outcome:
             raise InputError(f"{path} {what}; give image files, such as {path if path.is_dir() else 'photos'}/*.jpg")
     runtime = choose_runtime(request.model, request.runtime)
     device = choose_device(runtime, request.device)
-    with open_model(request.model, request.hints) as (artifact, feed):
+    with open_model(request.model, request.hints, console.print) as (artifact, feed):
         answers, name = run(request, runtime, device, artifact, feed)
     table = Table("image", "class", box=None, pad_edge=False)
     table.add_column("probability", justify="right")
@@ -135,8 +135,12 @@ def choose_device(runtime: Runtime, asked: str) -> str:
 
 
 @contextlib.contextmanager
-def open_model(path: Path, hints: Hints) -> Iterator[tuple[Path, Feed]]:
-    """A file that a worker can load, and how to feed it. Checkpoints of other libraries are put into our form first."""
+def open_model(path: Path, hints: Hints, say: Callable[[str], object] = lambda _: None) -> Iterator[tuple[Path, Feed]]:
+    """A file that a worker can load, and how to feed it. Checkpoints of other libraries are put into our form first.
+
+    Args:
+        say: takes a line on which of several models is in it, or that its weights are random.
+    """
     if not runtimes.is_checkpoint(path):
         if hints != Hints():
             raise InputError(
@@ -146,6 +150,8 @@ def open_model(path: Path, hints: Hints) -> Iterator[tuple[Path, Feed]]:
         yield path, read_feed(path)
         return
     content = loading.restore(path, hints)[2]
+    if content.choice:
+        say(f"{path}: {content.choice}")
     if not content.mean or hints.normalize == DATA:
         raise InputError(
             f"{path} does not say how its images are normalized; say it with --normalize: imagenet, half, clip, none, "

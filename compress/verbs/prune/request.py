@@ -14,6 +14,7 @@ from compress import files, variant
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.config import BenchConfig
 from compress.importers import Hints
+from compress.importers.timm_registry import place_files
 from compress.methods import METHODS, Method
 from compress.methods.base import TokenMethod
 
@@ -50,14 +51,16 @@ class Request:
         if self.names_file:
             assert self.out is not None
             return self.out
-        return (self.out or self.path.parent) / f"{self.path.stem}.{self.method}.pth"
+        place = place_files(self.path)
+        return (self.out or place.parent) / f"{place.stem}.{self.method}.pth"
 
     @property
     def folder(self) -> Path:
         """The run directory of a training."""
         if self.names_file:
             return self.target.with_name(f"{self.target.stem}-{self.verb}")
-        return self.out or self.path.with_name(f"{self.path.stem}-{self.verb}")
+        place = place_files(self.path)
+        return self.out or place.with_name(f"{place.stem}-{self.verb}")
 
     @property
     def names_file(self) -> bool:

@@ -4,6 +4,7 @@ The same 8 bits run at 0.3 to 5 times the speed of float32, depending on nothing
 recipe takes part in an evaluation whose goal is the fastest file that keeps the accuracy (`compress/evaluate`).
 """
 
+import contextlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,16 @@ from compress.evaluate import Goal, Images, Options, evaluate, selection, share_
 from compress.exporters.operators import list_layers
 from compress.measure import environment
 from compress.methods import Int8, Qat
-from compress.outcome import Outcome
+from compress.outcome import DONE, NOTHING_YET, Outcome, Stopped
 from compress.quantization.linear import match_layers
 from compress.runtimes import choices
 from compress.tables import show_rows
 from compress.training.data import adapt_to_data, describe_calibration, load_data, sample_images
-from compress.verbs.quantize import accuracy_control, keeping, qat, study
+from compress.verbs.quantize import accuracy_control, keeping, qat, study, unfinished
 from compress.verbs.quantize.jury import Jury, choose_jury
 from compress.verbs.quantize.recipes import check_architecture, list_engines, list_recipes, read_method
 from compress.verbs.quantize.request import Request, read_settings
-from compress.verbs.quantize.source import Source, identify
+from compress.verbs.quantize.source import Source
 
 __all__ = ["Request", "quantize"]
 
@@ -42,16 +43,25 @@ def quantize(request: Request, console: Console) -> Outcome:
 
     Raises:
         InputError: the checkpoint, the data or the options cannot be used.
+        Stopped: Ctrl-C or a signal ended it; says what is kept for the same command.
     """
     torch.set_num_threads(request.threads)
     environment.configure_allocator()
-    with files.temporary_folder() as folder:
-        source, method, images = _prepare(request, folder, console)
-        return method if isinstance(method, Outcome) else _measure(request, source, method, images, console)
+    outcome = None
+    try:
+        with contextlib.ExitStack() as stack:
+            source, method, images, jury = _prepare(request, stack.enter_context(files.temporary_folder()), console)
+            if not request.dry_run:
+                _enter_folder(request, source, method, images, stack, console)
+                method = _settle_method(request, source, method, jury, console)
+            outcome = method if isinstance(method, Outcome) else _measure(request, source, method, images, console)
+    except KeyboardInterrupt as stop:
+        raise stop if isinstance(stop, Stopped) else Stopped(DONE if outcome else NOTHING_YET) from None
+    return outcome
 
 
-def _prepare(request: Request, folder: Path, console: Console) -> tuple[Source, Int8 | Qat | Outcome, Images]:
-    """Model, images and the method as it will be; instead of it the outcome where there is nothing more to do."""
+def _prepare(request: Request, folder: Path, console: Console) -> tuple[Source, Int8 | Qat, Images, Jury | None]:
+    """Model, method and images, and those that judge `--max-drop`."""
     model, which, content = loading.restore(request.path, request.hints)
     if which.dtype != "fp32":
         raise InputError(f"{request.path} is already {which.name!r}; give the checkpoint of a float model")
@@ -73,14 +83,36 @@ def _prepare(request: Request, folder: Path, console: Console) -> tuple[Source, 
     if request.max_drop is not None:
         jury = choose_jury(request.path, content, which, data, settings.subset, images, request.calibration_images)
         images, source.tested = jury.scored, jury.tested
-    if request.dry_run:
-        return source, method, images
+    return source, method, images, jury
+
+
+def _enter_folder(
+    request: Request, source: Source, method: Int8 | Qat, images: Images, stack: contextlib.ExitStack, console: Console
+) -> None:
+    """Has the files of recipes lie where an interruption does not lose them, and says what one left there."""
+    if request.calibration_study or (request.sensitivity and request.max_drop is None):
+        return  # which make no files
+    key = unfinished.make_key(request, source, method, images)
+    kept = stack.enter_context(unfinished.keep_folder(request, key))
+    if kept is None:
+        console.print("another process runs the same command: an interruption of this one keeps nothing")
+        return
+    source.folder, found = kept
+    if str(found):
+        console.print(f"taken from {source.folder}, which an interrupted run left: {found}; latency is timed anew")
+
+
+def _settle_method(
+    request: Request, source: Source, method: Int8 | Qat, jury: Jury | None, console: Console
+) -> Int8 | Qat | Outcome:
+    """The method as it will be, trained if it is to be; the outcome where there is nothing more to do."""
     if isinstance(method, Qat):
-        source.calibrated[identify(method)] = qat.train(request, settings, source, method, console)
-    elif request.calibration_study or request.sensitivity or request.max_drop is not None:
-        assert isinstance(model, VisionTransformer)
-        method = _control_accuracy(request, source, method, model, jury, console)
-    return source, method, images
+        qat.train(request, read_settings(request, source.content), source, method, console)
+        return method
+    if request.calibration_study or request.sensitivity or request.max_drop is not None:
+        assert isinstance(source.model, VisionTransformer)
+        return _control_accuracy(request, source, method, source.model, jury, console)
+    return method
 
 
 def _check_layers(model: Classifier, method: Int8 | Qat) -> None:
@@ -107,10 +139,17 @@ def _control_accuracy(
             return Outcome(facts={"sensitivity": [asdict(each) for each in ranking]})
     assert request.max_drop is not None
     assert jury is not None
+    if kept := unfinished.read_layers(source.folder, method):
+        method, said = kept
+        console.print(said)
+        return method
     limit = request.max_drop
     goal = accuracy_control.find(model, method, source.calibration, jury.batches, limit, ranking, jury.called)
-    console.print(accuracy_control.explain(goal))
-    return goal.method if goal.reached else Outcome(exit_code=1)
+    console.print(said := accuracy_control.explain(goal))
+    if not goal.reached:
+        return Outcome(exit_code=1)
+    unfinished.write_layers(source.folder, goal.method, said)
+    return goal.method
 
 
 def _measure(request: Request, source: Source, method: Int8 | Qat, images: Images, console: Console) -> Outcome:
@@ -166,6 +205,7 @@ def make_options(request: Request, source: Source, goal: Goal) -> Options:
         exhaustive=request.exhaustive,
         remeasure=True,
         out=request.folder,
+        kept=source.folder,
         seed=request.seed or 0,
     )
 

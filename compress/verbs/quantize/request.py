@@ -8,6 +8,7 @@ from compress import config
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.config import BenchConfig
 from compress.importers import Hints
+from compress.importers.timm_registry import place_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +43,13 @@ class Request:
     @property
     def stem(self) -> Path:
         """What the names of the files begin with that are written."""
-        return (self.out / self.path.stem) if self.out else self.path.with_suffix("")
+        place = place_files(self.path)
+        return (self.out / place.stem) if self.out else place.with_suffix("")
 
     @property
     def folder(self) -> Path:
         """Where the rows go."""
-        return self.out or self.path.with_name(f"{self.path.stem}-quantize")
+        return self.out or self.stem.with_name(f"{self.stem.name}-quantize")
 
 
 def read_settings(request: Request, content: Checkpoint) -> BenchConfig:

@@ -30,6 +30,7 @@ from compress.variant import Variant
 from compress.verbs.quantize.recipes import FLOAT, Recipe
 
 FEW = 32  # images that calibrate and check what is only timed
+CALIBRATED, WHOLE = "calibrated_", ".whole"  # begins and ends names of files: a model; what says that an artifact is so
 
 
 @dataclass
@@ -52,29 +53,61 @@ class Source:
     def calibrate(self, method: Method) -> Classifier:
         """The model with a method applied and calibrated, not converted."""
         key = identify(method)
-        if key not in self.calibrated:
+        if key not in self.calibrated and not self.find_calibrated(method):
             model = variant.prepare(self.model, [method])
-            self.calibrated[key] = finetuning.calibrate(model, [method], self.calibration, torch.device("cpu"))
+            model = finetuning.calibrate(model, [method], self.calibration, torch.device("cpu"))
+            self.keep_calibrated(method, model)
         return self.calibrated[key]
+
+    def find_calibrated(self, method: Method) -> Classifier | None:
+        """A calibrated model that an earlier run left in the folder, if it did."""
+        path = self._locate_calibrated(method)
+        if not path.exists():
+            return None
+        self.calibrated[identify(method)] = model = loading.restore(path)[0]
+        return model
+
+    def keep_calibrated(self, method: Method, model: Classifier) -> None:
+        """Takes a calibrated model for all recipes, and writes it where an interruption does not lose it."""
+        self.calibrated[identify(method)] = model
+        if isinstance(model, VisionTransformer):  # the code of others is not to be named for a file of this command
+            methods = [*self.which.methods, method]
+            checkpoint.save(
+                self._locate_calibrated(method), loading.pack(model, methods, self.data, self.content.config)
+            )
+
+    def _locate_calibrated(self, method: Method) -> Path:
+        return self.folder / f"{CALIBRATED}{files.key(identify(method))}.pth"
 
     def locate(self, recipe: Recipe) -> Path:
         """Where the file of a recipe lies, or would."""
         return self.folder / f"{''.join(c if c.isalnum() else '_' for c in recipe.name)}{recipe.runtime.suffix}"
 
+    def is_built(self, recipe: Recipe) -> bool:
+        """Whether the whole file of a recipe is there, perhaps of an earlier run that was interrupted."""
+        path = self.locate(recipe)
+        return path.exists() and path.with_name(path.name + WHOLE).exists()
+
     def build(self, recipe: Recipe) -> Path:
         """Writes the file of a recipe; raises RuntimeError where that fails."""
-        method, path, graph = recipe.method, self.locate(recipe), self._identify_graph(recipe)
+        path, graph = self.locate(recipe), self._identify_graph(recipe)
+        if not self.is_built(recipe):
+            self._write(recipe, path, graph)
+            files.write(path.with_name(path.name + WHOLE), "")
+        if not runtimes.is_checkpoint(path):
+            self.graphs.setdefault(graph, path)
+        return path
+
+    def _write(self, recipe: Recipe, path: Path, graph: tuple[str, str]) -> None:
+        method = recipe.method
         whole = replace(self.which, methods=(*self.which.methods, *([method] if method else [])))
         model = self.model if method is None else self.calibrate(method)
         seen = self.calibrated_on if method else self.content.calibration
         content = loading.pack(model, whole.methods, self.data, self.content.config, calibration=seen)
         if graph in self.graphs:
             relabel(self.graphs[graph], path, make_metadata(content))
-            return path
-        recipe.runtime.build(BuildInputs(model, whole, content, self.parity_images, self.calibration), path)
-        if not runtimes.is_checkpoint(path):
-            self.graphs[graph] = path
-        return path
+        else:
+            recipe.runtime.build(BuildInputs(model, whole, content, self.parity_images, self.calibration), path)
 
     def _identify_graph(self, recipe: Recipe) -> tuple[str, str]:
         """The same for recipes whose files differ in their metadata alone, which hold the fallback dtype.
@@ -107,6 +140,7 @@ class Source:
             runtime=recipe.runtime,
             recipe=recipe.label,
             build=partial(self.build, recipe),
+            built=partial(self.is_built, recipe),
             key=files.key(digest, recipe.name, whole.describe(), self.calibrated_on),
             cost=cost,
             notes=warn_of_few_images(whole, self.calibrated_on["images"]),
