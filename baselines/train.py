@@ -79,7 +79,7 @@ def fit(
         snapshot = log = None
     total = run.total_steps
     if run.step == 0 < total:
-        seen = probed(probe, run.average.module) | (run.validate() if ready else {})
+        seen = {**probed(probe, run.average.module), **(run.validate() if ready else {})}
         run.before = {f"before_{name}": value for name, value in seen.items()}
     with contextlib.nullcontext(lambda _: None) if world.rank else progress_bar(title, total, run.step) as advance:
         while run.step < total:

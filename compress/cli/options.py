@@ -41,7 +41,7 @@ Seed = Annotated[int | None, typer.Option("--seed", help="Random seed for traini
 CheckpointFile = Annotated[
     Path,
     typer.Argument(
-        help="Checkpoint of compress, timm, torchvision, Hugging Face (a folder) or Google (.npz); or timm:NAME, a model of timm."
+        help="Checkpoint of compress, timm, torchvision, Hugging Face (a folder) or Google (.npz), or timm:NAME."
     ),
 ]
 PANEL = "Missing metadata (third-party checkpoints)"
