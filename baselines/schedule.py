@@ -14,7 +14,6 @@ Legend: L blocks.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -89,7 +88,7 @@ def _exchange(search: Search, leaving: Counts, budget: float, step: int) -> Coun
     """Patches change the block in which they leave, as long as that does less damage."""
     while True:
         leaving = _fill(search, leaving, budget)
-        tried = islice(_exchanges(search, leaving, budget, step), 2 * len(leaving))
+        tried = _exchanges(search, leaving, budget, step)
         better = next((each for each in tried if search.judge(each) < search.judge(leaving)), None)
         if better is None:
             return leaving
@@ -97,17 +96,22 @@ def _exchange(search: Search, leaving: Counts, budget: float, step: int) -> Coun
 
 
 def _exchanges(search: Search, leaving: Counts, budget: float, step: int) -> Iterator[Counts]:
-    """What one exchange makes of a schedule, the most promising first."""
-    blocks = range(len(leaving))
+    """What one exchange makes of a schedule: those that should do less damage, to first order, the best first."""
+    blocks, now, macs = range(len(leaving)), search.judge(leaving), search.macs(leaving)
     back = {block: found for block in blocks if (found := search.shift(leaving, block, -step))}
     away = {block: found for block in blocks if (found := search.shift(leaving, block, step))}
-    gains = {(a, b): search.judge(back[a]) + search.judge(away[b]) for a in back for b in away if a != b}
-    for first, second in sorted(gains, key=gains.__getitem__):
+    price = {block: (search.judge(each) - now) / max(macs - search.macs(each), 1) for block, each in away.items()}
+    gain = {block: now - search.judge(each) for block, each in back.items()}
+    pairs = [(a, b) for a in back for b in away if a != b]
+    change = {(a, b): price[b] * (search.macs(back[a]) - macs) - gain[a] for a, b in pairs}
+    for first, second in sorted(change, key=change.__getitem__):
+        if change[first, second] >= 0:
+            return
         each: Counts | None = back[first]
         while each is not None and search.macs(each) > budget:
             each = search.shift(each, second, 1)
         if each is not None and each != leaving:
-            yield each
+            yield _fill(search, each, budget)
 
 
 def _fill(search: Search, leaving: Counts, budget: float) -> Counts:
