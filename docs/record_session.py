@@ -1,6 +1,6 @@
 """Records a terminal session as SVG: the command runs for real, and what it prints is drawn as it came.
 
-python docs/record_session.py CHECKPOINT       # of the digits; writes docs/session.svg
+python docs/record_session.py CHECKPOINT       # with images in the folder photos beside it; writes docs/session.svg
 """
 
 import argparse
@@ -55,7 +55,7 @@ def main() -> None:
     path = parser.parse_args().checkpoint.resolve()
     console = Console(record=True, width=WIDTH, file=open(os.devnull, "w"), force_terminal=True)  # noqa: SIM115
     os.chdir(path.parent)
-    words = ["prune", path.name, "--keep", "1,0.9,0.7,0.5", "--threads", "1", "--seconds", "2"]
+    words = ["prune", path.name, "--data", "photos", "--method", "tome", "--r", "0,4,8,12", "--batch-size", "32"]
     console.print(Text(f"$ compress {' '.join(words)}", style="bold green"))
     console.print(Text.from_ansi(run([sys.executable, "-m", "compress", *words])), soft_wrap=True)
     svg = console.export_svg(title="compress", code_format=FORMAT, unique_id="session")
