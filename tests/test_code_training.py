@@ -31,13 +31,6 @@ STUDENT = TRAIN + "[model]\nimage_size = 8\npatch_size = 4\ndim = 16\ndepth = 1\
 NAME = "best_net_model.pth"
 
 
-@pytest.fixture(autouse=True)
-def _nothing_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a command names, it names for its own process and the ones it starts: here that is the tests'."""
-    monkeypatch.setenv(user_models.VARIABLE, "")
-    monkeypatch.delenv(user_models.VARIABLE)
-
-
 @pytest.fixture
 def code(tmp_path: Path) -> str:
     (tmp_path / "net.py").write_text(NET)
@@ -86,14 +79,9 @@ def test_what_cannot_be_is_refused(
 
 
 def test_a_vision_transformer_learns_from_it(
-    train: Callable[..., int],
-    code: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    train: Callable[..., int], code: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert train("out") == 0
-    monkeypatch.delenv(user_models.VARIABLE)
     student = tmp_path / "student.toml"
     args = ["distill", str(tmp_path / "out" / NAME), "--student", str(student), "--threads", "1"]
     args += ["--out", str(tmp_path / "student")]
@@ -109,8 +97,11 @@ def test_a_vision_transformer_learns_from_it(
     assert "the teacher has none" in " ".join(capfd.readouterr().err.split())
 
 
-def test_the_teacher_sees_images_as_it_knows_them(train: Callable[..., int], code: str, tmp_path: Path) -> None:
+def test_the_teacher_sees_images_as_it_knows_them(
+    train: Callable[..., int], code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert train("out") == 0
+    monkeypatch.setenv(user_models.VARIABLE, code)  # as inside a command that names it
     path = tmp_path / "out" / NAME
     content, split = checkpoint.load(path), TensorSplit(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.zeros(1))
     data = Data("made", content.classes, split, split, (0.5,), (0.1,))
