@@ -52,8 +52,8 @@ def apply(
         keeping: `snapshot` and `log` of `fit`.
 
     Returns:
-        The model, not converted, in evaluation mode, and the record of its training, one entry an epoch. Where it was
-        fine-tuned, an entry holds the `top1` and `macs` it would have ended with, the first also those it began with.
+        The model, not converted, in evaluation mode, and a record for each epoch. Where it was fine-tuned, that holds
+        the `top1` and `macs` it would have ended with, the first also those it began with.
     """
     model: Any = prepare(start, new).to(device)
     for method in new:
@@ -61,8 +61,7 @@ def apply(
         training = method.adapt_training(training)
     history: list[dict[str, float]] = []
 
-    def ready(model: VisionTransformer) -> VisionTransformer:
-        return calibrate(model, new, calibration, device)
+    ready = partial(calibrate, methods=new, images=calibration, device=device)
 
     def worth(model: VisionTransformer) -> dict[str, float]:
         """For the record alone: test images score, and nothing is ever chosen by what they say."""
