@@ -60,7 +60,6 @@ def apply(
         method.initialize(model, [batch.to(device) for batch in calibration])
         training = method.adapt_training(training)
     history: list[dict[str, float]] = []
-
     ready = partial(calibrate, methods=new, images=calibration, device=device)
 
     def worth(model: VisionTransformer) -> dict[str, float]:
@@ -85,7 +84,7 @@ def apply(
             probe=None if any(method.from_scratch for method in new) else worth,
             ready=ready if start_competes else None,
         )
-    return calibrate(model, new, calibration, device), history
+    return ready(model), history
 
 
 def describe_choice(history: Sequence[Mapping[str, float]], held_out: int) -> str:
