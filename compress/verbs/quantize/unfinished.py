@@ -69,6 +69,7 @@ def keep_folder(request: Request, key: str) -> Iterator[tuple[Path, Found] | Non
         Stopped: it was interrupted, and something is kept.
     """
     folder = request.folder / f"{PREFIX}{key}"
+    place = None if request.folder.exists() else request.folder  # made for this alone
     _sweep(request.folder)
     files.writable_folder(folder)
     lock = FileLock(folder / LOCK, timeout=0)
@@ -85,7 +86,7 @@ def keep_folder(request: Request, key: str) -> Iterator[tuple[Path, Found] | Non
         lock.release()
         found = str(Found.look(folder))
         if not found:
-            _remove(folder)
+            _remove(folder, place)
         if not found or isinstance(stop, Stopped):
             raise
         raise Stopped(
@@ -93,10 +94,10 @@ def keep_folder(request: Request, key: str) -> Iterator[tuple[Path, Found] | Non
         ) from stop
     except BaseException:
         lock.release()
-        _remove(folder)
+        _remove(folder, place)
         raise
     lock.release()
-    _remove(folder)
+    _remove(folder, place)
 
 
 def make_key(request: Request, source: Source, method: Int8 | Qat, images: Images) -> str:
@@ -144,9 +145,12 @@ def _empty(folder: Path) -> None:
             shutil.rmtree(each) if each.is_dir() else each.unlink()
 
 
-def _remove(folder: Path) -> None:
-    """Under another name first: half a folder is never found."""
+def _remove(folder: Path, place: Path | None = None) -> None:
+    """Under another name first: half a folder is never found. `place`, around it, goes where nothing else is in it."""
     gone = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     with contextlib.suppress(OSError):
         folder.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
+    if place is not None:
+        with contextlib.suppress(OSError):
+            place.rmdir()
