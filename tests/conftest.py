@@ -63,7 +63,7 @@ ema = 0.9
 
 # What takes longest begins first, so that no worker is left alone with it; the first one also makes `run`.
 LONG = ("test_adding_a_column.py", "test_openvino.py", "test_nncf.py", "test_benchmarks.py", "test_distributed.py")
-LONG += ("test_fuzz.py", "test_resilience.py")
+LONG += ("test_quantize_interrupted.py", "test_fuzz.py", "test_resilience.py", "test_readme.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

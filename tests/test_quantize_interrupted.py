@@ -196,8 +196,11 @@ def test_files_that_belong_together_get_their_names_before_a_signal_counts(
         return rename(self, target)
 
     monkeypatch.setattr(Path, "replace", replace)
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        files.write_together({tmp_path / "a": "1", tmp_path / "b": "2"})
-    assert signal.getsignal(signal.SIGINT) is before
+    shells = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            files.write_together({tmp_path / "a": "1", tmp_path / "b": "2"})
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, shells)
     assert {each.name: each.read_text() for each in tmp_path.iterdir()} == {"a": "1", "b": "2"}
