@@ -43,9 +43,8 @@ class TopK(Pruning):
     name: ClassVar[str] = "topk"
 
     fuse: bool = False  # one token stands for all that leave
-    # Where and how many leave is found on training images: what does least damage at the cost of `keep` and `at`, or
-    # at this share of the dense model's MACs
-    learned: bool = False
+    learned: bool = False  # where and how many leave is found on training images, at the cost of keep and at
+    # Share of the dense model's MACs that an image may cost, instead of keep and at; where patches leave is found
     target_macs: float | None = Field(default=None, gt=0, le=1)
 
     @model_validator(mode="after")
