@@ -219,7 +219,7 @@ def override_training(config: BenchConfig, table: str, given: dict[str, Any]) ->
         share = min(given["epochs"] / max(before.epochs, 1), 1)
         given = {"steps": 0, "warmup_epochs": before.warmup_epochs * share, **given}
     try:
-        changed = type(before).model_validate({**before.model_dump(), **given})
+        changed = type(before).model_validate({**before.model_dump(exclude_unset=True), **given})
     except ValidationError as error:
         raise files.explain(error, f"options of [{table}]") from error
     return config.model_copy(update={table: changed})

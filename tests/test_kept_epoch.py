@@ -69,9 +69,11 @@ def test_how_many_images_choose() -> None:
     assert choose(TrainConfig(), 50_000).validation * 50_000 == pytest.approx(2000)
     assert choose(TrainConfig(validation=0.0), 50_000).validation == 0  # asked for
     assert choose(TrainConfig(validation=0.2), 50_000).validation == 0.2
+    longer = config.override_training(config.read(None), "finetune", {"epochs": 7}).finetune  # as --epochs does
+    assert (longer.epochs, choose(longer, 1437).validation) == (7, 0.1)
 
 
-def test_the_settings_follow_the_model(run: Run) -> None:
+def test_the_settings_follow_the_model() -> None:
     small, large = (
         config.preset("folder:x", make_model().config.model_copy(update={"image_size": (size, size)}))
         for size in (32, 224)

@@ -229,7 +229,7 @@ def _get_or_train(run: Run, built: Built, train: Callable[..., Trained]) -> Buil
             state.remove()
 
     if run.restart is not None:
-        run.store.discard(built.path, whole=built.variant == run.restart)
+        run.store.discard(built.path, whole=built.variant.name == run.restart.name)
     run.store.get_or_make(built.path, make)
     return built
 
