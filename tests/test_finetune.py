@@ -16,6 +16,7 @@ from compress import config, loading
 from compress.checkpoints import checkpoint
 from compress.checkpoints.initial import make_model, read_initial
 from compress.cli import main
+from compress.importers import Hints
 from compress.training.build import make_baseline
 from compress.training.run import open_run
 
@@ -148,6 +149,20 @@ def test_geometry_data_and_normalisation_come_from_the_checkpoint_unless_said(tm
     opened = open_run(larger, tmp_path, CPU, print)
     assert (opened.data.mean, opened.data.std) == ((0.25,), (0.125,))
     assert next(opened.data.test.fetch([torch.arange(2)], CPU)).shape == (2, 1, 12, 12)
+
+
+def test_what_is_said_of_images_wins_over_the_checkpoint(tmp_path: Path) -> None:
+    settings = config.read(None, init=saved(tmp_path, made_model()))
+    opened = [open_run(settings, tmp_path, CPU, print, hints=Hints(normalize=how)).data for how in ("half", "data")]
+    plain = open_run(config.read(None, "digits"), tmp_path, CPU, print).data
+    assert (opened[0].mean, opened[0].std) == ((0.5,), (0.5,))
+    assert (opened[1].mean, opened[1].std) == (plain.mean, plain.std) != ((0.25,), (0.125,))
+
+
+def test_preprocessing_of_no_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--normalize", "half", "--resize", "crop", "--out", str(tmp_path / "runs")]) == 2
+    assert "--normalize and --resize: for what a training begins with; give --init FILE" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_trained_model_is_kept_under_the_weights_it_began_with(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Weights that a training begins with: a baseline of ours, or one that was pretrained without labels."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from compress import files
 from compress.checkpoints import checkpoint
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.importers import Hints
+from compress.importers.normalization import DATA
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ def resolve_initial(
     if start is not None:
         raise InputError(f"--init {path} begins a training and --checkpoint {start} replaces it; give only one of them")
     initial = read_initial(path, hints)
+    if hints is not None and hints.normalize == DATA:
+        initial = replace(initial, content=replace(initial.content, mean=(), std=()))
     transfer.check(initial.content.geometry, model, f"--init {path}")
     return initial
 

@@ -102,6 +102,12 @@ class ViTOptions(FileOptions):
     interpolation: Interpolate = None
 
     @property
+    def preprocessing(self) -> list[str]:
+        """The options about images that were given."""
+        given = {"--normalize": self.normalize, "--resize": self.resize, "--interpolation": self.interpolation}
+        return [option for option, value in given.items() if value is not None]
+
+    @property
     def hints(self) -> "Hints":
         from compress.importers.preprocessing import check_interpolation
 

@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from compress.cli import processes, terminal
-from compress.cli.groups import FileOptions, TrainingOptions, with_groups
+from compress.cli.groups import TrainingOptions, ViTOptions, with_groups
 from compress.cli.options import Model
 
 
 @with_groups
 def train(
     training: TrainingOptions,
-    source: FileOptions,
+    source: ViTOptions,
     variant: Annotated[str, typer.Option(help="Variant to train; its baseline is trained first.")] = "vit",
     init: Annotated[
         Path | None, typer.Option(help="Checkpoint to start training from (a baseline or a pretrained model).")
@@ -42,6 +42,10 @@ def train(
         hints = dataclasses.replace(hints, model=user_models.resolve_spec(code), normalize="data")
         base = user_models.get_base_name(code)
     settings = training.apply(config_.read(training.config, training.data, training.seed, init, hints))
+    if settings.init is None and (said := source.preprocessing):
+        raise InputError(
+            f"{' and '.join(said)}: for what a training begins with; give --init FILE too, or leave it out"
+        )
     given = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
     wanted = variants.parse(base if variant == variants.BASELINE else variant, settings.methods, base)
     table = "finetune" if any(method.tuned and not method.from_scratch for method in wanted.methods) else "train"

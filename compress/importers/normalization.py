@@ -13,7 +13,7 @@ DATA = "data"  # the mean and deviation of the training images
 
 
 def list_normalizations(name: str | None, channels: int) -> dict[str, Normalization]:
-    """The list_normalizations that may be meant, by name; `data`, which images tell, is not among them.
+    """The normalizations that may be meant, by name; `data`, which images tell, is not among them.
 
     Args:
         name: a name, or numbers as in 0.5,0.5,0.5/0.25,0.25,0.25; None: any.

@@ -140,10 +140,10 @@ def _list_next(path: Path, content: Checkpoint, hints: Hints) -> list[str]:
     told = list(_repeat_hints(hints))
     if isinstance(config, ModuleConfig) and find_name(path) is None:
         told += ["--model", hints.model or _find_code(path, config.factory)]
-    if content.pretrained:
-        return [f"{_format('train', ['--init', str(path)], data, told)}  # gives it a head"]
     reading = {"--normalize": hints.normalize, "--resize": hints.resize, "--interpolation": hints.interpolation}
     told += [word for option, value in reading.items() if value for word in (option, str(value))]
+    if content.pretrained:
+        return [f"{_format('train', ['--init', str(path)], data, told)}  # gives it a head"]
     if content.converted or dtype != "fp32":
         return [f"compress predict {file} IMAGE {shlex.join(told)}".rstrip()]
     commands = [_format("quantize", [str(path)], data, told)]
