@@ -22,6 +22,7 @@ from baselines.images import Picture, decode
 from baselines.resizing import STRETCHED, Resizing
 
 AHEAD_LIMIT = 2**30  # bytes of batches that worker processes have ready
+SCORED_VALUES, MOST_SCORED = 2**23, 512  # float32 values and images of a batch that is only scored: 32 MB
 
 
 class Split(Protocol):
@@ -30,6 +31,11 @@ class Split(Protocol):
     @property
     def labels(self) -> Tensor:
         """(n,) int64, on the CPU."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image: C, height, width."""
         ...
 
     @property
@@ -48,6 +54,11 @@ class TensorSplit:
 
     images: Tensor  # (n, C, height, width) uint8
     labels: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        _, channels, height, width = self.images.shape
+        return channels, height, width
 
     @property
     def fingerprint(self) -> str:
@@ -74,6 +85,10 @@ class FileSplit(torch.utils.data.Dataset[Tensor]):
     remarks: tuple[str, ...] = ()  # on some of the images
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.channels, *self.image_size
+
+    @property
     def fingerprint(self) -> str:
         facts = [describe(path) for path in self.paths]
         how = () if self.resizing == STRETCHED else (self.resizing.model_dump_json(),)
@@ -87,7 +102,7 @@ class FileSplit(torch.utils.data.Dataset[Tensor]):
         return decode(self.paths[index], self.image_size, self.channels, self.resizing)
 
     def fetch(self, chunks: list[Tensor], device: torch.device) -> Iterator[Tensor]:
-        largest = max(map(len, chunks), default=0) * self.channels * math.prod(self.image_size)
+        largest = max(map(len, chunks), default=0) * math.prod(self.shape)
         held = AHEAD_LIMIT // max(largest, 1)
         workers = max(min(torch.get_num_threads(), held), 1)
         loader = torch.utils.data.DataLoader(
@@ -101,6 +116,11 @@ class FileSplit(torch.utils.data.Dataset[Tensor]):
                 yield images.to(device, non_blocking=True)
         except InputError as error:  # of a worker process, with its traceback in front of the sentence
             raise InputError(str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].strip()) from error
+
+
+def choose_batch(shape: tuple[int, ...], most: int = MOST_SCORED) -> int:
+    """Images of a batch that is only scored: as many as fit into a fixed amount of memory, at most `most`."""
+    return min(max(SCORED_VALUES // math.prod(shape), 1), most)
 
 
 def describe(path: Picture) -> tuple[Any, ...]:

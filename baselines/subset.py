@@ -50,6 +50,10 @@ class Part:
         return self.whole.labels[self.indices]
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.whole.shape
+
+    @property
     def fingerprint(self) -> str:
         return hashlib.sha256(repr((self.whole.fingerprint, self.indices.tolist())).encode()).hexdigest()
 

@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from baselines.data import Data, Split
+from baselines.data import Data, Split, choose_batch
 from baselines.distributed import ALONE, World
 from baselines.errors import InputError
 from baselines.recipe import TrainConfig
@@ -23,7 +23,7 @@ def count_right(
     model.eval()
     right, seen = torch.zeros(2, len(data.classes), device=device)
     mine = indices[world.part(len(indices))]
-    for images, labels in data.batches(split, 512, device, indices=mine) if len(mine) else ():
+    for images, labels in data.batches(split, choose_batch(split.shape), device, indices=mine) if len(mine) else ():
         seen += labels.bincount(minlength=len(seen))
         right += labels[model(images).argmax(1) == labels].bincount(minlength=len(seen))
     return world.sum(right), world.sum(seen)

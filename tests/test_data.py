@@ -15,6 +15,7 @@ from baselines.errors import InputError
 from baselines.feed import Feed
 from baselines.recipe import TrainConfig
 from baselines.sources import load
+from baselines.validation import count_right
 
 CPU = torch.device("cpu")
 
@@ -150,3 +151,21 @@ def test_batches_that_wait_are_bounded(tmp_path: Path, monkeypatch: pytest.Monke
 def normalised(data: Data, images: torch.Tensor) -> torch.Tensor:
     mean, std = (torch.tensor(each)[:, None, None] for each in (data.mean, data.std))
     return (images.float() / 255 - mean) / std
+
+
+def test_large_images_are_scored_in_batches_that_fit_into_memory() -> None:
+    seen: list[int] = []
+
+    class Blind(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append(images.nbytes)
+            return torch.zeros(len(images), 2)
+
+    for size, count, batches in ((8, 600, 2), (224, 120, 3)):
+        split = TensorSplit(torch.zeros(count, 3, size, size, dtype=torch.uint8), torch.arange(count) % 2)
+        made = Data("made", ("cat", "dog"), split, split, (0.5,) * 3, (0.5,) * 3)
+        right, total = count_right(Blind(), made, split, torch.arange(count), CPU)
+        assert (right.tolist(), total.tolist()) == ([count / 2, 0], [count / 2, count / 2])
+        assert len(seen) == batches
+        assert max(seen) <= 32 * 2**20
+        seen.clear()

@@ -8,13 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from baselines.data import Data
+from baselines.data import Data, choose_batch
 from compress import files
 
 TIMED_IMAGES = 256  # that latency goes through
 MIN_BATCHES, MAX_BATCHES = 8, 64
-BATCH_VALUES = 2**23  # float32 values of a scored batch, 32 MB
-LARGEST_BATCH = 250
+LARGEST_BATCH = 250  # that is scored
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,8 @@ class Images:
     @property
     def batch_size(self) -> int:
         """Images of a scored batch: as many as fit into a fixed amount of memory."""
-        first = next(self.batches(1, range(1)))
-        return int(np.clip(BATCH_VALUES // first.size, 1, LARGEST_BATCH))
+        shape = self.data.test.shape if self.data else self.noise.shape[1:] if self.noise is not None else ()
+        return choose_batch(shape, LARGEST_BATCH)
 
     def batches(self, batch_size: int, which: Sequence[int] | Tensor | None = None) -> Iterator[np.ndarray]:
         """Normalized images (B, C, height, width) float32; the last batch may be smaller.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from baselines.classifier import Classifier
-from baselines.data import Data
+from baselines.data import Data, choose_batch
 from baselines.distributed import ALONE, World
 from baselines.guided import GuidedTrainer
 from baselines.train import TrainConfig, fit
@@ -21,7 +21,6 @@ from compress.methods import Method
 from compress.variant import prepare
 
 SHARE, MOST, FEW = 0.1, 2000, 1000  # of training images that choose an epoch; fewer in all are too few to spare any
-SCORED = 512  # test images at a time, as of the images held out
 Model = TypeVar("Model", bound=Classifier)
 
 
@@ -126,7 +125,8 @@ def score(model: VisionTransformer, data: Data, device: torch.device, world: Wor
     total = len(data.test.labels)
     mine = torch.arange(total)[world.part(total)]
     summed = torch.zeros(2, dtype=torch.float64)  # right answers, MACs
-    for images, labels in data.batches(data.test, SCORED, device, indices=mine) if len(mine) else ():
+    size = choose_batch(data.test.shape)
+    for images, labels in data.batches(data.test, size, device, indices=mine) if len(mine) else ():
         output = model.compute_output(images)
         right = (output.logits.argmax(1) == labels).sum().item()
         summed += torch.tensor([right, count_batch_macs(model, output).sum().item()], dtype=summed.dtype)
