@@ -108,7 +108,7 @@ def test_what_torchrun_sets_is_a_number(refused: Refused, monkeypatch: pytest.Mo
     for name, value in (("WORLD_SIZE", "abc"), ("LOCAL_WORLD_SIZE", "0")):
         with monkeypatch.context() as patch:
             patch.setenv(name, value)
-            assert f"{name}='{value}' is no number of processes" in refused("bench", "--quick")
+            assert f"{name}='{value}' is not a number of processes" in refused("bench", "--quick")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "WORLD_SIZE=2 and RANK=None are not what torchrun sets" in refused("train")
 

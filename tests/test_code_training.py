@@ -73,7 +73,7 @@ def test_what_cannot_be_is_refused(
     train: Callable[..., int], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert train("out", "--init", "some.pth") == 2
-    assert "both name what the training begins with" in capfd.readouterr().err
+    assert "both set the initial model" in capfd.readouterr().err
     assert train("out", "--variant", "topk") == 2
     assert "is another architecture" in " ".join(capfd.readouterr().err.split())
 

@@ -249,7 +249,7 @@ def test_a_stopped_and_then_killed_training_ends_with_the_same_weights(tmp_path:
     small = TINY.replace("patch_size = 2", "patch_size = 4").replace("depth = 2", "depth = 1")
     config.write_text(small.replace("epochs = 8", f"epochs = {epochs}"))
     args = ["train", "--config", str(config), "--device", "cpu", "--threads", "1", "--out"]
-    stopped = "stopped; run the same command again to go on\n"
+    stopped = "stopped; run the same command again to resume\n"
     assert stop_after_an_epoch(args, out, signal.SIGINT) == (130, stopped)
     assert stop_after_an_epoch(args, out, signal.SIGKILL) == (-signal.SIGKILL, "")
     (state,) = out.rglob("state.pt")

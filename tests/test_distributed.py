@@ -146,8 +146,8 @@ def test_a_killed_process_ends_the_others_and_costs_no_step(two: Path, launch: L
     killed = launch("killed", victim=f"1 {STEPS + 5}")
     (state,) = (folder / "killed").glob("models/*/state.pt")
     said = (
-        f"error: another process of this training ended; its state after step {STEPS + 5} is kept in "
-        f"{state.relative_to(folder)}: run the same command to go on\n"
+        f"error: another process of this training ended; its state after step {STEPS + 5} is saved in "
+        f"{state.relative_to(folder)}: run the same command again to resume\n"
     )
     assert killed.returncode == 1
     assert killed.stderr.count(said) == killed.stderr.count("error: ") == 1
@@ -178,7 +178,7 @@ def test_measuring_is_the_work_of_one_process(
     for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
     assert main(["bench"]) == 2
-    assert "compress bench is the work of one process, not of 2" in capfd.readouterr().err
+    assert "compress bench runs in one process, not in 2" in capfd.readouterr().err
 
 
 class Answers(nn.Module):

@@ -66,9 +66,9 @@ def test_an_int8_file_is_compared_with_its_float_one_and_what_limits_it_is_said(
     share = CONFIG.depth * CONFIG.tokens * linear_macs(CONFIG) / dense_macs(CONFIG)
     assert f"{share:.1%}" in shown
     assert f"{dense_macs(CONFIG):,}" in shown
-    assert f"a.int8.onnx against {folder / 'a.onnx'}, batch 2 of noise" in shown
+    assert f"a.int8.onnx against {folder / 'a.onnx'}, batch 2 of random input" in shown
     assert "why it is not faster than a.onnx in onnxruntime" in shown or "though it is faster than a.onnx" in shown
-    assert "4 of 8 integer products are no multiple of 16 wide" in shown  # mlp_dim 72
+    assert "4 of 8 integer products are not a multiple of 16 wide" in shown  # mlp_dim 72
     assert "8 of 8 integer products have less than 1 million MACs at batch 2 (the smallest 34,816)" in shown
     assert f"{1 - share:.1%} of the MACs are not quantized" in shown
 
@@ -96,7 +96,7 @@ def test_the_whole_of_it_on_a_finished_bench(run: Run) -> None:
     screen, text = console()
     assert doctor(path, 1, screen).exit_code == 0
     assert f"avit_int8.onnx against {next(run.out.resolve().glob('models/avit-*/avit.onnx'))}" in text.getvalue()
-    for heading in ("machine", "engines", "CUDA", "numbers avit_int8.onnx is computed in"):
+    for heading in ("machine", "engines", "CUDA", "dtypes of avit_int8.onnx by engine"):
         assert heading in text.getvalue()
 
 
@@ -299,7 +299,7 @@ def test_a_broken_engine_is_reported_and_breaks_nothing_else(folder: Path, tmp_p
     assert "yes" in lines["torch"]
     assert "close" in lines["OMP_PROC_BIND"]
     assert "pip install --force-reinstall --no-deps onnxruntime==" in done.stdout
-    assert "it was not looked into: that needs onnxruntime" in done.stdout
+    assert "not inspected: that needs onnxruntime" in done.stdout
 
 
 def installed(folder: Path, name: str, version: str, *requires: str) -> None:

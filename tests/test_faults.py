@@ -132,7 +132,7 @@ def test_a_signal_says_a_line(name: str, code: int, capfd: pytest.CaptureFixture
             assert signal.getsignal(number) == signal.SIG_IGN
     finally:
         signal.signal(number, before)
-    assert f"ended by {name}; run the same command again to go on" in capfd.readouterr().err
+    assert f"ended by {name}; run the same command again to resume" in capfd.readouterr().err
 
 
 def test_libraries_are_silent_unless_asked(capfd: pytest.CaptureFixture[str]) -> None:

@@ -161,7 +161,7 @@ def test_what_is_said_of_images_wins_over_the_checkpoint(tmp_path: Path) -> None
 
 def test_preprocessing_of_no_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--normalize", "half", "--resize", "crop", "--out", str(tmp_path / "runs")]) == 2
-    assert "--normalize and --resize: for what a training begins with; give --init FILE" in capsys.readouterr().err
+    assert "--normalize and --resize: only valid with --init FILE; add it, or remove them" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 

@@ -86,7 +86,9 @@ def test_whenever_it_is_ended_it_goes_on_to_the_same_files(
         kept = [*model.parent.glob("net-quantize/unfinished-*")]
         assert returned == code
         assert said.startswith(f"{word}; "), said
-        assert (f" kept in {kept[0]}: the same command goes on" in said) if kept else (NOTHING_YET in said), said
+        assert (
+            (f" kept in {kept[0]}: run the same command again to resume" in said) if kept else (NOTHING_YET in said)
+        ), said
         assert said.count("\n") == 1
         assert read_written(model.parent) == {}
         assert not [*model.parent.rglob("rows.jsonl")]

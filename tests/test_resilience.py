@@ -133,7 +133,7 @@ def test_ctrl_c_leaves_whole_rows_and_the_same_command_goes_on(
         assert bench.poll() is None
         time.sleep(0.02)
     bench.send_signal(signal.SIGINT)
-    assert bench.communicate()[1] == "stopped; run the same command again to go on\n"
+    assert bench.communicate()[1] == "stopped; run the same command again to resume\n"
     assert bench.returncode == 130
     assert [row.batch_size for row in rows_of(out)] == [1, 1]
     assert not [*workers_of(1, "vit.onnx")]

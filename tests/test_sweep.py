@@ -73,9 +73,9 @@ def test_a_point_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
         ("[sweep]\ntrails = 3\n" + GRID, "did you mean 'trials'"),
         ("[sweep]\ntrials = 3\n" + GRID, "remove trials"),
         ('[sweep]\nsampler = "tpe"\n' + GRID, "set trials"),
-        ("[sweep]\nmlp_ratio = 4\n[sweep.space]\nmodel.mlp_dim = [8, 16]\n", "both decide on mlp_dim"),
+        ("[sweep]\nmlp_ratio = 4\n[sweep.space]\nmodel.mlp_dim = [8, 16]\n", "both set mlp_dim"),
         ("[sweep.space]\nmodel.dim = []\n", "neither a list of values nor"),
-        ("[sweep.space]\nmodel.dim = [[8]]\n", "may hold numbers"),
+        ("[sweep.space]\nmodel.dim = [[8]]\n", "may hold only numbers"),
         ("[sweep.space]\nmodel.dim = {low = 8, high = 16}\n", "a grid needs lists"),
         ("[sweep.space]\nmodel.dim = {low = 8, high = 8}\n", "low 8 is not below high 8"),
         ("[sweep.space]\nmodel.dims = [8]\n", "did you mean 'model.dim'"),
@@ -241,7 +241,7 @@ def test_a_trial_that_was_taken_and_never_begun_is_free_after_a_minute(
 @pytest.mark.parametrize("content", ['{"hello": 1}\n', "INFO started", "[]\n\n", "\n"])
 def test_a_journal_of_another_program_is_refused_and_stays_as_it_is(content: str, tmp_path: Path) -> None:
     (path := tmp_path / "service.log").write_text(content)
-    with pytest.raises(InputError, match="line 1 is none of a journal of Optuna"):
+    with pytest.raises(InputError, match="line 1 is not an entry of an Optuna journal"):
         open_storage(str(path))
     assert path.read_text() == content
 
@@ -259,5 +259,5 @@ def test_a_database_of_another_program_is_refused_and_stays_as_it_is(tmp_path: P
 def test_a_pipe_is_no_storage(tmp_path: Path) -> None:
     for name in ("a.log", "a.db"):
         os.mkfifo(tmp_path / name)
-        with pytest.raises(InputError, match="it is no file"):
+        with pytest.raises(InputError, match="it is not a file"):
             open_storage(str(tmp_path / name))

@@ -15,7 +15,7 @@ def _remark_on_threads(threads: int | None) -> int | None:
 
     if threads is not None and threads > (usable := available_cpus()):
         terminal.say(
-            f"note: --threads {threads} on {usable} processors: threads wait for one another, and figures with them"
+            f"note: --threads {threads} on {usable} processors: threads wait for one another, so timings are too long"
         )
     return threads
 
@@ -141,6 +141,6 @@ def hints(
     if image_size is not None:
         parts = image_size.lower().split("x")
         if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-            raise InputError(f"--image-size {image_size!r} is no size; give HEIGHTxWIDTH in pixels, such as 224x224")
+            raise InputError(f"--image-size {image_size!r} is not a size; give HEIGHTxWIDTH in pixels, such as 224x224")
         size = (int(parts[0]), int(parts[-1]))
     return Hints(heads, size, normalize, ema, user_models.resolve_spec(model), weights)

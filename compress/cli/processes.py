@@ -1,7 +1,7 @@
 """A training of several processes, as the command line sees it: how it begins, and how it ends before its time.
 
 When one process is gone, the others can do nothing more. Over gloo they are told by an error in the middle of a step;
-over NCCL they hang, and the launcher ends them with SIGTERM. In either way one of them says, once, where to go on.
+over NCCL they hang, and the launcher ends them with SIGTERM. Either way, one of them says once where to resume.
 """
 
 import os
@@ -34,7 +34,7 @@ GRACE_S = 1.0  # after SIGTERM, for a process that ends by itself
 
 
 class Team:
-    """The processes of this training, and what is known of it when it cannot go on."""
+    """The processes of this training, and what is known of it when it cannot continue."""
 
     def __init__(self, world: "World", device: "torch.device", options: "TrainingOptions", say: Callable[[str], Any]):
         self.world, self.device, self.options, self.say = world, device, options, say
@@ -67,8 +67,8 @@ class Team:
         """What there is of the training that runs, for the person who has to start it again."""
         step = self.state.step() if self.state else None
         if self.state is None or step is None:
-            return "run the same command again: it goes on from what was kept"
-        return f"its state after step {step:,} is kept in {self.state.path}: run the same command to go on"
+            return "run the same command again to resume"
+        return f"its state after step {step:,} is saved in {self.state.path}: run the same command again to resume"
 
     def end(self, why: str) -> NoReturn:
         """Ends this process at once: whoever waits for the others would wait forever."""
@@ -106,7 +106,7 @@ def _read_count(name: str) -> int:
     """A number of processes, as `torchrun` sets it; raises InputError where somebody set something else."""
     text = os.environ.get(name, "1")
     if not text.isdecimal() or len(text) > DIGITS or not int(text):
-        raise InputError(f"{name}={text!r} is no number of processes, as torchrun sets it; unset it")
+        raise InputError(f"{name}={text!r} is not a number of processes as torchrun sets it; unset it")
     return int(text)
 
 
@@ -120,8 +120,7 @@ def check_alone(command: str) -> None:
     """Raises InputError where `torchrun` started several processes for what is the work of one."""
     if count() > 1:
         raise InputError(
-            f"{command} is the work of one process, not of {count()}; start it without torchrun, "
-            "which is for compress train"
+            f"{command} runs in one process, not in {count()}; start it without torchrun, which is for compress train"
         )
 
 
@@ -171,7 +170,7 @@ def watch(team: Team) -> None:
         while os.read(reading, 1)[0] != signal.SIGTERM:
             pass
         time.sleep(GRACE_S)
-        team.end("this training was told to end, as happens when another of its processes did")
+        team.end("this training received SIGTERM, as happens when another of its processes ends")
 
     threading.Thread(target=wait, daemon=True).start()
 

@@ -47,12 +47,12 @@ def sweep(
         )
     left = [trial for trial in report.trials if trial.state in ("running", "waiting")]
     if left:
-        console.print(f"{len(left)} trials run elsewhere; the same command makes the report again when they are done")
+        console.print(f"{len(left)} trials still run in other processes; run the same command again for a full report")
     console.print(f"wrote {folder / 'sweep.md'}, sweep.csv and sweep.png")
     silent = [trial.number for trial in left if trial.alive and time.time() - trial.alive > SILENT_S]
     if silent:
         numbers = ", ".join(map(str, silent))
         raise InputError(
-            f"nobody works on trial {numbers}, as it seems: whatever began it gave no sign of life for "
-            f"{SILENT_S:.0f} s; run the same command again in {sweep_.STALE_S / 60:.0f} minutes, when it counts as dead"
+            f"trial {numbers} seems abandoned: its process has given no sign of life for "
+            f"{SILENT_S:.0f} s; run the same command again in {sweep_.STALE_S / 60:.0f} minutes to restart it"
         )

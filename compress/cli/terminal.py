@@ -56,7 +56,7 @@ def guarded(call: Callable[[], Any], refuse: Callable[..., int] = refuse, *, deb
         os.environ.update({} if code is None else {VARIABLE: code})
     if result == STOPPED:  # newer versions of typer turn Ctrl-C into this themselves
         why = f"ended by {signal.Signals(ended_by).name}" if ended_by else "stopped"
-        say(f"{why}; {remains or 'run the same command again to go on'}")
+        say(f"{why}; {remains or 'run the same command again to resume'}")
         return 128 + ended_by if ended_by else STOPPED
     return result if isinstance(result, int) else getattr(result, "exit_code", 0)
 

@@ -38,13 +38,13 @@ def train(
     console, hints, base = terminal.make_console(), source.hints, variants.BASELINE
     if code is not None:
         if init is not None:
-            raise InputError(f"--init {init} and --model {code} both name what the training begins with; give only one")
+            raise InputError(f"--init {init} and --model {code} both set the initial model; give only one")
         hints = dataclasses.replace(hints, model=user_models.resolve_spec(code), normalize="data")
         base = user_models.get_base_name(code)
     settings = training.apply(config_.read(training.config, training.data, training.seed, init, hints))
     if settings.init is None and (said := source.preprocessing):
         raise InputError(
-            f"{' and '.join(said)}: for what a training begins with; give --init FILE too, or leave it out"
+            f"{' and '.join(said)}: only valid with --init FILE; add it, or remove {'them' if said[1:] else 'it'}"
         )
     given = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
     wanted = variants.parse(base if variant == variants.BASELINE else variant, settings.methods, base)

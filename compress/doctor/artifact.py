@@ -1,4 +1,4 @@
-"""One file: what it is, which numbers its products really run in, and how fast that is against float."""
+"""One file: what it is, in which dtype its products really run, and how fast that is against float."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -48,7 +48,7 @@ def check(path: Path) -> None:
     if path.suffix not in (".onnx", ".pth"):
         raise InputError(f"{path} is neither an .onnx file nor a .pth checkpoint; give one of these")
     if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty; make it anew")
+        raise InputError(f"{path} is empty; create it again")
     if path.suffix == ".onnx":
         check_onnx(path)
 
@@ -104,7 +104,7 @@ def _examine_onnx(
     except ValueError as error:
         raise InputError(f"{path} cannot be run here: {error}; give a model that takes one batch of images") from error
     except Exception as error:  # ONNX Runtime's kinds share no base of their own
-        raise InputError(f"{path} cannot be run in ONNX Runtime ({clean(error)}); export it anew") from error
+        raise InputError(f"{path} cannot be run in ONNX Runtime ({clean(error)}); export it again") from error
     findings.show(
         path.name,
         [
@@ -143,7 +143,7 @@ def open_onnx(path: Path) -> dict[str, str]:
         session = OrtSession(path, "cpu", 1).session
     except Exception as error:  # ONNX Runtime's kinds share no base of their own
         fault = clean(error).split(" : ")[-1].strip() or type(error).__name__
-        raise InputError(f"{path} is no ONNX file that ONNX Runtime takes ({fault}); export it anew") from error
+        raise InputError(f"{path} is not an ONNX file that ONNX Runtime can load ({fault}); export it again") from error
     return dict(session.get_modelmeta().custom_metadata_map)
 
 
@@ -169,13 +169,13 @@ def _inspect(path: Path, usable: Sequence[str], findings: Findings) -> list[tupl
             with Worker.start(runtime.name, path, "cpu", 1) as worker:
                 each = worker.inspect()
         except WorkerError as error:
-            rows.append((runtime.name, "", "", f"does not take it: {str(error).strip().splitlines()[0]}"))
+            rows.append((runtime.name, "", "", f"cannot load it: {str(error).strip().splitlines()[0]}"))
             continue
         if each.executed.removesuffix("-simulated") in runtime.dtypes | runtime.simulated_dtypes:
             found.append((runtime, each))
             share = "" if each.integer_share is None else f"{each.integer_share:.1%}"
             rows.append((runtime.name, each.executed, share, "; ".join(each.notes)))
-    title, headings = f"numbers {path.name} is computed in", ("runtime", "executed", "MACs in integers", "")
+    title, headings = f"dtypes of {path.name} by engine", ("runtime", "executed", "MACs in integers", "")
     findings.show(title, rows, headings, key="numbers")
     return found
 

@@ -84,7 +84,7 @@ def compare_files(
     options = Options(
         verb="doctor", base=before.name, batch_sizes=(len(images),), threads=threads, seconds=SECONDS, out=out
     )
-    console.print(Text(f"{after.name} against {before}, batch {len(images)} of noise", "bold"))
+    console.print(Text(f"{after.name} against {before}, batch {len(images)} of random input", "bold"))
     rows = evaluate(candidates, take_noise(images), options, partial(console.print, markup=False))
     console.print(reports.rich_table(rows))
     return rows
@@ -93,9 +93,9 @@ def compare_files(
 def judge(rows: Sequence[Row], before: Path | None) -> str:
     """What the reasons are reasons for."""
     if before is None:
-        return "what limits the integers (no float file lies beside it to compare it with)"
+        return "bottlenecks of the integer kernels (no float file next to it to compare with)"
     timed = [row for row in rows if not row.dense and row.speedup_low is not None]
     slower = [row.runtime for row in timed if (row.speedup_low or 0) <= 1]
     if slower:
         return f"why it is not faster than {before.name} in {', '.join(slower)}"
-    return f"bottlenecks, although it is faster than {before.name}" if timed else "what limits the integers"
+    return f"bottlenecks, although it is faster than {before.name}" if timed else "bottlenecks of the integer kernels"

@@ -44,7 +44,7 @@ def doctor(
     if artifact is not None:
         needed = "onnxruntime" if artifact.suffix == ".onnx" else "torch"
         if needed in broken:
-            reason = f"it was not looked into: that needs {needed}, which does not work here"
+            reason = f"not inspected: that needs {needed}, which does not work here"
             findings.tell(artifact.name, [reason], key="file")
         else:
             from compress.doctor.artifact import examine

@@ -62,13 +62,15 @@ def _sizes(kernels: Sequence[Kernel], batch: int) -> list[str]:
     odd = [kernel for kernel in integer if kernel.inner % STEP or kernel.columns % STEP]
     if odd:
         sizes = [f"{kernel.name} ({kernel.inner} x {kernel.columns})" for kernel in odd]
-        found.append(f"{len(odd)} of {len(integer)} integer products are no multiple of {STEP} wide: {_names(sizes)}")
+        found.append(
+            f"{len(odd)} of {len(integer)} integer products are not a multiple of {STEP} wide: {_names(sizes)}"
+        )
     small = [kernel for kernel in integer if kernel.macs < SMALL_MACS]
     if small:
         found.append(
-            f"{len(small)} of {len(integer)} integer products have less than {SMALL_MACS / 1e6:.0f} million MACs at "
-            f"batch {batch} (the smallest {min(kernel.macs for kernel in small):,}): so little that calling a kernel "
-            "counts as well; compare with a larger batch"
+            f"{len(small)} of {len(integer)} integer products have fewer than {SMALL_MACS / 1e6:.0f} million MACs at "
+            f"batch {batch} (the smallest {min(kernel.macs for kernel in small):,}): so few that "
+            "the overhead of a kernel call matters; compare with a larger batch"
         )
     return found
 
@@ -83,7 +85,7 @@ def _bounds(kernels: Sequence[Kernel], before: Sequence[Kernel]) -> list[str]:
     same, all_ = sum(k.seconds for k in before if (k.inner, k.columns) in shapes), sum(k.seconds for k in before)
     worked, did = sum(kernel.macs for kernel in before), sum(kernel.macs for kernel in kernels)
     if before and worked != did:
-        found.append(f"it drops other tokens than the float file, which did {worked:,} MACs where it did {did:,}")
+        found.append(f"it drops other tokens than the float file: {did:,} MACs instead of {worked:,}")
     if 0 < same < all_:
         found.append(
             f"in ONNX Runtime, the same products take {same / all_:.0%} of the time of the float file: "
@@ -97,7 +99,7 @@ def _bounds(kernels: Sequence[Kernel], before: Sequence[Kernel]) -> list[str]:
         )
     convert = sum(kernel.seconds for kernel in kernels if kernel.op in ("QuantizeLinear", "DequantizeLinear"))
     if convert:
-        found.append(f"{convert / total:.0%} of the time goes into converting numbers between float and integer")
+        found.append(f"{convert / total:.0%} of the time is spent converting between float and integer")
     return found
 
 

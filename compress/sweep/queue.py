@@ -208,7 +208,7 @@ def open_storage(where: str) -> BaseStorage:
             return RDBStorage(where)
         path = Path(where).resolve()
         if path.exists() and not path.is_file():
-            raise ValueError("it is no file")
+            raise ValueError("it is not a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")):  # of two processes that make its tables one would fail
             if path.suffix == ".log":
@@ -239,4 +239,4 @@ def _check_journal(path: Path) -> None:
         if not isinstance(entry, dict) or not isinstance(entry.get("op_code"), int):
             if number == len(lines) > 1:  # whoever wrote it was killed
                 break
-            raise ValueError(f"line {number} is none of a journal of Optuna")
+            raise ValueError(f"line {number} is not an entry of an Optuna journal")

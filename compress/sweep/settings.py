@@ -28,7 +28,7 @@ MOST = 2000  # points of a grid
 VALIDATION = 0.2  # share of the training images that trials are compared on, where the file does not say
 TABLES: dict[str, type[BaseModel]] = {"model": ViTConfig, "train": TrainConfig}
 FIXED = {  # what would make trials incomparable
-    "model.classes": "the data set decides on it",
+    "model.classes": "the data set determines it",
     "train.validation": "all trials are compared on the same images",
 }
 Point = dict[str, Any]  # a value for each setting that is swept, by its name with a dot
@@ -83,9 +83,9 @@ class Plan(BaseModel):
             raise ValueError(f"a grid of {count:,} points is too large; set sampler 'random' or 'tpe', and trials")
         if (self.sampler == "grid") != (self.trials is None):
             remedy = "remove trials" if self.trials else f"set trials, which {self.sampler!r} needs"
-            raise ValueError(f"a grid runs every point, other samplers as many trials as they are told; {remedy}")
+            raise ValueError(f"a grid runs every point, other samplers run the number given as trials; {remedy}")
         if self.mlp_ratio is not None and "model.mlp_dim" in self.space:
-            raise ValueError("mlp_ratio and 'model.mlp_dim' both decide on mlp_dim; remove one of them")
+            raise ValueError("mlp_ratio and 'model.mlp_dim' both set mlp_dim; remove one of them")
         return self
 
     def slots(self) -> dict[str, Point]:
@@ -135,12 +135,12 @@ def read(path: Path) -> Sweep:
     except ValidationError as error:
         raise files.explain(error, f"{path} [sweep]") from error
     except TypeError as error:
-        raise InputError(f"{path}: sweep is no table; write [sweep] and [sweep.space]") from error
+        raise InputError(f"{path}: sweep is not a table; write [sweep] and [sweep.space]") from error
     if (base := given.pop("base", None)) is not None:
         given = config.merge(config.read_toml(path.parent / str(base), f"{path}: the base"), given)
     given = config.merge({"train": {"validation": VALIDATION}}, given)
     if "init" in given:
-        raise InputError(f"{path}: a sweep trains from nothing; remove init")
+        raise InputError(f"{path}: a sweep trains from scratch; remove init")
     sweep = Sweep(path.stem, plan, given, config.resolve(given, str(path)))
     if not sweep.base.train.validation:
         raise InputError(
@@ -157,7 +157,7 @@ def read(path: Path) -> Sweep:
 def _values(name: str, choices: Any) -> tuple[Any, ...] | Range:
     if isinstance(choices, list) and choices:
         if not all(isinstance(each, bool | int | float | str) for each in choices):
-            raise ValueError(f"{name!r} may hold numbers, texts, true and false only")
+            raise ValueError(f"{name!r} may hold only numbers, strings, true and false")
         return tuple(dict.fromkeys(choices))
     if isinstance(choices, dict) and {"low", "high"} <= choices.keys() <= {"low", "high", "log"}:
         try:

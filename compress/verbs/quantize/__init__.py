@@ -99,7 +99,7 @@ def _enter_folder(
         return
     source.folder, found = kept
     if str(found):
-        console.print(f"taken from {source.folder}, which an interrupted run left: {found}; latency is timed anew")
+        console.print(f"taken from {source.folder}, which an interrupted run left: {found}; latency is measured again")
 
 
 def _settle_method(

@@ -51,7 +51,9 @@ def train(request: Request, settings: BenchConfig, source: Source, method: Qat, 
         except KeyboardInterrupt as stop:
             if not state.path.exists():
                 raise
-            raise Stopped(f"its training is kept in {state.path}: the same command goes on from there") from stop
+            raise Stopped(
+                f"the training state is saved in {state.path}: run the same command again to resume"
+            ) from stop
         source.keep_calibrated(method, model)
     methods = [*source.which.methods, method]
     whole = loading.pack(model, methods, source.data, source.content.config, calibration=source.calibrated_on)

@@ -90,7 +90,7 @@ def keep_folder(request: Request, key: str) -> Iterator[tuple[Path, Found] | Non
         if not found or isinstance(stop, Stopped):
             raise
         raise Stopped(
-            f"{found} kept in {folder}: the same command goes on from there, but for the timing, which begins anew"
+            f"{found} kept in {folder}: run the same command again to resume (latency is measured again)"
         ) from stop
     except BaseException:
         lock.release()
