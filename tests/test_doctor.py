@@ -69,7 +69,7 @@ def test_an_int8_file_is_compared_with_its_float_one_and_what_limits_it_is_said(
     assert f"a.int8.onnx against {folder / 'a.onnx'}, batch 2 of random input" in shown
     assert "why it is not faster than a.onnx in onnxruntime" in shown or "though it is faster than a.onnx" in shown
     assert "4 of 8 integer products are not a multiple of 16 wide" in shown  # mlp_dim 72
-    assert "8 of 8 integer products have less than 1 million MACs at batch 2 (the smallest 34,816)" in shown
+    assert "8 of 8 integer products have fewer than 1 million MACs at batch 2 (the smallest 34,816)" in shown
     assert f"{1 - share:.1%} of the MACs are not quantized" in shown
 
 
@@ -78,7 +78,7 @@ def test_a_float_file_is_not_asked_why(folder: Path) -> None:
     artifact.examine(folder / "a.onnx", 1, 1, ["onnxruntime"], Findings(screen))
     assert "fp32" in text.getvalue()
     assert "MatMul" in text.getvalue()
-    assert "limits" not in text.getvalue()
+    assert "bottlenecks" not in text.getvalue()
     assert "against" not in text.getvalue()
 
 
