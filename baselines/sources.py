@@ -1,5 +1,6 @@
 """Where data sets come from: `digits`, `cifar10`, `cifar100`, `folder:PATH`, the path of a folder, or `hf:NAME`."""
 
+import importlib.util
 import math
 from functools import partial
 from pathlib import Path
@@ -13,12 +14,14 @@ from torch import Tensor
 
 from baselines.data import Data, Split, TensorSplit
 from baselines.errors import InputError
-from baselines.photos import TEST_FRACTION, read_folder, read_set
+from baselines.photos import read_folder, read_set
 from baselines.resizing import STRETCHED, Resizing
 from baselines.tables import PREFIX, is_saved
 
 STATISTICS_LIMIT = 2**28  # bytes of one whose mean and deviation are taken in one piece
 FOLDER, DOWNLOADS = "folder:", ("cifar10", "cifar100")
+# The order of train_test_split(range(1797), test_size=0.2, stratify=labels, random_state=0) of scikit-learn
+DIGITS_SPLIT, DIGITS_TRAIN = Path(__file__).with_name("digits_split.npy"), 1437
 
 Source: TypeAlias = tuple[tuple[str, ...], Split, Split, tuple[str, ...]]  # classes, training, test, notes
 
@@ -76,22 +79,32 @@ def _digits(
     image_size: tuple[int, int], channels: int, resizing: Resizing
 ) -> tuple[tuple[str, ...], Split, Split]:  # fmt: skip
     """1,797 scans of 8x8 pixels with 17 grey levels, shipped inside scikit-learn."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    raw: Any = load_digits()
-    images = torch.from_numpy(raw.images).float()[:, None].expand(-1, channels, -1, -1) * (255 / 16)
+    scans, target = _read_digits()
+    images = torch.from_numpy(scans).float()[:, None].expand(-1, channels, -1, -1) * (255 / 16)
     if resizing == STRETCHED:
         images = F.interpolate(images, image_size, mode="bilinear", align_corners=False).round().to(torch.uint8)
     else:
         images = _fit(images.round().to(torch.uint8), image_size, channels, resizing)
-    labels = torch.from_numpy(raw.target).long()
-    train, test = train_test_split(np.arange(len(labels)), test_size=TEST_FRACTION, stratify=raw.target, random_state=0)
+    labels = torch.from_numpy(target).long()
+    train, test = np.split(np.load(DIGITS_SPLIT).astype(np.int64), [DIGITS_TRAIN])
     return (
         tuple(str(i) for i in range(10)),
         TensorSplit(images[train], labels[train]),
         TensorSplit(images[test], labels[test]),
     )
+
+
+def _read_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Scans (1797, 8, 8), 0 to 16, and labels; from scikit-learn's file, since importing it takes seconds."""
+    found = importlib.util.find_spec("sklearn")
+    path = Path(found.origin if found and found.origin else "").parent / "datasets" / "data" / "digits.csv.gz"
+    if not path.is_file():
+        from sklearn.datasets import load_digits
+
+        raw: Any = load_digits()
+        return raw.images, raw.target
+    table = np.loadtxt(path, delimiter=",")
+    return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
 
 
 def _cifar(

@@ -1,5 +1,6 @@
 """What tests share: a tiny configuration, and one run directory that the real command line made from it."""
 
+import gc
 import os
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from filelock import FileLock
 import reports
 from compress.quantization.products import multiplies_exactly
 
+gc.freeze()  # what these imports made is never garbage; looking through it again and again takes time
 ROOT = Path(__file__).resolve().parents[1]
 MADE = [  # variant, runtime and numbers of the rows of `run`
     ("vit", "torch", "fp32"),
@@ -63,7 +65,9 @@ ema = 0.9
 
 # What takes longest begins first, so that no worker is left alone with it; the first one also makes `run`.
 LONG = ("test_adding_a_column.py", "test_openvino.py", "test_nncf.py", "test_benchmarks.py", "test_distributed.py")
-LONG += ("test_quantize_interrupted.py", "test_fuzz.py", "test_resilience.py", "test_readme.py")
+LONG += ("test_quantize_interrupted.py", "test_fuzz.py", "test_resilience.py", "test_readme.py", "test_plain.py")
+LONG += ("test_quantize.py", "test_python_docs.py", "test_commands.py", "test_notebooks.py", "test_export.py")
+LONG += ("test_methods.py", "test_user_models.py", "test_prune.py", "test_adding_a_runtime.py", "test_geometries.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 from baselines import data as data_module
 from baselines import photos
@@ -23,6 +25,17 @@ CPU = torch.device("cpu")
 def paint(path: Path, value: int, size: tuple[int, int] = (10, 8)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((*size, 3), value, np.uint8)).save(path)
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    raw = load_digits()
+    rows = train_test_split(range(len(raw.target)), test_size=0.2, stratify=raw.target, random_state=0)
+    digits = load("digits", (8, 8), 1)
+    for split, chosen in zip((digits.train, digits.test), rows, strict=True):
+        assert split.labels.tolist() == raw.target[chosen].tolist()
+        images = torch.cat([batch for batch, _ in digits.batches(split, 500, CPU)])[:, 0] * digits.std[0]
+        expected = torch.tensor(raw.images[chosen]).mul(255 / 16).round() / 255
+        torch.testing.assert_close(images + digits.mean[0], expected.float(), rtol=0, atol=1e-6)
 
 
 def test_digits_are_all_there_and_the_split_is_fixed() -> None:

@@ -1,11 +1,13 @@
 """One contract for every method, and the invariants of composing them."""
 
 import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from baselines.errors import InputError
 from baselines.pretrain import PretrainConfig
@@ -49,19 +51,36 @@ def ready(model: VisionTransformer, method: Method) -> VisionTransformer:
     return prepared.eval()
 
 
+@dataclass(frozen=True)
+class Made:
+    """A dense model, and what a method with its default settings made of it; nothing here is to be changed."""
+
+    dense: VisionTransformer
+    before: dict[str, Tensor]  # its state
+    logits: Tensor  # its own, before
+    ready: VisionTransformer
+    shipped: VisionTransformer
+
+
+@cache  # calibrating takes a second, and every test below looks at the same model
+def made(kind: type[Method], shape: str) -> Made:
+    dense = small(shape)
+    before, logits = copy.deepcopy(dense.state_dict()), dense(images())
+    prepared = ready(dense, kind())
+    return Made(dense, before, logits, prepared, variant.convert(prepared, [kind()]))
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", METHOD_TYPES, ids=lambda kind: kind.name)
 class TestContract:
     def test_the_baseline_is_untouched(self, kind: type[Method], shape: str) -> None:
-        model = small(shape)
-        state, logits = copy.deepcopy(model.state_dict()), model(images())
-        variant.convert(ready(model, kind()), [kind()])
+        model, state = (found := made(kind, shape)).dense, found.before
         assert model.state_dict().keys() == state.keys()
         assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-        assert torch.equal(model(images()), logits)
+        assert torch.equal(model(images()), found.logits)
 
     def test_logits_in_training_and_evaluation(self, kind: type[Method], shape: str) -> None:
-        model = ready(small(shape), kind())
+        model = copy.deepcopy(made(kind, shape).ready)
         for n in (1, 3):
             assert model.eval()(images(n)).shape == (n, 5)
             assert model.train()(images(n)).shape == (n, 5)
@@ -79,26 +98,22 @@ class TestContract:
         assert all(g is not None and g.isfinite().all() and g.any() for g in gradients)
 
     def test_a_saved_state_gives_the_same_logits(self, kind: type[Method], shape: str, tmp_path: Any) -> None:
-        method = kind()
-        model = ready(small(shape), method)
-        state = tmp_path / "state.pt"
-        for source, converted in ((model, False), (variant.convert(model, [method]), True)):
+        method, found, state = kind(), made(kind, shape), tmp_path / "state.pt"
+        for source, converted in ((found.ready, False), (found.shipped, True)):
             torch.save(source.state_dict(), state)
-            again = variant.prepare(small(shape, classes=5), [method])
+            again = variant.prepare(small(shape), [method])
             again = variant.convert(again, [method]) if converted else again
             again.load_state_dict(torch.load(state, weights_only=True))
             assert torch.equal(again.eval()(images()), source(images()))
 
     def test_converting_keeps_the_answer_and_does_no_more_work(self, kind: type[Method], shape: str) -> None:
-        method = kind()
-        model = ready(small(shape), method)
-        shipped = variant.convert(model, [method])
+        model, shipped = (found := made(kind, shape)).ready, found.shipped
         torch.testing.assert_close(shipped(images()), model(images()), rtol=0, atol=1e-5)
         tokens = shipped.compute_output(images()).encoder.counts
         assert tokens is None or bool((tokens <= model.config.tokens).all())
 
     def test_same_seed_same_result(self, kind: type[Method], shape: str) -> None:
-        first, second = (ready(small(shape), kind()) for _ in range(2))
+        first, second = made(kind, shape).ready, ready(small(shape), kind())
         assert torch.equal(first(images()), second(images()))
 
 

@@ -20,7 +20,7 @@ from baselines.vit import Attention, Encoder, VisionTransformer
 from compress import files, variant
 from compress.checkpoints import user_models
 from compress.checkpoints.checkpoint import Checkpoint
-from compress.exporters import external
+from compress.exporters import external, garbage
 from compress.exporters.operators import halve_constants, list_gathered_indices, list_translations
 
 OPSET = 20
@@ -101,7 +101,7 @@ def trace_model(model: Classifier, images: Tensor) -> onnx.ModelProto:
     for module in model.modules():
         if isinstance(module, Attention):
             module.fused = False
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), garbage.put_off_collection():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         try:
