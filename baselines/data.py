@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,7 +63,7 @@ class TensorSplit:
 
     @property
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(self.images.cpu().numpy().tobytes())
+        digest = hashlib.sha256(np.ascontiguousarray(self.images.cpu().numpy()))  # no copy of what may be gigabytes
         digest.update(self.labels.numpy().tobytes())
         return digest.hexdigest()
 

@@ -153,7 +153,7 @@ def _statistics(split: Split, size: int, sample: int = 10_000) -> tuple[tuple[fl
     n, batch = len(split.labels), min(max(STATISTICS_LIMIT // 4 // size, 1), 256)
     chunks = split.fetch(list(torch.arange(0, n, max(1, -(-n // sample))).split(batch)), torch.device("cpu"))
     if isinstance(split, TensorSplit) and split.images.nbytes <= STATISTICS_LIMIT:
-        std, mean = torch.std_mean(torch.cat(list(chunks)).float() / 255, (0, 2, 3))
+        std, mean = torch.std_mean(torch.cat(list(chunks)).float().div_(255), (0, 2, 3))
     else:
         found = [torch.stack([each.flatten().bincount(minlength=256) for each in chunk.unbind(1)]) for chunk in chunks]
         counts, level = torch.stack(found).sum(0).double(), torch.arange(256) / 255
