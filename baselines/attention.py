@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.geometry import ViTConfig
+from baselines.geometry import BlockSizes, ViTConfig
 from baselines.ragged import Ragged
 from baselines.tokenizer import normalize_weights
 
@@ -20,14 +20,16 @@ class Attention(nn.Module):
     backward of torch's fused kernel take 6 times as long there with 17 or 65 tokens, and twice with 577.
     """
 
-    def __init__(self, config: ViTConfig):
+    def __init__(self, config: ViTConfig, sizes: BlockSizes | None = None):
         super().__init__()
-        self.heads, self.dropout, self.fused = config.heads, config.dropout, True
+        sizes = sizes or config.blocks[0]
+        self.heads, self.qk_width, self.v_width = sizes.heads, sizes.qk_width, sizes.v_width
+        self.dropout, self.fused = config.dropout, True
         self.rounding: nn.ModuleDict | None = None  # of queries, keys, values and weights, before they are multiplied
-        self.qkv = nn.Linear(config.dim, 3 * config.inner_dim)
-        width, eps = config.head_width, config.norm_eps
+        self.qkv = nn.Linear(config.dim, 2 * self.qk_width + self.v_width)
+        width, eps = sizes.qk_dim, config.norm_eps
         self.q_norm, self.k_norm = (nn.LayerNorm(width, eps) if config.qk_norm else None for _ in "qk")
-        self.proj = nn.Linear(config.inner_dim, config.dim)
+        self.proj = nn.Linear(self.v_width, config.dim)
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, layout: Ragged | None = None, weight: Tensor | None = None
@@ -47,11 +49,26 @@ class Attention(nn.Module):
         if layout is None:
             mixed, q, k = self._mix(qkv, mask, weight)
             return self.proj(mixed), q, k
-        if qkv.is_cuda and layout.batch > 1 and not layout.padded:
+        if qkv.is_cuda and layout.batch > 1 and not layout.padded and self.even:
             mixed, q, k = self.jagged(qkv, layout)
             return self.proj(mixed), q, k
         parts = [self._mix(part, keys, None) for part, keys in layout.split(qkv)]
         return self.proj(layout.join([mixed for mixed, _, _ in parts])), *parts[-1][1:]
+
+    @property
+    def even(self) -> bool:
+        """Whether values are as wide as queries and keys."""
+        return self.v_width == self.qk_width
+
+    def split_heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, 3HK) -> queries, keys and values, each (B, H, N, K); values may have a width of their own."""
+        batch, tokens, _ = qkv.shape
+        if self.even:
+            q, k, v = qkv.view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+            return q, k, v
+        parts = qkv.split([self.qk_width, self.qk_width, self.v_width], -1)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        return q, k, v
 
     def jagged(self, qkv: Tensor, layout: Ragged) -> tuple[Tensor, Tensor, Tensor]:
         """Packed (T, 3HK) -> (T, HK), queries and keys (T, H, K).
@@ -70,7 +87,7 @@ class Attention(nn.Module):
     def _mix(self, qkv: Tensor, mask: Tensor | None, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, 3HK) -> (B, N, HK), queries and keys."""
         batch, tokens, _ = qkv.shape
-        q, k, v = qkv.view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each (B, H, N, K)
+        q, k, v = self.split_heads(qkv)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         slow = self.training and q.dtype is torch.bfloat16 and q.device.type == "cpu"

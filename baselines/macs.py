@@ -12,19 +12,31 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from baselines.vit import ViTConfig
+from baselines.vit import BlockSizes, ViTConfig
 
 Count = TypeVar("Count", int, Tensor)
 
 
-def linear_macs(config: ViTConfig) -> int:
-    """MACs that one token costs in the four Linear layers of one block."""
-    return 4 * config.dim * config.inner_dim + 2 * config.dim * config.mlp_dim
+def projection_macs(config: ViTConfig, sizes: BlockSizes) -> int:
+    """MACs that one token costs in the two Linear layers of attention in a block of these sizes."""
+    return 2 * config.dim * (sizes.qk_width + sizes.v_width)
 
 
-def attention_macs(config: ViTConfig, width: Count) -> Count:
+def mlp_macs(config: ViTConfig, sizes: BlockSizes) -> int:
+    """MACs that one token costs in the MLP of a block of these sizes."""
+    return 2 * config.dim * sizes.mlp_dim
+
+
+def linear_macs(config: ViTConfig, sizes: BlockSizes | None = None) -> int:
+    """MACs that one token costs in the four Linear layers of one block; of the first one, unless `sizes` says."""
+    sizes = sizes or config.blocks[0]
+    return projection_macs(config, sizes) + mlp_macs(config, sizes)
+
+
+def attention_macs(config: ViTConfig, width: Count, sizes: BlockSizes | None = None) -> Count:
     """MACs of `q @ k` and `attention @ v` of one image in one block, over a square of `width` tokens."""
-    return 2 * config.inner_dim * width * width
+    sizes = sizes or config.blocks[0]
+    return (sizes.qk_width + sizes.v_width) * width * width
 
 
 def stem_macs(config: ViTConfig, outputs: int | None = None) -> int:
@@ -51,8 +63,9 @@ def stem_macs(config: ViTConfig, outputs: int | None = None) -> int:
 
 def dense_macs(config: ViTConfig) -> int:
     """MACs of one image when every token runs through every block."""
-    block = config.tokens * linear_macs(config) + attention_macs(config, config.tokens)
-    return stem_macs(config) + config.depth * block
+    tokens = config.tokens
+    blocks = (tokens * linear_macs(config, each) + attention_macs(config, tokens, each) for each in config.blocks)
+    return stem_macs(config) + sum(blocks)
 
 
 def ragged_macs(
@@ -71,10 +84,12 @@ def ragged_macs(
         outputs: tokens that reach the pooling, prefix included; None: all.
     """
     mlp_tokens_BL = tokens_BL if mlp_tokens_BL is None else mlp_tokens_BL
-    mlp = 2 * config.dim * config.mlp_dim
-    projections = tokens_BL.double() * (linear_macs(config) - mlp)
-    blocks = projections + mlp_tokens_BL.double() * mlp + attention_macs(config, width_BL.double())
-    return stem_macs(config, outputs) + blocks.sum(1)
+    total_B = torch.full_like(tokens_BL[:, 0], stem_macs(config, outputs), dtype=torch.float64)
+    for block, sizes in enumerate(config.blocks):
+        total_B = total_B + tokens_BL[:, block].double() * projection_macs(config, sizes)
+        total_B = total_B + mlp_tokens_BL[:, block].double() * mlp_macs(config, sizes)
+        total_B = total_B + attention_macs(config, width_BL[:, block].double(), sizes)
+    return total_B
 
 
 def reduced_macs(config: ViTConfig, leaving_L: Sequence[int]) -> int:
@@ -87,18 +102,21 @@ def reduced_macs(config: ViTConfig, leaving_L: Sequence[int]) -> int:
 
 def params(config: ViTConfig) -> int:
     """Learned weights of the dense model."""
-    dim, mlp = config.dim, config.mlp_dim
+    dim = config.dim
     if config.tokenizer in ("linear", "normed"):
         values = config.channels * config.patch_size**2
         embed = dim * values + dim + 2 * (dim + values) * (config.tokenizer == "normed")
     else:
         bias = config.tokenizer == "conv"
         embed = sum((9 * channels_in + bias) * channels_out for channels_in, channels_out in config.conv_channels)
-    block = 4 * dim * config.inner_dim + 2 * dim * mlp + 3 * config.inner_dim + dim + mlp + dim + 4 * dim
-    block += 4 * config.head_width * config.qk_norm + 2 * dim * (config.layer_scale > 0)
+    blocks = 0
+    for each in config.blocks:
+        biases = 2 * each.qk_width + each.v_width + each.mlp_dim + 2 * dim
+        blocks += linear_macs(config, each) + biases + 4 * dim  # two norms
+        blocks += 4 * each.qk_dim * config.qk_norm + 2 * dim * (config.layer_scale > 0)
     tokens = (config.tokens + config.prefix_tokens) * dim
     pooling = dim + 1 if config.pool == "seq" else 0
     last = config.representation or dim
     heads = (last + 1) * config.classes * (1 + config.distill_token) + (dim + 1) * config.representation
     norms = 2 * dim * (1 + config.pre_norm)
-    return embed + tokens + config.depth * block + norms + pooling + heads
+    return embed + tokens + blocks + norms + pooling + heads

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from baselines.errors import InputError
-from baselines.geometry import ViTConfig
+from baselines.geometry import UNEVEN, ViTConfig
 from baselines.vit import VisionTransformer
 
 SIZES = ("channels", "patch_size", "dim", "depth", "heads", "head_dim", "mlp_dim", "representation", "registers")
+SIZES += UNEVEN
 KINDS = ("tokenizer", "norm", "norm_at", "pre_norm", "activation", "pool", "distill_token", "layer_scale", "qk_norm")
 HEADS = ("head.", "distill_head.")
 

@@ -16,19 +16,19 @@ from torch import Tensor, nn
 
 from baselines.attention import Attention
 from baselines.classifier import Classifier
-from baselines.geometry import ViTConfig
+from baselines.geometry import BlockSizes, ViTConfig
 from baselines.output import EncoderOutput, ViTOutput
 from baselines.ragged import Ragged
 from baselines.tokenizer import SequencePool, norm, normalize_weights, tokenizer
 
-__all__ = ["Attention", "Block", "Encoder", "Mlp", "ViTConfig", "VisionTransformer"]
+__all__ = ["Attention", "Block", "BlockSizes", "Encoder", "Mlp", "ViTConfig", "VisionTransformer"]
 
 
 class Mlp(nn.Module):
-    def __init__(self, config: ViTConfig):
+    def __init__(self, config: ViTConfig, sizes: BlockSizes):
         super().__init__()
-        self.fc1 = nn.Linear(config.dim, config.mlp_dim)
-        self.fc2 = nn.Linear(config.mlp_dim, config.dim)
+        self.fc1 = nn.Linear(config.dim, sizes.mlp_dim)
+        self.fc2 = nn.Linear(sizes.mlp_dim, config.dim)
         self.dropout, self.approximate = config.dropout, "tanh" if config.activation == "gelu_tanh" else "none"
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,10 +41,10 @@ Between = Callable[[Tensor, Tensor, Tensor], Tensor]
 class Block(nn.Module):
     """Pre-norm transformer block; `drop_path` drops a whole branch for an image (stochastic depth)."""
 
-    def __init__(self, config: ViTConfig, drop_path: float):
+    def __init__(self, config: ViTConfig, drop_path: float, sizes: BlockSizes):
         super().__init__()
-        self.norm1, self.attn = norm(config), Attention(config)
-        self.norm2, self.mlp = norm(config), Mlp(config)
+        self.norm1, self.attn = norm(config), Attention(config, sizes)
+        self.norm2, self.mlp = norm(config), Mlp(config, sizes)
         start = torch.full((config.dim,), config.layer_scale)
         self.scale1, self.scale2 = (nn.Parameter(start.clone()) if config.layer_scale else None for _ in "12")
         self.drop_path = drop_path
@@ -110,7 +110,7 @@ class VisionTransformer(Classifier[ViTConfig]):
         self.pos_embed = nn.Parameter(torch.empty(1, config.tokens, config.dim))
         self.pre_norm = norm(config) if config.pre_norm else None
         rates = [config.drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
-        self.encoder = Encoder([Block(config, rate) for rate in rates])
+        self.encoder = Encoder([Block(config, *each) for each in zip(rates, config.blocks, strict=True)])
         self.norm = norm(config)
         self.sequence_pool = SequencePool(config.dim) if config.pool == "seq" else None
         self.representation = nn.Linear(config.dim, config.representation) if config.representation else None
@@ -123,7 +123,10 @@ class VisionTransformer(Classifier[ViTConfig]):
 
         With a distillation token, training gets the logits of each head, and evaluation their mean, as in DeiT.
         """
-        encoded = self.encoder(self.embed(images))
+        return self.finish(self.encoder(self.embed(images)))
+
+    def finish(self, encoded: EncoderOutput) -> ViTOutput:
+        """What the encoder gave -> logits and by-products."""
         tokens_BRD = self.norm(encoded.tokens) if self.config.norm_at == "tokens" else encoded.tokens
         pooled = self.pool(tokens_BRD, encoded.sizes)
         if self.config.norm_at == "pooled":

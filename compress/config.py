@@ -230,7 +230,7 @@ def make_quick(config: BenchConfig) -> tuple[BenchConfig, tuple[str, ...]]:
     model, train, finetune = config.model, config.train, config.finetune
     depth, epochs = model.depth if config.init else -(-model.depth // 2), -(-train.epochs // 5)
     short = {
-        "model": model.model_copy(update={"depth": depth}),
+        "model": model.model_copy(update={"depth": depth, "block_sizes": (model.block_sizes or ())[:depth] or None}),
         "train": train.model_copy(update={"epochs": epochs, "warmup_epochs": train.warmup_epochs / 5}),
         "finetune": finetune.model_copy(update={"epochs": 1, "warmup_epochs": min(finetune.warmup_epochs, 0.2)}),
     }

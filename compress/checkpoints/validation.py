@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from baselines import macs
 from baselines.vit import ViTConfig
 from compress.importers.state_dict import is_plain
 
@@ -97,7 +98,7 @@ def check_sizes(checkpoint: "Checkpoint") -> None:
     if len(checkpoint.state) < LEAST_TENSORS * config.depth:
         raise ValueError(f"{len(checkpoint.state)} weights for {config.depth} blocks")
     least = (config.representation or config.dim) * config.classes
-    least += config.dim * (config.tokens + config.depth * (4 * config.inner_dim + 2 * config.mlp_dim))
+    least += config.dim * config.tokens + sum(macs.linear_macs(config, each) for each in config.blocks)
     if config.tokenizer in ("linear", "normed"):
         least += config.dim * config.channels * config.patch_size**2
     twice = torch.uint8  # two weights of 4 bits in a byte

@@ -71,7 +71,7 @@ def _examine_checkpoint(path: Path, usable: Sequence[str], findings: Findings) -
             ("variant", which.name),
             ("image", f"{config.channels} x {config.image_size[0]} x {config.image_size[1]}"),
             ("tokens", config.tokens),
-            ("depth, dim, heads, mlp_dim", f"{config.depth}, {config.dim}, {config.heads}, {config.mlp_dim}"),
+            ("depth, dim, heads, mlp_dim", config.summary),
             ("classes", f"{len(content.classes)} ({content.dataset})"),
             ("MACs of an image, all tokens", f"{dense_macs(config):,}"),
             ("file", _size(path)),

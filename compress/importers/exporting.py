@@ -32,6 +32,7 @@ def check_support(library: str, config: ViTConfig, faults: Mapping[str, Any]) ->
         faults: what it would have, and whether it does.
     """
     always = {
+        "blocks of different sizes": config.block_sizes is not None,
         f"a tokenizer {config.tokenizer!r}": config.tokenizer != "linear",
         "pooling under learned weights (pool 'seq')": config.pool == "seq",
         "batch norm": config.norm == "batch",

@@ -176,9 +176,9 @@ def _thop(model: Classifier, image: Tensor) -> float:
 
     def attention(module: Attention, x: Tensor, *_: Any) -> int:
         batch, tokens = x.shape[:2] if x.ndim == 3 else (1, len(x))  # packed: the rows of one image
-        shape = (batch, module.heads, tokens, module.proj.in_features // module.heads)
+        q, v = ((batch, module.heads, tokens, width // module.heads) for width in (module.qk_width, module.v_width))
         linear = batch * tokens * (module.qkv.weight.numel() + module.proj.weight.numel())
-        return linear + _attention_products(shape, shape, shape)
+        return linear + _attention_products(q, q, v)
 
     nothing, pooling = rule(lambda *_: 0), rule(lambda _pool, x, *_: 2 * x.numel())  # scores, weighted mean
     rules = {Attention: rule(attention), SequencePool: pooling, nn.LayerNorm: nothing, TokenBatchNorm: nothing}

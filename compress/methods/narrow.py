@@ -40,6 +40,7 @@ def narrower(config: ViTConfig, share: float) -> ViTConfig:
     if share == 1:
         return config
     aim, proportion = share * dense_macs(config), config.mlp_dim / config.dim
+    config = config.model_copy(update={"block_sizes": None, "tokenizer_dim": None})  # all blocks alike
     shared = 1 if config.head_dim else config.heads  # that have to divide the width
     step = lcm(shared * 8, max(config.patch_size // 2, 1) if config.tokenizer in ("conv", "cct") else 1)
     widths = range(step, config.dim + 1, step) or range(shared, config.dim + 1, shared)

@@ -128,9 +128,9 @@ def merged_macs(config: ViTConfig, merged: Sequence[int]) -> int:
 def selection_macs(config: ViTConfig, merged: Sequence[int]) -> int:
     """MACs of one image in comparing patches."""
     patches, macs = config.tokens - config.prefix_tokens, 0
-    for r in merged:
+    for r, sizes in zip(merged, config.blocks, strict=True):
         if r:
-            macs += (patches + 1) // 2 * (patches // 2) * config.head_width
+            macs += (patches + 1) // 2 * (patches // 2) * sizes.qk_dim
         patches -= r
     return macs
 

@@ -101,8 +101,9 @@ class TopKEncoder(Encoder):
         self.own_macs, tokens = 0, config.tokens
         self.leaving = [0] * config.depth  # tokens
         for block, count in self.counts.items():
+            heads, width, *_ = config.blocks[block]
             seen = torch.empty(1, tokens, config.dim, device="meta")
-            keys = torch.empty(1, config.heads, tokens, config.head_width, device="meta")
+            keys = torch.empty(1, heads, tokens, width, device="meta")
             self.own_macs += self.importance.macs(seen, keys, keys)
             after = self.prefix + count + self.fuse
             self.leaving[block], tokens = tokens - after, after

@@ -74,7 +74,7 @@ def find_pairs(model: nn.Module) -> Iterator[tuple[Tensor, Tensor, QuantLinear]]
     for block in model.modules():
         if isinstance(block, Block):
             qkv, proj, fc1 = block.attn.qkv, block.attn.proj, block.mlp.fc1
-            values = slice(2 * qkv.weight.shape[0] // 3, None)
+            values = slice(2 * block.attn.qk_width, None)
             for weight, bias, layer in (
                 (block.norm1.get_parameter("weight"), block.norm1.get_parameter("bias"), qkv),
                 (qkv.weight[values], qkv.bias[values], proj),

@@ -34,6 +34,7 @@ SPECIAL = (  # settings that are shown where a model has them: (name, in words)
     ("pre_norm", "a norm before the first block"),
     ("representation", "a layer of {} with tanh before the head"),
     ("head_dim", "heads of width {}"),
+    ("block_sizes", "blocks of (heads, queries in a head, values in a head, MLP) {}"),
 )
 
 
@@ -101,7 +102,7 @@ def _geometry(content: Checkpoint) -> Iterator[tuple[str, str]]:
     rows, columns = config.grid
     prefix = f" + {config.prefix_tokens} of its own" if config.prefix_tokens else ""
     yield "tokens", f"{rows} x {columns} patches of {config.patch_size} x {config.patch_size} pixels{prefix}"
-    yield "depth, dim, heads, mlp_dim", f"{config.depth}, {config.dim}, {config.heads}, {config.mlp_dim}"
+    yield "depth, dim, heads, mlp_dim", config.summary
     kinds = [f"tokenizer {config.tokenizer}", f"pool {config.pool}", config.activation, f"epsilon {config.norm_eps:g}"]
     yield "kind", ", ".join(kinds)
     special = [text.format(getattr(config, name)) for name, text in SPECIAL if getattr(config, name)]

@@ -164,7 +164,8 @@ class Source:
 def keep_blocks(model: VisionTransformer, blocks: int) -> VisionTransformer:
     """A copy with its first blocks alone; token methods keep the places that are left."""
     short = copy.deepcopy(model)
-    short.config = model.config.model_copy(update={"depth": blocks})
+    sizes = (model.config.block_sizes or ())[:blocks] or None
+    short.config = model.config.model_copy(update={"depth": blocks, "block_sizes": sizes})
     short.encoder.blocks = nn.ModuleList(list(short.encoder.blocks)[:blocks])
     return short
 
