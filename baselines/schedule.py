@@ -133,6 +133,13 @@ def clip_counts(leaving: Counts, most: int) -> Counts:
     return tuple(clipped)
 
 
+def mean_divergence(after: Sequence[Tensor], before: Sequence[Tensor]) -> float:
+    """Mean Kullback-Leibler divergence, in nats, from logarithms of probabilities, each (B, classes)."""
+    pairs = zip(after, before, strict=True)
+    divergences = [F.kl_div(new, old, reduction="none", log_target=True).sum(1) for new, old in pairs]
+    return torch.cat(divergences).mean().item()
+
+
 class Damage:
     """How far a model's answers are from what they were: mean Kullback-Leibler divergence, in nats."""
 
@@ -148,9 +155,7 @@ class Damage:
 
     def __call__(self, leaving: Counts) -> float:
         self.reduce(leaving)
-        pairs = zip(self._answer(), self.before, strict=True)
-        divergences = [F.kl_div(after, before, reduction="none", log_target=True).sum(1) for after, before in pairs]
-        return torch.cat(divergences).mean().item()
+        return mean_divergence(self._answer(), self.before)
 
     @torch.inference_mode()
     def _answer(self) -> list[Tensor]:

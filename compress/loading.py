@@ -81,7 +81,7 @@ def rebuild(content: Checkpoint, path: Path | None, hints: Hints | None = None) 
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
     variant = Variant(check_order(str(path), methods), baseline_name(content.config))
-    added = [method for method in methods if not method.from_scratch]  # the others are in the geometry
+    added = [method for method in methods if not method.in_geometry]
     assign = not added and not isinstance(content.config, ModuleConfig)
     with torch.device("meta" if assign else "cpu"):  # weights of a plain model are those that were read, not copies
         model = user_models.build_model(content.config, path, hints)

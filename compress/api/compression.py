@@ -80,14 +80,15 @@ def prune(
     learned: bool = False,
     **amounts: float | str,
 ) -> Result:
-    """A Vision Transformer that removes or merges tokens, beside what it was.
+    """A Vision Transformer that removes or merges tokens, or lost whole structures, beside what it was.
 
     Args:
-        method: topk, tome or dynamicvit; avit is `halt`.
+        method: topk, tome or dynamicvit (tokens), slim (structures); avit is `halt`.
         epochs: of fine-tuning; 0: none.
         force: whether a file in `out` that was measured better is replaced.
         learned: whether it is found on training images how many tokens leave in which block (topk, tome).
-        amounts: keep (share of the patches), r (tokens that merge in each block) or target_macs (share of the MACs).
+        amounts: keep (share of the patches; slim: of the weights of the blocks), r (tokens that merge in each block) or
+            target_macs (share of the MACs).
 
     Other arguments are those of `quantize`.
 

@@ -19,7 +19,7 @@ TargetMacs = Annotated[
 
 @dataclass(frozen=True)
 class ReductionOptions:
-    """How a model without some of its tokens is made and measured."""
+    """How a smaller model is made and measured."""
 
     epochs: Annotated[int, typer.Option(min=0, help="Fine-tuning epochs, with the checkpoint as teacher; 0: none.")] = 0
     batch_size: Annotated[int, typer.Option(min=1, help="Batch size used for timing.")] = 1
@@ -41,10 +41,13 @@ def prune(
     data: DataOptions,
     machine: MachineOptions,
     source: ViTOptions,
-    method: Annotated[str, typer.Option(help="topk, tome or dynamicvit.")] = "topk",
+    method: Annotated[str, typer.Option(help="topk, tome, dynamicvit (tokens) or slim (structures).")] = "topk",
     keep: Annotated[
         str | None,
-        typer.Option(help="Fraction of patches to keep at each stage (topk, dynamicvit); several give a curve."),
+        typer.Option(
+            help="Fraction to keep: patches at each stage (topk, dynamicvit), weights of the blocks (slim); "
+            "several give a curve."
+        ),
     ] = None,
     r: Annotated[
         str | None, typer.Option("--r", help="Tokens to merge per block (tome); several give a curve.")
@@ -59,7 +62,7 @@ def prune(
     ] = False,
     asked: ReductionOptions = DEFAULTS,
 ) -> Outcome:
-    """Prune or merge tokens of a trained model, with or without fine-tuning."""
+    """Prune tokens or structures of a trained model, with or without fine-tuning."""
     amounts = {"keep": keep, "r": r, "target_macs": target_macs}
     return reduce_tokens("prune", checkpoint, method, amounts, data, machine, source, asked, learned=learned)
 

@@ -85,7 +85,7 @@ def convert_for_onnx(model: Classifier, which: variant.Variant, content: Checkpo
         raise InputError(f"{which.name!r} runs in torch alone, on GPUs; export the same model in another precision")
     methods = [method for method in which.methods if method.dtype != "bf16"]
     if len(methods) < len(which.methods):
-        added = [method for method in methods if not method.from_scratch]  # `config` is what they made already
+        added = [method for method in methods if not method.in_geometry]  # `config` is what they made already
         model = variant.prepare(user_models.build_model(content.config), added)
         model = variant.convert(model, methods) if content.converted else model
         model.load_state_dict({name: value.float() for name, value in content.state.items()})

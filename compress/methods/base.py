@@ -50,6 +50,7 @@ class Method(BaseModel):
     identity: ClassVar[Mapping[str, Any]] = {}  # settings at which it changes nothing (tests/test_methods.py)
     dtype: ClassVar[str] = "fp32"  # in which the products of what ships are meant to run: fp32, bf16, int8, int4, fp8
     from_scratch: ClassVar[bool] = False  # whether `prepare` makes new weights, trained as the baseline was
+    in_geometry: ClassVar[bool] = False  # whether the geometry of what it made says all of it: it is applied once
 
     @property
     def tuned(self) -> bool:

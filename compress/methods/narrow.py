@@ -21,6 +21,7 @@ class Narrow(Method):
     stage: ClassVar[Stage] = Stage.GEOMETRY
     trains: ClassVar[bool] = True
     from_scratch: ClassVar[bool] = True
+    in_geometry: ClassVar[bool] = True
     identity: ClassVar[Mapping[str, Any]] = {"macs": 1.0}
 
     macs: float = Field(default=0.7, gt=0, le=1)  # share of the baseline's multiply-accumulates

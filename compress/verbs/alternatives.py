@@ -18,7 +18,7 @@ from compress import variant
 from compress.checkpoints import user_models
 from compress.evaluate import Candidate
 from compress.methods import METHODS, Bf16, Int8, Method, Narrow
-from compress.methods.base import TokenMethod, check_architecture
+from compress.methods.base import check_architecture
 from compress.variant import BASELINE, Variant
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def list_variants(request: "Request") -> list[Variant]:
 
 
 def keep_weights(each: Variant, model: Classifier) -> Variant:
-    """The variant whose weights stay as they are, where its methods remove tokens and bring no weights of their own.
+    """The variant that is not fine-tuned, where its methods remove tokens or structures and bring no new weights.
 
     A model that was given may have seen far more images than are here: fine-tuning it unasked can make it worse.
 
@@ -66,7 +66,7 @@ def keep_weights(each: Variant, model: Classifier) -> Variant:
 
 
 def _works_untrained(method: Method, model: Classifier) -> bool:
-    if not isinstance(method, TokenMethod) or not isinstance(model, VisionTransformer):
+    if "tune" not in type(method).model_fields or not isinstance(model, VisionTransformer):
         return False
     return not variant.list_new_weights(model, method)
 

@@ -1,11 +1,11 @@
-"""`compress prune CHECKPOINT` and `compress halt CHECKPOINT`: token reduction of a trained model, beside what it was.
+"""`compress prune CHECKPOINT` and `compress halt CHECKPOINT`: tokens or structures leave a trained model.
 
 Without training the answer takes seconds, and several amounts at once give a curve. With `epochs` the model is
 fine-tuned in a run directory, which keeps the work and resumes it where it was stopped.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ def prune(request: Request, console: Console) -> Outcome:
         )
     settings = read_settings(request, content)
     methods = read_methods(request, settings)
+    _check_geometry(request, which, next(iter(methods.values())))
     untrainable = any(_needs_training(model, each) for each in methods.values())
     if untrainable and not request.epochs:
         raise InputError(
@@ -90,7 +91,7 @@ def prune(request: Request, console: Console) -> Outcome:
     pruned = [Model(name, variant.prepare(model, [each]), Variant((each,))) for name, each in methods.items()]
     models = [Model(None, model, which, request.path)]
     if not untrainable:
-        models += _calibrate(pruned, which, calibration)
+        models += _calibrate(pruned, which, calibration, content.state)
     if run is not None:
         models.append(_tune(request, run, pruned[0]))
     with files.temporary_folder() as folder:
@@ -180,21 +181,47 @@ def _settle(method: Method, model: VisionTransformer, calibration: list[torch.Te
     return found
 
 
-def _calibrate(pruned: list[Model], before: Variant, calibration: list[torch.Tensor]) -> Iterator[Model]:
-    """Each model as it is without training, calibrated where the method does that."""
+def _check_geometry(request: Request, before: Variant, method: Method) -> None:
+    """Raises InputError where a checkpoint was made smaller already, and would be once more."""
+    done = [each.name for each in before.methods if each.stage == Stage.GEOMETRY == method.stage]
+    if done:
+        raise InputError(
+            f"{request.path} is already {before.name!r}; give the checkpoint that {done[0]} began with to {method.name}"
+        )
+
+
+def _calibrate(
+    pruned: list[Model], before: Variant, calibration: list[torch.Tensor], given: Mapping[str, torch.Tensor]
+) -> Iterator[Model]:
+    """Each model as it is without training, calibrated where the method does that.
+
+    Args:
+        given: weights of the checkpoint; new ones are rounded to the same numbers, in which they will be written.
+    """
     for each in pruned:
         method = each.which.methods[0].model_copy(update={"tune": False})
-        method.calibrate(each.model.eval(), calibration)
+        method.initialize(each.model.eval(), calibration)
+        for name, value in each.model.state_dict().items() if method.in_geometry else ():
+            value.copy_(value.to(given[name].dtype))
+        method.calibrate(each.model, calibration)
         methods = sorted([*before.methods, method], key=lambda one: one.stage)
         yield replace(each, which=Variant(tuple(methods)))
 
 
 def _save(each: Model, content: Checkpoint, settings: BenchConfig, path: Path) -> Path:
     """Writes an untrained model; weights that were in the checkpoint stay what they were, in their precision."""
-    state: Any = {name: content.state.get(name, value) for name, value in each.model.state_dict().items()}
+    state: Any = {name: _restore(value, content.state.get(name)) for name, value in each.model.state_dict().items()}
     changes: Any = {"methods": tuple(each.which.describe()), "state": state, "dataset": settings.data}
-    checkpoint.save(path, replace(content, converted=False, **changes))
+    checkpoint.save(path, replace(content, config=each.model.config, converted=False, **changes))
     return path
+
+
+def _restore(value: torch.Tensor, given: torch.Tensor | None) -> torch.Tensor:
+    """A weight as the checkpoint had it, where it is the same; otherwise in the same numbers."""
+    if given is None:
+        return value
+    same = given.shape == value.shape and torch.equal(given.to(value.dtype), value)
+    return given if same else value.to(given.dtype)
 
 
 def _tune(request: Request, run: Run, pruned: Model) -> Model:

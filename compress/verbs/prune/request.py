@@ -16,9 +16,8 @@ from compress.config import BenchConfig
 from compress.importers import Hints
 from compress.importers.timm_registry import place_files
 from compress.methods import METHODS, Method
-from compress.methods.base import TokenMethod
 
-AMOUNTS = ("keep", "r", "target_macs")  # settings of token methods that say how much leaves; each is an option too
+AMOUNTS = ("keep", "r", "target_macs")  # settings of methods that say how much leaves; each is an option too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +81,12 @@ def read_methods(request: Request, settings: BenchConfig) -> dict[str, Method]:
     """The method once for each amount, by what its line is called.
 
     Raises:
-        InputError: it is no token method, or has no such setting or value.
+        InputError: it takes nothing out, or has no such setting or value.
     """
-    kinds = {name: kind for name, kind in METHODS.items() if issubclass(kind, TokenMethod)}
+    kinds = {name: kind for name, kind in METHODS.items() if "tune" in kind.model_fields}
     kind = kinds.get(request.method)
     if kind is None:
-        raise InputError(f"--method {request.method!r} takes no tokens out; choose from {', '.join(kinds)}")
+        raise InputError(f"--method {request.method!r} takes nothing out; choose from {', '.join(kinds)}")
     if request.learned and "learned" not in kind.model_fields:
         raise InputError(f"--learned is for topk and tome, not for {request.method}; remove it")
     typed = {name: text for name, text in request.amounts.items() if text is not None}
@@ -97,7 +96,7 @@ def read_methods(request: Request, settings: BenchConfig) -> dict[str, Method]:
             options = " or ".join(map(name_option, taken))
             raise InputError(f"{name_option(name)} is not for {request.method}, which takes {options}; remove it")
     if len(typed) > 1:
-        raise InputError(f"{' and '.join(map(name_option, typed))} both say how many tokens leave; give one of them")
+        raise InputError(f"{' and '.join(map(name_option, typed))} both say how much leaves; give one of them")
     table: dict[str, Any] = {**settings.methods.get(request.method, {}), "tune": request.epochs > 0}
     table |= {"learned": True} if request.learned else {}
     if not typed:
