@@ -15,6 +15,7 @@ from compress import variant
 from compress.methods.slim import Slim, count_weights
 from compress.pruning.compensation import compensate, refit
 from compress.pruning.importance import score
+from compress.pruning.rotation import rotate
 from compress.pruning.sizes import Sizes, choose, find, interpolate, measure
 from compress.pruning.structure import Choice, cut
 
@@ -123,6 +124,22 @@ def test_compensation_brings_the_tokens_nearer() -> None:
         return (small.encoder(small.embed(images(24))).tokens - aim).square().mean()
 
     assert error(fitted) < error(plain)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("sizes", [None, ((3, 4, 16, 32), (1, 16, 30, 8), (2, 8, 8, 16))], ids=["even", "uneven"])
+@torch.no_grad()
+def test_a_rotated_model_is_the_same_one_with_less_in_its_last_dimensions(shape: str, sizes: Any) -> None:
+    model = make(shape, block_sizes=sizes)
+    turned = rotate(model, [images(40)])
+    torch.testing.assert_close(turned(images()), model(images()), rtol=0, atol=1e-4)
+    few = Sizes(24, tuple(each._replace(v_dim=each.v_dim // 2) for each in model.config.blocks))
+
+    def error(whole: VisionTransformer) -> Tensor:
+        small = cut(whole, choose(whole, score(whole, [images(40)], "activation"), few))
+        return (small(images(40)) - model(images(40))).square().mean()
+
+    assert error(turned) < error(model)
 
 
 def test_all_of_it_is_the_model_bit_for_bit() -> None:

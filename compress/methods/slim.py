@@ -25,6 +25,7 @@ from baselines.vit import BlockSizes, VisionTransformer, ViTConfig
 from compress.methods.base import Method, Stage
 from compress.pruning.compensation import compensate
 from compress.pruning.importance import Importance, score, score_weights
+from compress.pruning.rotation import rotate
 from compress.pruning.sizes import Kind, Sizes, choose, find, measure, split_evenly
 from compress.pruning.structure import cut
 
@@ -44,6 +45,7 @@ class Slim(Method):
     importance: Importance = "taylor"  # by which those that leave are chosen
     spread: bool = True  # how much leaves where is measured; False: the same share of everything
     multiple: int = Field(default=16, gt=0, le=2**16)  # widths are multiples of this
+    rotate: bool = True  # dimensions of a head that leave are the least of its principal ones, not of those it has
     compensate: bool = True  # the next Linear layers are fitted to what stays
     tune: bool = True  # False: no training follows
     weight: float = Field(default=0.5, ge=0, le=1)  # share of the dense model's answers in the objective
@@ -80,6 +82,7 @@ class Slim(Method):
         return count_weights, self.keep * count_weights(config)
 
     def settle(self, model: VisionTransformer, batches: list[Tensor]) -> "Slim":
+        model = rotate(model, batches) if self.rotate else model
         scores = score(model, batches, self.importance)
         table = measure(model, scores, batches, self.kinds, self.multiple)
         found = find(model.config, table, *self._aim(model.config), self.multiple)
@@ -108,6 +111,7 @@ class Slim(Method):
             return
         device = batches[0].device
         dense = dense.to(device).eval()
+        dense = rotate(dense, batches) if self.rotate else dense
         choice = choose(dense, score(dense, batches, self.importance), self.resolve(dense.config))
         small = cut(dense, choice)
         if self.compensate:

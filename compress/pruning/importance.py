@@ -66,7 +66,7 @@ def score(model: VisionTransformer, batches: Sequence[Tensor], importance: Impor
 def score_weights(model: VisionTransformer) -> Scores:
     """`weight` of all structures."""
     found, dim_D = [], torch.zeros(model.config.dim, dtype=torch.float64)
-    for block in _list_blocks(model):
+    for block in list_blocks(model):
         attn = block.attn
         q_HK, k_HK, v_HV = (each.flatten(2).square().sum(2) for each in _split_rows(attn.qkv.weight, block))
         out_HV = attn.proj.weight.double().cpu().square().sum(0).unflatten(0, (attn.heads, -1))
@@ -82,10 +82,10 @@ def score_weights(model: VisionTransformer) -> Scores:
 
 def _score_gates(model: VisionTransformer, chunks: list[Tensor]) -> Scores:
     """`taylor` of all structures."""
-    blocks, generator = _list_blocks(model), torch.Generator().manual_seed(0)
+    blocks, generator = list_blocks(model), torch.Generator().manual_seed(0)
     sums: list[list[Tensor]] = []
     dim_D = torch.zeros(model.config.dim, dtype=torch.float64)
-    with _watch(model) as seen:
+    with watch_blocks(model) as seen:
         for images in chunks:
             seen.clear()
             with torch.inference_mode(False), torch.enable_grad():
@@ -124,10 +124,10 @@ def _gate_block(block: Block, gates: list[Tensor]) -> list[Tensor]:
 @torch.no_grad()
 def _score_outputs(model: VisionTransformer, chunks: list[Tensor], importance: Importance) -> Scores:
     """`activation` or `reconstruction` of all structures."""
-    blocks = _list_blocks(model)
+    blocks = list_blocks(model)
     grams: list[list[Tensor]] = []
     channels_D, dim_D = torch.zeros(model.config.dim, dtype=torch.float64), torch.zeros(model.config.dim).double()
-    with _watch(model) as seen:
+    with watch_blocks(model) as seen:
         for images in chunks:
             seen.clear()
             model(images)
@@ -197,7 +197,7 @@ INPUTS = ("attn.proj", "mlp.fc2")  # of which the input counts, not the output
 
 
 @contextmanager
-def _watch(model: VisionTransformer) -> Iterator[list[list[Tensor]]]:
+def watch_blocks(model: VisionTransformer) -> Iterator[list[list[Tensor]]]:
     """A list that takes, whenever a block has run, what went through it: as `WATCHED` lists it."""
     seen: list[list[Tensor]] = []
 
@@ -221,7 +221,7 @@ def _watch(model: VisionTransformer) -> Iterator[list[list[Tensor]]]:
             each.remove()
 
 
-def _list_blocks(model: VisionTransformer) -> list[Block]:
+def list_blocks(model: VisionTransformer) -> list[Block]:
     return [block for block in model.encoder.blocks if isinstance(block, Block)]
 
 
