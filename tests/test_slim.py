@@ -12,11 +12,13 @@ from baselines.errors import InputError
 from baselines.macs import dense_macs
 from baselines.vit import BlockSizes, VisionTransformer, ViTConfig
 from compress import variant
+from compress.methods import slim
 from compress.methods.slim import Slim, count_weights
 from compress.pruning.compensation import compensate, refit
 from compress.pruning.importance import score
 from compress.pruning.rotation import rotate
-from compress.pruning.sizes import Sizes, choose, find, interpolate, measure
+from compress.pruning.search import find, interpolate, measure
+from compress.pruning.sizes import Sizes, choose
 from compress.pruning.structure import Choice, cut
 
 IMPORTANCES = ("taylor", "weight", "activation", "reconstruction")
@@ -167,6 +169,20 @@ def test_found_sizes_meet_the_budget(kinds: Any) -> None:
         assert "cut_from" not in vars(small)
         assert all(width % 4 == 0 for each in small.config.blocks for width in each[1:])
         assert small(images()).isfinite().all()
+
+
+def test_several_amounts_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(slim, "measure", lambda *args: asked.append(args) or measure(*args))
+    model, batches = make(), [images(8)]
+    found = [Slim(keep=keep, kinds=("mlp",), multiple=4).settle(model, batches) for keep in (0.9, 0.8)]
+    assert found[0].sizes != found[1].sizes
+    assert len(asked) == 1
+    with torch.no_grad():
+        model.head.weight.mul_(2)
+    Slim(keep=0.9, kinds=("mlp",), multiple=4).settle(model, batches)
+    Slim(keep=0.9, kinds=("mlp",), multiple=4).settle(model, [images(8)])
+    assert len(asked) == 3
 
 
 def test_what_costs_least_leaves_first() -> None:

@@ -31,7 +31,8 @@ GEOMETRY |= {"heads": 2, "mlp_dim": 32}
 
 def make(**changes: Any) -> VisionTransformer:
     torch.manual_seed(0)
-    return VisionTransformer(ViTConfig(**(GEOMETRY | {"block_sizes": SIZES} | changes))).eval()
+    geometry: dict[str, Any] = {**GEOMETRY, "block_sizes": SIZES, **changes}
+    return VisionTransformer(ViTConfig(**geometry)).eval()
 
 
 def images(n: int = 5) -> torch.Tensor:
@@ -96,6 +97,18 @@ def test_tokens_leave_uneven_blocks(name: str) -> None:
         assert not disagreements(count_with_libraries(cost))
     identical = variant.prepare(make(), [METHODS[name](**METHODS[name].identity)]).eval()
     assert torch.equal(identical(images()), make()(images()))
+
+
+@pytest.mark.parametrize("name", ["qat", "int4"])
+def test_numbers_of_uneven_blocks(name: str) -> None:
+    method = METHODS[name]()
+    made = variant.prepare(make(), [method])
+    method.initialize(made, [images(32)])
+    made.train()(images()).square().mean().backward()
+    assert all(each.grad is not None for key, each in made.named_parameters() if key.endswith("proj.weight"))
+    method.calibrate(made.eval(), [images(32)])
+    shipped = variant.convert(made, [method])
+    torch.testing.assert_close(shipped(images()), made(images()), rtol=0, atol=1e-4)
 
 
 def run(path: Path, x: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ for, residual channels and blocks leave. What ships is an ordinary `VisionTransf
 
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
 from pydantic import Field, model_validator
@@ -26,8 +27,11 @@ from compress.methods.base import Method, Stage
 from compress.pruning.compensation import compensate
 from compress.pruning.importance import Importance, score, score_weights
 from compress.pruning.rotation import rotate
-from compress.pruning.sizes import Kind, Sizes, choose, find, measure, split_evenly
+from compress.pruning.search import Table, find, measure
+from compress.pruning.sizes import Kind, Sizes, choose, split_evenly
 from compress.pruning.structure import cut
+
+MEASURED: WeakKeyDictionary[VisionTransformer, tuple[Any, list[Tensor], Table]] = WeakKeyDictionary()
 
 
 class Slim(Method):
@@ -82,12 +86,21 @@ class Slim(Method):
         return count_weights, self.keep * count_weights(config)
 
     def settle(self, model: VisionTransformer, batches: list[Tensor]) -> "Slim":
-        model = rotate(model, batches) if self.rotate else model
-        scores = score(model, batches, self.importance)
-        table = measure(model, scores, batches, self.kinds, self.multiple)
+        table = self._measure(model, batches)
         found = find(model.config, table, *self._aim(model.config), self.multiple)
         blocks = tuple((0, 0, 0, 0) if each is None else tuple(each) for each in found.blocks)
         return self.model_copy(update={"sizes": blocks, "width": found.dim})
+
+    def _measure(self, model: VisionTransformer, batches: list[Tensor]) -> Table:
+        """What sizes cost, once for several amounts of one model and the same images."""
+        versions = [parameter._version for parameter in model.parameters()]  # those of other weights count higher
+        key = (self.importance, self.rotate, self.kinds, self.multiple, versions)
+        known, seen, table = MEASURED.get(model, (None, [], {}))
+        if known != key or len(seen) != len(batches) or any(a is not b for a, b in zip(seen, batches, strict=True)):
+            whole = rotate(model, batches) if self.rotate else model
+            table = measure(whole, score(whole, batches, self.importance), batches, self.kinds, self.multiple)
+            MEASURED[model] = key, list(batches), table
+        return table
 
     def prepare(self, model: VisionTransformer) -> VisionTransformer:
         """Cut by weights alone; `initialize` cuts anew, by what training images say."""
