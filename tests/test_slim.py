@@ -19,7 +19,7 @@ from compress.pruning.importance import score
 from compress.pruning.rotation import rotate
 from compress.pruning.search import find, interpolate, measure
 from compress.pruning.sizes import Sizes, choose
-from compress.pruning.structure import Choice, cut
+from compress.pruning.structure import Choice, cut, make_config
 
 IMPORTANCES = ("taylor", "weight", "activation", "reconstruction")
 SHAPES: dict[str, dict[str, Any]] = {
@@ -151,6 +151,14 @@ def test_all_of_it_is_the_model_bit_for_bit() -> None:
     assert torch.equal(whole(images()), model(images()))
     same = variant.prepare(model, [Slim(keep=1.0)])
     assert torch.equal(same(images()), model(images()))
+
+
+def test_what_is_even_is_an_ordinary_geometry() -> None:
+    config = make().config
+    even = make_config(config, 24, [BlockSizes(3, 8, 8, 16)] * 2)
+    assert (even.block_sizes, even.depth, even.mlp_dim, even.head_dim) == (None, 2, 16, 0)
+    assert make_config(config, 24, [BlockSizes(2, 8, 8, 16)] * 2).head_dim == 8
+    assert make_config(config, 24, [BlockSizes(3, 8, 4, 16)] * 2).block_sizes == ((3, 8, 4, 16),) * 2
 
 
 @pytest.mark.parametrize(
