@@ -167,7 +167,8 @@ def test_what_is_even_is_an_ordinary_geometry() -> None:
 def test_found_sizes_meet_the_budget(kinds: Any) -> None:
     model = make()
     for amount, cost in (({"target_macs": 0.8}, dense_macs), ({"keep": 0.8}, count_weights)):
-        method = Slim(kinds=kinds, multiple=4, **amount)
+        settings: dict[str, Any] = {"kinds": kinds, "multiple": 4, **amount}
+        method = Slim(**settings)
         assert method.searches
         found = method.settle(model, [images(8)])
         assert not found.searches
