@@ -173,7 +173,8 @@ class Data:
         if self.normalized:
             return images
         mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (self.mean, self.std))
-        return (images.float() / 255 - mean) / std
+        pixels = images.to(torch.float32, copy=True)  # and in place: temporaries as large as a batch fragment the heap
+        return pixels.div_(255).sub_(mean).div_(std)
 
     def with_normalization(self, mean: tuple[float, ...], std: tuple[float, ...]) -> "Data":
         """The same images, normalized as a model expects them that was trained elsewhere."""
