@@ -63,7 +63,7 @@ class TensorSplit:
 
     @property
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(np.ascontiguousarray(self.images.cpu().numpy()))  # no copy of what may be gigabytes
+        digest = hashlib.sha256(np.ascontiguousarray(self.images.cpu().numpy()).data)  # no copy of what may be gigabytes
         digest.update(self.labels.numpy().tobytes())
         return digest.hexdigest()
 
