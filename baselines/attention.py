@@ -79,8 +79,12 @@ class Attention(nn.Module):
         q, k, v = (part.unflatten(1, (self.heads, -1)) for part in qkv.chunk(3, 1))  # each (T, H, K)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        shortest, longest = min(layout.lengths), max(layout.lengths)  # or else each nested tensor waits for its own
         queries, keys, values = (
-            torch.nested.nested_tensor_from_jagged(x.contiguous(), offsets).transpose(1, 2) for x in (q, k, v)
+            torch.nested.nested_tensor_from_jagged(
+                x.contiguous(), offsets, min_seqlen=shortest, max_seqlen=longest
+            ).transpose(1, 2)
+            for x in (q, k, v)
         )
         return F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).values().flatten(1), q, k
 

@@ -1,7 +1,8 @@
 """Augmentation of a whole batch at once, on whatever device it lies.
 
 Each function takes images (B, C, height, width) and its random numbers from `Dice`, which are drawn on the CPU for the
-whole batch of a step: the same images come out on any device, and on any number of processes that share the batch.
+whole batch of a step: the same images come out on any device, and on any number of processes that share the batch. They
+are sent `non_blocking`, since nobody has to wait for a device that takes them when it gets there.
 
 Legend: B images, C channels.
 """
@@ -47,7 +48,7 @@ def random_crop(images: Tensor, padding: int, dice: Dice) -> Tensor:
         return images
     batch, channels, height, width = images.shape
     padded = F.pad(images, (padding,) * 4)
-    shift = dice.below(2 * padding + 1, 2).to(images.device)
+    shift = dice.below(2 * padding + 1, 2).to(images.device, non_blocking=True)
     rows = (shift[:, :1] + torch.arange(height, device=images.device))[:, None, :, None]
     columns = (shift[:, 1:] + torch.arange(width, device=images.device))[:, None, None, :]
     image = torch.arange(batch, device=images.device)[:, None, None, None]
@@ -68,14 +69,15 @@ def random_resized_crop(images: Tensor, least: float, dice: Dice) -> Tensor:
 
 def warp(images: Tensor, theta: Tensor, outside: str = "zeros") -> Tensor:
     """Bilinear sampling at `theta` (B, 2, 3), from output to input places in [-1, 1], uint8 again."""
-    grid = F.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
+    theta = theta.to(images.device, non_blocking=True)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     sampled = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode=outside, align_corners=False)
     return sampled.round_().to(torch.uint8)
 
 
 def random_flip(images: Tensor, dice: Dice) -> Tensor:
     """Mirrors each image left to right with probability one half."""
-    flip = (dice.uniform() < 0.5).to(images.device)
+    flip = (dice.uniform() < 0.5).to(images.device, non_blocking=True)
     return torch.where(flip[:, None, None, None], images.flip(-1), images)
 
 
@@ -86,8 +88,9 @@ def random_erasing(images: Tensor, probability: float, dice: Dice) -> Tensor:
     area = (dice.uniform() * 0.31 + 0.02) * height * width
     aspect = (10 / 3) ** (dice.uniform() * 2 - 1) * 0.999
     inside = rectangles((area * aspect).sqrt(), (area / aspect).sqrt(), dice.uniform(2), (height, width))
-    noise = dice.normal(*images.shape[1:]).to(images)
-    return torch.where((inside & happens[:, None, None])[:, None].to(images.device), noise, images)
+    noise = dice.normal(*images.shape[1:]).to(images.device, images.dtype, non_blocking=True)
+    erased = (inside & happens[:, None, None])[:, None].to(images.device, non_blocking=True)
+    return torch.where(erased, noise, images)
 
 
 def rectangles(tall: Tensor, wide: Tensor, place: Tensor, size: tuple[int, int]) -> Tensor:
@@ -124,4 +127,5 @@ def mix(images: Tensor, config: TrainConfig, dice: Dice) -> tuple[Tensor, Tensor
         torch.full((batch,), side * height), torch.full((batch,), side * width), dice.uniform(2), (height, width)
     )
     kept = 1 - inside.float().mean((1, 2))
-    return torch.where(inside[:, None].to(device), images[partner], images), partner, kept.to(device)
+    inside, kept = (each.to(device, non_blocking=True) for each in (inside, kept))
+    return torch.where(inside[:, None], images[partner], images), partner, kept

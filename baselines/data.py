@@ -71,7 +71,7 @@ class TensorSplit:
         if self.images.device != device:  # moved once, then kept: the split is frozen for everybody else
             object.__setattr__(self, "images", self.images.to(device))
         for chunk in chunks:
-            yield self.images[chunk.to(device)]
+            yield self.images[chunk.to(device, non_blocking=True)]
 
 
 @dataclass(frozen=True)
@@ -166,13 +166,14 @@ class Data:
         order = torch.arange(len(split.labels)) if indices is None else indices
         chunks = list(order.split(batch_size))
         for chunk, images in zip(chunks, split.fetch(chunks, device), strict=True):
-            yield self.normalize(images), split.labels[chunk].to(device)
+            yield self.normalize(images), split.labels[chunk].to(device, non_blocking=True)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Images of a split (B, C, height, width), as models take them."""
         if self.normalized:
             return images
-        mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (self.mean, self.std))
+        values = torch.tensor((self.mean, self.std)).to(images.device, non_blocking=True)
+        mean, std = values[..., None, None]
         pixels = images.to(torch.float32, copy=True)  # and in place: temporaries as large as a batch fragment the heap
         return pixels.div_(255).sub_(mean).div_(std)
 

@@ -64,7 +64,7 @@ class Feed:
             generator = torch.Generator().manual_seed(seed_of(self.seed, epoch * self.steps + step))
             dice = Dice(generator, len(chunks[step - start]), self.world.part(len(chunks[step - start])))
             images = self.data.normalize(augment(images, self.config, dice))
-            labels = self.data.train.labels[chunk].to(self.device)
+            labels = self.data.train.labels[chunk].to(self.device, non_blocking=True)
             others, share = labels, None
             if self.config.mixup or self.config.cutmix:
                 images, partner, share = mix(images, self.config, dice)

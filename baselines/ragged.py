@@ -43,7 +43,7 @@ class Ragged:
     def counts_B(self) -> Tensor:
         """Tokens of each image."""
         if self.batch == 1 and not self.padded:
-            return self.token_T.new_tensor([self.token_T.shape[0]])
+            return self.token_T.new_full((1,), self.token_T.shape[0])
         return self.token_T.new_zeros(self.batch).scatter_add(0, self.image_T, torch.ones_like(self.image_T))
 
     @cached_property

@@ -29,8 +29,8 @@ def randaugment(images: Tensor, count: int, magnitude: float, dice: Dice) -> Ten
         for index, operation in enumerate(OPERATIONS.values()):
             rows = (chosen == index).nonzero().flatten()
             if len(rows):
-                where = rows.to(images.device)
-                images[where] = operation(images[where], strength[rows].to(images.device))
+                where, how = (each.to(images.device, non_blocking=True) for each in (rows, strength[rows]))
+                images[where] = operation(images[where], how)
     return images
 
 
@@ -76,8 +76,8 @@ def _blend(images: Tensor, other: Tensor, strength: Tensor) -> Tensor:
 def _grey(images: Tensor) -> Tensor:
     if images.shape[1] == 1:
         return images.float()
-    weights = torch.tensor([0.299, 0.587, 0.114], device=images.device)[None, :, None, None]
-    return (images.float() * weights).sum(1, keepdim=True)
+    weights = torch.tensor([0.299, 0.587, 0.114]).to(images.device, non_blocking=True)
+    return (images.float() * weights[None, :, None, None]).sum(1, keepdim=True)
 
 
 def brightness(images: Tensor, strength: Tensor) -> Tensor:

@@ -109,4 +109,4 @@ def gather_rows(x_BND: Tensor, index_BR: Tensor) -> Tensor:
 
 def repeat_counts(tokens_L: Sequence[int], batch: int, device: torch.device) -> Tensor:
     """Tokens in each block, the same for every image, as `Encoder.forward` reports them: (B, L)."""
-    return torch.tensor(tokens_L, device=device).expand(batch, -1)
+    return torch.tensor(tokens_L).to(device, non_blocking=True).expand(batch, -1)

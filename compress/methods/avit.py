@@ -21,6 +21,7 @@ Legend: B images, N tokens, D width, T tokens left in a packed batch, L blocks.
 """
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -70,7 +71,8 @@ class AViT(TokenMethod):
         # The count of blocks has no gradient; as in the paper the remainder stands in for it. Its sign follows
         # the distance of the real count from the target.
         gap = (halting.blocks_run.float().mean() / depth - target).detach()
-        prior_L = gaussian_prior(depth, target * depth, self.prior_std).clamp(min=1e-6).to(halting.weights)
+        prior_L = gaussian_prior(depth, target * depth, self.prior_std).clamp(min=1e-6)
+        prior_L = prior_L.to(halting.weights.device, halting.weights.dtype, non_blocking=True)
         mean_L = halting.weights.mean((0, 1)).clamp(min=1e-8)
         return {
             "ponder": self.ponder * gap * halting.remainder.mean(),
@@ -232,6 +234,7 @@ def target_depth(target_macs: float, config: ViTConfig, exempt: int) -> float:
     return min(max(config.depth * (1 - (1 - target_macs) / (in_blocks * gated)), 1.0), float(config.depth))
 
 
+@cache
 def gaussian_prior(depth: int, mean: float, std: float) -> Tensor:
     """A discrete Gaussian over blocks 1 to `depth`, (L,), summing to 1, whose mean is `mean`.
 

@@ -162,7 +162,8 @@ class DynamicEncoder(Encoder):
 
 def ratio_loss(kept_BSP: Tensor, shares: list[float]) -> Tensor:
     """Decisions -> squared distance of the share of patches kept from that wanted, mean over images and stages."""
-    return (kept_BSP.mean(2) - kept_BSP.new_tensor(shares)).square().mean()
+    wanted_S = torch.tensor(shares, dtype=kept_BSP.dtype).to(kept_BSP.device, non_blocking=True)
+    return (kept_BSP.mean(2) - wanted_S).square().mean()
 
 
 def token_distance(own_BPD: Tensor, aim_BPD: Tensor, kept_BP: Tensor) -> Tensor:

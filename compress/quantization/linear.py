@@ -163,7 +163,7 @@ class QuantLinear(PackedLinear):
         if self.whole_weights:
             return self.weight.t()
         scale = apply_log_step(self.weight_scale, self.weight_log_step, self.weight.shape[1] if self.training else 0)
-        most = scale.new_tensor(127.0)
+        most = scale.new_full((), 127.0)
         return straight_through(self.weight, scale[:, None], -most, most).t()
 
     def _dynamic(self, x: Tensor) -> Tensor:
@@ -172,7 +172,7 @@ class QuantLinear(PackedLinear):
             product = operators.token_product if self.activations == "token" else operators.dynamic_product
             return product(x, self.weight, self.weight_scale)
         step = row_scale(x) if self.activations == "token" else (x.amax().clamp(min=0) - x.amin().clamp(max=0)) / 255
-        most = x.new_tensor(255.0)
+        most = x.new_full((), 255.0)
         return straight_through(x, step.detach().clamp(min=1e-8), -most, most) @ self._weight_IO()
 
 

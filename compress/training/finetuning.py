@@ -124,12 +124,12 @@ def score(model: VisionTransformer, data: Data, device: torch.device, world: Wor
     model.eval()
     total = len(data.test.labels)
     mine = torch.arange(total)[world.part(total)]
-    summed = torch.zeros(2, dtype=torch.float64)  # right answers, MACs
+    summed = torch.zeros(2, dtype=torch.float64, device=device)  # right answers, MACs
     size = choose_batch(data.test.shape)
     for images, labels in data.batches(data.test, size, device, indices=mine) if len(mine) else ():
         output = model.compute_output(images)
-        right = (output.logits.argmax(1) == labels).sum().item()
-        summed += torch.tensor([right, count_batch_macs(model, output).sum().item()], dtype=summed.dtype)
+        right, spent = (output.logits.argmax(1) == labels).sum(), count_batch_macs(model, output).sum()
+        summed += torch.stack([right.double(), spent.to(device, non_blocking=True)])
     top1, macs = (world.sum(summed) / total).tolist()
     return {"top1": top1, "macs": macs}
 
