@@ -117,7 +117,8 @@ class Pretrainer(Trainer):
         return {"reconstruction": self._distance(predicted, batch.images, masked).mean()}, {}
 
     def _draw(self, dice: Dice) -> Tensor:
-        return draw_masks(self.geometry.grid, self.masking.mask_ratio, self.masking.mask_size, dice).to(self.device)
+        masks = draw_masks(self.geometry.grid, self.masking.mask_ratio, self.masking.mask_size, dice)
+        return masks.to(self.device, non_blocking=True)
 
     def _distance(self, predicted: Tensor, images: Tensor, masked: Tensor) -> Tensor:
         target = patches(images, self.geometry.patch_size)

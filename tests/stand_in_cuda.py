@@ -6,16 +6,17 @@ its inputs are. Two modes take part: one sees functions of Python, in which devi
 every operator, in which devices may not be mixed. What makes the host wait for the device is written down.
 """
 
-import traceback
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 from torch._library.custom_ops import OPDEFS
-from torch.overrides import TorchFunctionMode, resolve_name
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -25,12 +26,14 @@ OURS = tuple(str(ROOT / folder) for folder in ("baselines", "compress"))
 aten = torch.ops.aten
 COPIES = (aten._to_copy.default, aten.copy_.default)
 INDEXING = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default)
+SCALED = (aten.fill_.Tensor, aten.masked_fill_.Tensor, aten.masked_fill.Tensor)
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "bincount", "_unique2", "repeat_interleave"}
 GETTERS: dict[Any, Callable[[torch.device], Any]] = {
     torch.Tensor.device.__get__: lambda place: place,  # pyright: ignore[reportAttributeAccessIssue]
     torch.Tensor.is_cuda.__get__: lambda place: place == CUDA,  # pyright: ignore[reportAttributeAccessIssue]
     torch.Tensor.is_cpu.__get__: lambda place: place == CPU,  # pyright: ignore[reportAttributeAccessIssue]
 }
+GROUP = torch._C._group_tensors_by_device_and_dtype
 HOST_ONLY = (torch.Tensor.numpy, torch.Tensor.__array__)  # pyright: ignore[reportAttributeAccessIssue]
 FOLLOWING = (torch.Tensor.new_tensor, torch.Tensor.__deepcopy__, torch.Tensor.new_empty)  # not seen as operators
 
@@ -54,9 +57,18 @@ class StandIn:
     def __init__(self) -> None:
         self.waits: set[tuple[str, str, str]] = set()
 
+    @property
+    def where(self) -> set[tuple[str, str]]:
+        return {(file, function) for _, file, function in self.waits if file}
+
     def wait(self, what: str) -> None:
-        ours = [f for f in traceback.extract_stack() if f.filename.startswith(OURS)]
-        place = (Path(ours[-1].filename).relative_to(ROOT).as_posix(), ours[-1].name) if ours else ("", "")
+        frame: Any = sys._getframe()
+        while frame is not None and not (frame.f_code.co_filename.startswith(OURS) and frame.f_code.co_name[0] != "<"):
+            frame = frame.f_back
+        if frame is None:
+            place = ("", "")
+        else:
+            place = (Path(frame.f_code.co_filename).relative_to(ROOT).as_posix(), frame.f_code.co_name)
         self.waits.add((what, *place))
 
 
@@ -133,9 +145,11 @@ class Operators(TorchDispatchMode):
 
     def common(self, func: Any, args: Any, tensors: list[Tensor]) -> torch.device:
         """The device of an operator, by the rules of torch: numbers of the host go along where each value is for itself."""
-        if func in COPIES or func in INDEXING:
+        if func in COPIES:
             return place_of(args[0])
-        free = torch.Tag.pointwise in func.tags or "_foreach" in str(func) or func is aten.masked_fill_.Tensor
+        if func in INDEXING and place_of(args[0]) == CUDA:  # indices of the host are sent
+            tensors = [args[0], *(each for each in args[2:3] if each.ndim)]
+        free = torch.Tag.pointwise in func.tags or "_foreach" in str(func) or func in SCALED
         places = {place_of(each) for each in tensors if each.ndim or place_of(each) == CUDA or not free}
         if len(places) > 1:
             raise RuntimeError(f"Expected all tensors to be on the same device, but found cuda:0 and cpu in {func}")
@@ -143,7 +157,7 @@ class Operators(TorchDispatchMode):
 
     def note(self, func: Any, args: Any) -> None:
         name = func._schema.name.split("::")[1]
-        if name in WAITING:
+        if name in WAITING and func is not aten.repeat_interleave.self_int:
             self.seen.wait(name)
         if func in INDEXING:
             chosen = [each for each in args[1] if each is not None]
@@ -153,12 +167,16 @@ class Operators(TorchDispatchMode):
                 self.seen.wait("to the device")
 
 
+def group(lists: Any, with_indices: bool = False) -> Any:
+    """As torch does, by devices that tensors say they are on."""
+    found = GROUP(lists, with_indices)
+    return {(place_of(tensors[0][0]), dtype): (tensors, rest) for (_, dtype), (tensors, rest) in found.items()}
+
+
 @contextmanager
 def stand_in_cuda() -> Iterator[StandIn]:
     """What runs inside has a device `cuda`."""
     seen = StandIn()
-    with Functions(seen), Operators(seen):
+    with mock.patch.object(torch._C, "_group_tensors_by_device_and_dtype", group), Functions(seen), Operators(seen):
         yield seen
 
-
-assert resolve_name is not None

@@ -71,7 +71,8 @@ def watch_values(
             for part in images[:weighed].split(at_once) if weighed > 0 else ():
                 with torch.inference_mode(False), torch.enable_grad():
                     logits = model(part.clone().requires_grad_())
-                signs = torch.randint(2, logits.shape, generator=generator).to(logits) * 2 - 1
+                drawn = torch.randint(2, logits.shape, generator=generator)
+                signs = drawn.to(logits.device, logits.dtype, non_blocking=True) * 2 - 1
                 ends = [end for _, x, y in seen for end in (x, y)]
                 found = torch.autograd.grad(logits, ends, signs, allow_unused=True)
                 for (name, x, y), g_x, g_y in zip(seen, found[::2], found[1::2], strict=True):
@@ -111,7 +112,7 @@ def _square(gradient: Tensor | None, like: Tensor) -> Tensor:
 def even_out(weight: Tensor) -> Tensor:
     """Weights with a mean of 1, none of which is 0."""
     mean = weight.mean()
-    relative = weight / mean if mean > 0 else torch.ones_like(weight)
+    relative = torch.where(mean > 0, weight / mean, 1.0)
     return (relative + FLOOR) / (1 + FLOOR)
 
 
