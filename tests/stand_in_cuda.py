@@ -144,7 +144,7 @@ class Operators(TorchDispatchMode):
         return made
 
     def common(self, func: Any, args: Any, tensors: list[Tensor]) -> torch.device:
-        """The device of an operator, by the rules of torch: numbers of the host go along where each value is for itself."""
+        """The device of an operator, by the rules of torch: a number of the host goes along in pointwise ones."""
         if func in COPIES:
             return place_of(args[0])
         if func in INDEXING and place_of(args[0]) == CUDA:  # indices of the host are sent
@@ -179,4 +179,3 @@ def stand_in_cuda() -> Iterator[StandIn]:
     seen = StandIn()
     with mock.patch.object(torch._C, "_group_tensors_by_device_and_dtype", group), Functions(seen), Operators(seen):
         yield seen
-

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch._subclasses.fake_tensor import FakeTensorMode
+from stand_in_cuda import StandIn, stand_in_cuda
+from test_methods import images, small
+from test_train import Kept
 from torch.utils._pytree import tree_map
 
 from baselines.data import Data, FileSplit, TensorSplit
@@ -22,7 +24,7 @@ from baselines.distributed import ALONE
 from baselines.feed import Feed
 from baselines.pretrain import PretrainConfig, Pretrainer
 from baselines.randaugment import OPERATIONS
-from baselines.train import Step, TrainConfig, Trainer, fit
+from baselines.train import TrainConfig, Trainer, fit
 from baselines.vit import VisionTransformer
 from compress import variant
 from compress.measure.cost import measure_batches
@@ -30,13 +32,8 @@ from compress.methods import METHODS, avit
 from compress.quantization.products import use_integer_kernels
 from compress.quantization.sensitivity import rank_layers
 from compress.runtimes import torch_session
-from compress.runtimes.base import Inspection, Session
-from compress.runtimes.server import Server
 from compress.training import finetuning
 from compress.variant import Variant
-from stand_in_cuda import StandIn, stand_in_cuda
-from test_methods import images, small
-from test_train import Kept
 
 DOCS = Path(__file__).parents[1] / "docs" / "cuda.md"
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -50,12 +47,46 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "distill": {"distill": {"hint": 1.0, "relation": 1.0}},
     "topk_distill": {"distill": {"kind": "hard"}},
 }
-SHIPPED = ["vit", "topk", "topk fuse", "tome", "dynamicvit", "avit", "avit channel", "int8", "int8 token", "int8 tensor"]
+SHIPPED = [
+    "vit",
+    "topk",
+    "topk fuse",
+    "tome",
+    "dynamicvit",
+    "avit",
+    "avit channel",
+    "int8",
+    "int8 token",
+    "int8 tensor",
+]
 SHIPPED += ["int8 attention", "int4", "fp8", "bf16", "topk_int8", "tome_bf16", "avit_int4"]
-LEARNED = ["topk", "tome", "dynamicvit", "avit", "qat", "qat short", "narrow", "distill", "topk_distill", "avit_distill"]
+LEARNED = [
+    "topk",
+    "tome",
+    "dynamicvit",
+    "avit",
+    "qat",
+    "qat short",
+    "narrow",
+    "distill",
+    "topk_distill",
+    "avit_distill",
+]
 TRAIN = TrainConfig(epochs=1, batch_size=8, warmup_epochs=0, precision="fp32", crop_padding=1, matmul="highest")
-EVERYTHING = {"crop_scale": 0.5, "randaugment": 4, "erasing": 0.9, "repeats": 2, "sampling": "balanced", "loss": "focal",
-              "class_weights": True, "ohem": 0.5, "validation": 0.25, "mixup": 0.4, "cutmix": 0.4, "ema": 0.9}  # fmt: skip
+EVERYTHING = {
+    "crop_scale": 0.5,
+    "randaugment": 4,
+    "erasing": 0.9,
+    "mixup": 0.4,
+    "cutmix": 0.4,
+    "repeats": 2,
+    "ohem": 0.5,
+    "sampling": "balanced",
+    "loss": "focal",
+    "class_weights": True,
+    "validation": 0.25,
+    "ema": 0.9,
+}
 
 
 def allowed(*when: str) -> set[tuple[str, str]]:
@@ -207,45 +238,3 @@ def test_layers_are_ranked_and_inspected_on_the_device(seen: StandIn) -> None:
     ranked = rank_layers(make("int8", "cls", CUDA)[0], whole, [images(2).to(CUDA)])
     assert len(ranked) == 4
     assert torch_session._inspect_integers(packed, CUDA, None).executed == "int8"
-
-
-def test_words_of_cuda_for_memory_that_is_full() -> None:
-    """Torch's own class and sentence; how a bench goes on with half the batch is in test_resilience.py."""
-
-    class Full(Session):
-        device_name = "stand-in"
-
-        def put(self, images: np.ndarray) -> np.ndarray:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of")
-
-        def run(self, images: np.ndarray) -> np.ndarray:
-            return images
-
-        def get(self, logits: np.ndarray) -> np.ndarray:
-            return logits
-
-    answer = Server(Full(), lambda: Inspection("fp32"), float).answer({"do": "put", "name": "x"}, [np.zeros(1)])
-    assert answer["out_of_memory"]
-
-
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "avit"])  # which asks for values
-def test_torch_itself_follows_forward_and_losses(name: str) -> None:
-    with FakeTensorMode():
-        methods, teacher = parse(name).methods, little().to(CUDA)
-        model, batch = variant.prepare(little(), methods).to(CUDA), torch.empty(3, 1, 16, 12, device=CUDA)
-        output, taught = model.train().compute_output(batch), teacher.compute_output(batch)
-        labels = torch.zeros(3, dtype=torch.long, device=CUDA)
-        step = Step(model, batch, labels, output.logits.float(), output, teacher, taught, 0.5)
-        terms = [term for method in methods for term in method.loss_terms(step).values()]
-        assert {each.device.type for each in (*terms, output.logits, model.eval()(batch))} == {"cuda"}
-
-
-def test_the_stand_in_refuses_what_cuda_refuses(seen: StandIn) -> None:
-    here, there = torch.ones(3), torch.ones(3, device=CUDA)
-    for mixed in (lambda: here + there, lambda: torch.cat([here, there]), lambda: here[there.long()], there.numpy,
-                  lambda: torch.stack([there.sum(), here.sum()]), lambda: torch.where(here > 0, there, there)):  # fmt: skip
-        with pytest.raises((RuntimeError, TypeError), match="device"):
-            mixed()
-    assert (there * here.sum()).device.type == "cuda"  # a number of the host goes along
-    assert (there + there.cpu().to(CUDA)).tolist() == [2, 2, 2]
-    assert {what for what, *_ in seen.waits} == {"to the host", "to the device", "tolist"}

@@ -1,0 +1,64 @@
+"""The device that stands in for CUDA, torch's opinion beside it, and CUDA's words for memory that is full."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from stand_in_cuda import stand_in_cuda
+from test_placement import CUDA, little, parse
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+
+from baselines.train import Step
+from compress import variant
+from compress.methods import METHODS
+from compress.runtimes.base import Inspection, Session
+from compress.runtimes.server import Server
+
+
+def test_words_of_cuda_for_memory_that_is_full() -> None:
+    """Torch's own class and sentence; how a bench goes on with half the batch is in test_resilience.py."""
+
+    class Full(Session):
+        device_name = "stand-in"
+
+        def put(self, images: np.ndarray) -> np.ndarray:
+            raise torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of"
+            )
+
+        def run(self, images: np.ndarray) -> np.ndarray:
+            return images
+
+        def get(self, logits: np.ndarray) -> np.ndarray:
+            return logits
+
+    answer = Server(Full(), lambda: Inspection("fp32"), float).answer({"do": "put", "name": "x"}, [np.zeros(1)])
+    assert answer["out_of_memory"]
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "avit"])  # which asks for values
+def test_torch_itself_follows_forward_and_losses(name: str) -> None:
+    methods, mode = parse(name).methods, FakeTensorMode()
+    with FakeCopyMode(mode):
+        model, teacher = copy.deepcopy((variant.prepare(little(), methods), little()))
+    with mode:
+        model, teacher, batch = model.to(CUDA), teacher.to(CUDA), torch.empty(3, 1, 16, 12, device=CUDA)
+        output, taught = model.train().compute_output(batch), teacher.compute_output(batch)
+        labels = torch.zeros(3, dtype=torch.long, device=CUDA)
+        step = Step(model, batch, labels, output.logits.float(), output, teacher, taught, 0.5)
+        terms = [term for method in methods for term in method.loss_terms(step).values()]
+        assert {each.device.type for each in (*terms, output.logits, model.eval()(batch))} == {"cuda"}
+
+
+def test_the_stand_in_refuses_what_cuda_refuses() -> None:
+    with stand_in_cuda() as seen:
+        here, there = torch.ones(3), torch.ones(3, device=CUDA)
+        mixed = [lambda: here + there, lambda: torch.cat([here, there]), lambda: here[there.long()], there.numpy]
+        mixed += [lambda: torch.stack([there.sum(), here.sum()]), lambda: torch.where(here > 0, there, there)]
+        for each in mixed:
+            with pytest.raises((RuntimeError, TypeError), match="device"):
+                each()
+        assert (there * here.sum()).device.type == "cuda"  # a number of the host goes along
+        assert (there + there.cpu().to(CUDA)).tolist() == [2, 2, 2]
+        assert {what for what, *_ in seen.waits} == {"to the host", "to the device", "tolist"}
