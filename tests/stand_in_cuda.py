@@ -150,7 +150,10 @@ class Operators(TorchDispatchMode):
         if func in INDEXING and place_of(args[0]) == CUDA:  # indices of the host are sent
             tensors = [args[0], *(each for each in args[2:3] if each.ndim)]
         free = torch.Tag.pointwise in func.tags or "_foreach" in str(func) or func in SCALED
-        places = {place_of(each) for each in tensors if each.ndim or place_of(each) == CUDA or not free}
+        written = args[0] if func._schema.is_mutable else None
+        places = {
+            place_of(each) for each in tensors if each.ndim or place_of(each) == CUDA or not free or each is written
+        }
         if len(places) > 1:
             raise RuntimeError(f"Expected all tensors to be on the same device, but found cuda:0 and cpu in {func}")
         return places.pop() if places else CPU

@@ -23,6 +23,7 @@ from baselines.data import Data, FileSplit, TensorSplit
 from baselines.distributed import ALONE
 from baselines.feed import Feed
 from baselines.pretrain import PretrainConfig, Pretrainer
+from baselines.ragged import Ragged
 from baselines.randaugment import OPERATIONS
 from baselines.train import TrainConfig, Trainer, fit
 from baselines.vit import VisionTransformer
@@ -123,6 +124,10 @@ def on_device(model: torch.nn.Module) -> bool:
     return all(each.device.type == "cuda" for each in (*model.parameters(), *model.buffers()))
 
 
+def to_host(state: Any) -> Any:
+    return tree_map(lambda each: each.cpu() if isinstance(each, torch.Tensor) else each, state)
+
+
 def make(name: str, shape: str, device: torch.device) -> tuple[VisionTransformer, VisionTransformer]:
     """A variant without training, calibrated, and as it ships."""
     methods, model = parse(name).methods, finetuning.prepare(little(name, shape), parse(name).methods).to(device)
@@ -171,10 +176,10 @@ def test_training_with_everything(seen: StandIn) -> None:
     """Also goes on from a state that was saved, and waits only for what a step has to know."""
     config, states = TRAIN.model_copy(update={**EVERYTHING, "epochs": 2}), Kept(1)
     with pytest.raises(KeyboardInterrupt):
-        fit(little(channels=3), noise(), config, device=CUDA, seed=0, snapshot=states)
+        fit(little(channels=3, drop_path=0.5, dropout=0.1), noise(), config, device=CUDA, seed=0, snapshot=states)
     states.stop_after = None
-    model = little(channels=3)
-    states.state = tree_map(lambda each: each.cpu() if isinstance(each, torch.Tensor) else each, states.state)
+    model = little(channels=3, drop_path=0.5, dropout=0.1)
+    states.state = to_host(states.state)
     assert len(fit(model, noise(), config, device=CUDA, seed=0, snapshot=states)) == 2
     assert on_device(model)
     trainer = Trainer(model, noise(), config, CUDA, 0)
@@ -184,6 +189,7 @@ def test_training_with_everything(seen: StandIn) -> None:
     trainer.advance(batches[0])
     trainer.advance(batches[1])
     assert seen.where <= allowed("step")
+    trainer.load_state(to_host(trainer.state()))
     assert {each.device.type for each in trainer.sums.values()} == {"cuda"}
 
 
@@ -211,8 +217,17 @@ def test_batches_are_those_of_a_cpu_and_nothing_waits_for_them(seen: StandIn) ->
     for mixed in ({"mixup": 0.4}, {"cutmix": 0.4}):
         seen.waits.clear()
         config = TRAIN.model_copy(update={**EVERYTHING, "cutmix": 0.0, "mixup": 0.0, **mixed})
-        list(Feed(given, torch.arange(16), config, CUDA, 0, ALONE).epoch(0))
+        fed = [*Feed(given, torch.arange(16), config, CUDA, 0, ALONE).epoch(0)]
+        assert {each.share.device.type for each in fed if each.share is not None} == {"cuda"}
         assert seen.where <= allowed("step")
+
+
+def test_a_batch_that_is_padded_comes_back_as_it_was(seen: StandIn) -> None:
+    """As in an exported graph."""
+    del seen
+    layout, x_TD = Ragged.full(2, 3, CUDA).select(torch.tensor([0, 1, 2, 4]).to(CUDA)), torch.randn(4, 5).to(CUDA)
+    layout.padded = True
+    assert torch.equal(layout.join([part for part, _ in layout.split(x_TD)]), x_TD)
 
 
 def test_files_reach_the_device(seen: StandIn, tmp_path: Path) -> None:

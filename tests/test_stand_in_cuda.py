@@ -56,6 +56,7 @@ def test_the_stand_in_refuses_what_cuda_refuses() -> None:
         here, there = torch.ones(3), torch.ones(3, device=CUDA)
         mixed = [lambda: here + there, lambda: torch.cat([here, there]), lambda: here[there.long()], there.numpy]
         mixed += [lambda: torch.stack([there.sum(), here.sum()]), lambda: torch.where(here > 0, there, there)]
+        mixed += [lambda: here.sum().add_(there.sum())]
         for each in mixed:
             with pytest.raises((RuntimeError, TypeError), match="device"):
                 each()
