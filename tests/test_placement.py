@@ -10,20 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from stand_in_cuda import StandIn, stand_in_cuda
 from test_methods import images, small
 from test_train import Kept
 from torch.utils._pytree import tree_map
 
-from baselines.data import Data, FileSplit, TensorSplit
+from baselines.data import Data, TensorSplit
 from baselines.distributed import ALONE
 from baselines.feed import Feed
 from baselines.pretrain import PretrainConfig, Pretrainer
-from baselines.ragged import Ragged
 from baselines.randaugment import OPERATIONS
 from baselines.train import TrainConfig, Trainer, fit
 from baselines.vit import VisionTransformer
@@ -151,7 +148,10 @@ def test_what_ships_answers_as_on_a_cpu(name: str, shape: str, seen: StandIn) ->
     answers = session.run(batch)
     assert seen.where <= (allowed("forward") if "avit" in name else set())
     assert answers.device.type == "cuda"
+    places: list[torch.Tensor] = []
+    model.encoder.watch = places.append
     spent = measure_batches(model, [batch.float()])
+    assert {each.device.type for each in places} <= {"cuda"}
     assert spent.per_image.shape[0] == 1 or spent.per_image.device.type == "cuda"
     expected = shipped.cpu()(images(3).to(session.dtype))
     torch.testing.assert_close(torch.from_numpy(session.get(answers)), expected, rtol=1e-4, atol=1e-4)
@@ -169,6 +169,7 @@ def test_a_fine_tuning_stays_on_the_device(name: str, seen: StandIn) -> None:
     )  # fmt: skip
     assert on_device(model)
     assert {"loss", "validation_top1", "train_top1"} <= record.keys()
+    assert "of 16 test images" in finetuning.describe_accuracy(model.cpu(), given, CUDA)
     assert seen.where <= allowed("once", "forward", "step", "epoch", "calibration")
 
 
@@ -220,23 +221,6 @@ def test_batches_are_those_of_a_cpu_and_nothing_waits_for_them(seen: StandIn) ->
         fed = [*Feed(given, torch.arange(16), config, CUDA, 0, ALONE).epoch(0)]
         assert {each.share.device.type for each in fed if each.share is not None} == {"cuda"}
         assert seen.where <= allowed("step")
-
-
-def test_a_batch_that_is_padded_comes_back_as_it_was(seen: StandIn) -> None:
-    """As in an exported graph."""
-    del seen
-    layout, x_TD = Ragged.full(2, 3, CUDA).select(torch.tensor([0, 1, 2, 4]).to(CUDA)), torch.randn(4, 5).to(CUDA)
-    layout.padded = True
-    assert torch.equal(layout.join([part for part, _ in layout.split(x_TD)]), x_TD)
-
-
-def test_files_reach_the_device(seen: StandIn, tmp_path: Path) -> None:
-    for index in range(2):
-        Image.fromarray(np.full((16, 12), index, np.uint8)).save(tmp_path / f"{index}.png")
-    split = FileSplit(sorted(tmp_path.glob("*.png")), torch.arange(2), (16, 12), 1)
-    (batch,) = split.fetch([torch.arange(2)], CUDA)
-    assert batch.device.type == "cuda"
-    assert not seen.where
 
 
 @pytest.mark.parametrize("name", ["topk", "tome"])

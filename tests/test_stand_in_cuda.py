@@ -1,19 +1,41 @@
-"""The device that stands in for CUDA, torch's opinion beside it, and CUDA's words for memory that is full."""
+"""The device that stands in for CUDA, torch's opinion beside it, and what of placement is no method or training."""
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from stand_in_cuda import stand_in_cuda
 from test_placement import CUDA, little, parse
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 
+from baselines.data import FileSplit
+from baselines.ragged import Ragged
 from baselines.train import Step
 from compress import variant
 from compress.methods import METHODS
 from compress.runtimes.base import Inspection, Session
 from compress.runtimes.server import Server
+
+
+def test_a_batch_that_is_padded_comes_back_as_it_was() -> None:
+    """As in an exported graph."""
+    with stand_in_cuda():
+        layout = Ragged.full(2, 3, CUDA).select(torch.tensor([0, 1, 2, 4]).to(CUDA))
+        x_TD, layout.padded = torch.randn(4, 5).to(CUDA), True
+        assert torch.equal(layout.join([part for part, _ in layout.split(x_TD)]), x_TD)
+
+
+def test_files_reach_the_device_and_nothing_waits_for_them(tmp_path: Path) -> None:
+    for index in range(2):
+        Image.fromarray(np.full((16, 12), index, np.uint8)).save(tmp_path / f"{index}.png")
+    split = FileSplit(sorted(tmp_path.glob("*.png")), torch.arange(2), (16, 12), 1)
+    with stand_in_cuda() as seen:
+        (batch,) = split.fetch([torch.arange(2)], CUDA)
+        assert batch.device.type == "cuda"
+        assert not seen.waits
 
 
 def test_words_of_cuda_for_memory_that_is_full() -> None:
