@@ -27,6 +27,7 @@ from baselines.vit import VisionTransformer
 from compress import variant
 from compress.measure.cost import measure_batches
 from compress.methods import METHODS, avit
+from compress.quantization.importance import sample_rows
 from compress.quantization.products import use_integer_kernels
 from compress.quantization.sensitivity import rank_layers
 from compress.runtimes import torch_session
@@ -236,4 +237,6 @@ def test_layers_are_ranked_and_inspected_on_the_device(seen: StandIn) -> None:
     whole, packed = make("int8", "cls", CUDA)
     ranked = rank_layers(make("int8", "cls", CUDA)[0], whole, [images(2).to(CUDA)])
     assert len(ranked) == 4
+    rows = sample_rows(torch.randn(9, 4).to(CUDA), torch.ones(9).to(CUDA), 3)
+    assert {rows.x.device.type, rows.weight.device.type} == {"cuda"}
     assert torch_session._inspect_integers(packed, CUDA, None).executed == "int8"
