@@ -143,7 +143,7 @@ def test_what_ships_answers_as_on_a_cpu(name: str, shape: str, seen: StandIn) ->
     use_integer_kernels(shipped, CUDA)
     assert on_device(model)
     assert on_device(shipped)
-    session = torch_session.EagerSession(shipped, "cuda")
+    session = torch_session.EagerSession(shipped.cpu(), "cuda")
     batch = session.put(images(3).numpy())
     seen.waits.clear()
     answers = session.run(batch)
