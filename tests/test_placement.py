@@ -1,7 +1,7 @@
 """Every method and the whole training on a CUDA device, without one: nothing mixes devices, and the host rarely waits.
 
-The device is a stand-in (`stand_in_cuda.py`) that computes on the CPU; torch's own `FakeTensorMode` gives a second
-opinion on what can be followed without values. Where the host may wait is what docs/cuda.md lists.
+The device is a stand-in (`stand_in_cuda.py`) that computes on the CPU. Where the host may wait is what docs/cuda.md
+lists.
 """
 
 import re

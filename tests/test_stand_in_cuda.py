@@ -1,6 +1,5 @@
-"""The device that stands in for CUDA, torch's opinion beside it, and what of placement is no method or training."""
+"""The device that stands in for CUDA, and what of placement is no method or training."""
 
-import copy
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +7,10 @@ import pytest
 import torch
 from PIL import Image
 from stand_in_cuda import stand_in_cuda
-from test_placement import CUDA, little, parse
-from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+from test_placement import CUDA
 
 from baselines.data import FileSplit
 from baselines.ragged import Ragged
-from baselines.train import Step
-from compress import variant
-from compress.methods import METHODS
 from compress.runtimes.base import Inspection, Session
 from compress.runtimes.server import Server
 
@@ -57,20 +52,6 @@ def test_words_of_cuda_for_memory_that_is_full() -> None:
 
     answer = Server(Full(), lambda: Inspection("fp32"), float).answer({"do": "put", "name": "x"}, [np.zeros(1)])
     assert answer["out_of_memory"]
-
-
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "avit"])  # which asks for values
-def test_torch_itself_follows_forward_and_losses(name: str) -> None:
-    methods, mode = parse(name).methods, FakeTensorMode()
-    with FakeCopyMode(mode):
-        model, teacher = copy.deepcopy((variant.prepare(little(), methods), little()))
-    with mode:
-        model, teacher, batch = model.to(CUDA), teacher.to(CUDA), torch.empty(3, 1, 16, 12, device=CUDA)
-        output, taught = model.train().compute_output(batch), teacher.compute_output(batch)
-        labels = torch.zeros(3, dtype=torch.long, device=CUDA)
-        step = Step(model, batch, labels, output.logits.float(), output, teacher, taught, 0.5)
-        terms = [term for method in methods for term in method.loss_terms(step).values()]
-        assert {each.device.type for each in (*terms, output.logits, model.eval()(batch))} == {"cuda"}
 
 
 def test_the_stand_in_refuses_what_cuda_refuses() -> None:
