@@ -63,7 +63,8 @@ class TensorSplit:
 
     @property
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(np.ascontiguousarray(self.images.cpu().numpy()).data)  # no copy of what may be gigabytes
+        values = np.ascontiguousarray(self.images.cpu().numpy())
+        digest = hashlib.sha256(values.data)  # no copy of what may be gigabytes
         digest.update(self.labels.numpy().tobytes())
         return digest.hexdigest()
 

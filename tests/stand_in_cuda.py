@@ -108,10 +108,11 @@ class Functions(TorchFunctionMode):
             args = (CPU if func is torch.Tensor.cpu else CUDA, *args)
         if args and isinstance(args[0], Tensor):
             args = (place_of(args[0]), args[0].dtype, *args[1:])
+        copy = kwargs.pop("copy", False)  # which `_parse_to` refuses
         asked, dtype, later, memory_format = torch._C._nn._parse_to(*args, **kwargs)
         aim = here if asked is None else torch.device(asked.type, 0) if asked.type == "cuda" else asked
         copied = torch.Tensor.to(x, dtype=dtype or x.dtype, memory_format=memory_format or torch.preserve_format,
-                                 copy=kwargs.get("copy", False) or aim != here)  # fmt: skip
+                                 copy=copy or aim != here)  # fmt: skip
         if aim != here:
             if aim == CPU or not later:
                 self.seen.wait("to the host" if aim == CPU else "to the device")
