@@ -31,10 +31,11 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def commands(verb: str) -> list[str]:
-    """The words of the only line of README that runs this verb on a file."""
-    (line,) = [line for block in blocks("sh") for line in block.splitlines() if line.startswith(f"compress {verb} ")]
-    return shlex.split(line, comments=True)[1:]
+def commands(verb: str) -> list[list[str]]:
+    """The words of each line of README that runs this verb on a file."""
+    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith(f"compress {verb} ")]
+    assert lines
+    return [shlex.split(line, comments=True)[1:] for line in lines]
 
 
 def vit() -> nn.Module:
@@ -70,8 +71,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_from_a_file_of_timm_to_a_program_that_runs_the_winner(place: Path, recorder: ModuleType) -> None:
-    for verb, more in QUICK.items():
-        words = commands(verb)
+    for words in [words for verb in QUICK for words in commands(verb)]:
+        verb, more = words[0], QUICK[words[0]]
         if "deit_s.pth" not in words:  # README's later commands take a checkpoint that knows its images
             words[words.index("best_vit_model.pth")] = "deit_s.pth"
             words += ["--data", "photos"]
