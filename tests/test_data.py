@@ -1,8 +1,11 @@
 """Data sets on disk and in memory."""
 
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -18,6 +21,8 @@ from baselines.feed import Feed
 from baselines.recipe import TrainConfig
 from baselines.sources import load
 from baselines.validation import count_right
+from compress.evaluate import take_test_images
+from compress.measure.environment import configure_allocator
 
 CPU = torch.device("cpu")
 
@@ -182,3 +187,19 @@ def test_large_images_are_scored_in_batches_that_fit_into_memory() -> None:
         assert len(seen) == batches
         assert max(seen) <= 32 * 2**20
         seen.clear()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory of a process is read from /proc")
+def test_memory_does_not_grow_with_the_images_that_are_scored(tmp_path: Path) -> None:
+    paint(tmp_path / "0.png", 100, (224, 224))
+    for index in range(1, 660):
+        os.link(tmp_path / "0.png", tmp_path / f"{index}.png")
+    split = FileSplit(tuple(sorted(tmp_path.iterdir())), torch.zeros(660, dtype=torch.long), (224, 224), 3)
+    images = take_test_images(Data("made", ("cat", "dog"), split, split, (0.5,) * 3, (0.5,) * 3))
+    configure_allocator()  # as every command does that measures
+    held = []
+    for batch in images.batches(images.batch_size):
+        held.append(psutil.Process().memory_full_info().uss)
+        assert batch.nbytes == 33_116_160
+    assert len(held) == 12
+    assert held[-1] - held[2] < 2 * 33_116_160

@@ -1,5 +1,6 @@
 """The machine a row comes from. Needs no torch."""
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -103,6 +104,13 @@ def configure_allocator() -> bool:
         return bool(libc.mallopt(mmap_threshold, 1 << 30) and libc.mallopt(trim_threshold, 2**31 - 1))
     except (OSError, AttributeError):
         return False
+
+
+def release_freed_memory() -> None:
+    """Returns freed memory to the system where glibc keeps it: large batches leave gaps that the next does not fill."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _version(name: str) -> str | None:
