@@ -230,3 +230,8 @@ def test_an_amount_out_of_reach_is_said() -> None:
         Slim(keep=0.01, multiple=4).settle(make(), [images()])
     with pytest.raises(InputError, match="out of reach"):
         variant.prepare(make(), [Slim(keep=0.01, spread=False)])
+
+
+def test_activations_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(InputError, match="not finite on the calibration images"):
+        refit(nn.Linear(3, 2), [torch.full((5, 3), torch.nan)], [torch.zeros(5, 2)])

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from baselines.errors import InputError
 from baselines.vit import Block, VisionTransformer
 from compress.pruning.structure import Choice
 
@@ -133,7 +134,15 @@ def refit(layer: nn.Linear, inputs: Sequence[Tensor], targets: Sequence[Tensor],
 
 
 def solve_damped(gram_II: Tensor, right_IO: Tensor, damping: float) -> Tensor:
-    """(gram + damping * its mean diagonal)^-1 @ right, with more damping where that is not enough."""
+    """(gram + damping * its mean diagonal)^-1 @ right, with more damping where that is not enough.
+
+    Raises:
+        InputError: sums are not finite, which no damping makes invertible.
+    """
+    if not (gram_II.isfinite().all() and right_IO.isfinite().all()):
+        raise InputError(
+            "activations of the model are not finite on the calibration images; check its weights and them"
+        )
     mean = gram_II.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
     while True:
         eye = torch.eye(len(gram_II), dtype=gram_II.dtype, device=gram_II.device)
