@@ -76,7 +76,7 @@ def files_up_to(size: int) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--variants", "vit,turbo"], ["'turbo'", "vit, avit, topk, dynamicvit, tome, distill, int8"]),
+        (["--variants", "vit,turbo"], ["'turbo'", "vit, avit, topk, dynamicvit, tome, slim, distill, int8"]),
         (["--variants", "int8_avit"], ["'int8_avit'", "order", "write 'avit_int8'"]),
         (["--variants", "avit_avit"], ["'avit_avit'", "at most one"]),
         (["--variants", ","], ["--variants", "commas"]),
