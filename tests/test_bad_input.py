@@ -149,7 +149,7 @@ def test_the_script_itself(script: Any, tmp_path: Path) -> None:
         ("[train]\nepoch = 3", ["'train.epoch'", "did you mean 'epochs'"]),
         ("[methods.avit]\ntarget_mac = 0.5", ["[methods.avit]", "did you mean 'target_macs'"]),
         ("[methods.avit]\ntarget_macs = 7", ["[methods.avit]", "'target_macs'", "less than or equal to 1"]),
-        ("[methods.avitt]\neps = 0.1", ["[methods.avitt]", "avit, topk, dynamicvit, tome, distill, int8"]),
+        ("[methods.avitt]\neps = 0.1", ["[methods.avitt]", "avit, topk, dynamicvit, tome, slim, distill, int8"]),
         ("varients = ['vit']", ["'varients'", "did you mean 'variants'"]),
         ("colour = 1", ["'colour'", "not a known key"]),
         ("[model]\ndim = 'wide'", ["'model.dim'", "integer"]),

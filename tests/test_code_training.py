@@ -79,9 +79,14 @@ def test_what_cannot_be_is_refused(
 
 
 def test_a_vision_transformer_learns_from_it(
-    train: Callable[..., int], code: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    train: Callable[..., int],
+    code: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert train("out") == 0
+    monkeypatch.setenv(user_models.VARIABLE, "elsewhere.py:net")  # named by a program that runs commands, not by them
     student = tmp_path / "student.toml"
     args = ["distill", str(tmp_path / "out" / NAME), "--student", str(student), "--threads", "1"]
     args += ["--out", str(tmp_path / "student")]

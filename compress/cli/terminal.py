@@ -37,7 +37,7 @@ def guarded(call: Callable[[], Any], refuse: Callable[..., int] = refuse, *, deb
     """
     global ended_by, remains
     ended_by, remains = 0, ""
-    code = os.environ.get(VARIABLE)
+    code = os.environ.pop(VARIABLE, None)  # named by whoever started this process, not by this command
     try:
         result = call()
     except typer.Exit as error:
@@ -51,7 +51,7 @@ def guarded(call: Callable[[], Any], refuse: Callable[..., int] = refuse, *, deb
         if sentence is None:
             raise
         return refuse(sentence, exit_code)
-    finally:  # a later command of this process does not run code that this one named
+    finally:  # nor does a later command run code that this one named
         os.environ.pop(VARIABLE, None)
         os.environ.update({} if code is None else {VARIABLE: code})
     if result == STOPPED:  # newer versions of typer turn Ctrl-C into this themselves
