@@ -90,7 +90,7 @@ EVERYTHING = {
 
 def allowed(*when: str) -> set[tuple[str, str]]:
     """Files and functions that may wait, as docs/cuda.md lists them."""
-    rows = re.findall(r"^\| `([\w/]+\.py)` `(\w+)` \| ([\w ]+) \|", DOCS.read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `([\w/]+\.py)` `(\w+)` \| ([\w ]+) \|", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
     return {(file, function) for file, function, moment in rows if moment in when}
 
 

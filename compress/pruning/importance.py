@@ -99,9 +99,7 @@ def _score_gates(model: VisionTransformer, chunks: list[Tensor]) -> Scores:
             rows = [gates[i : i + len(WATCHED)] for i in range(0, len(gates), len(WATCHED))]
             dim_D += torch.stack([row[0] + row[3] for row in rows]).sum(0).square().sum(0)
             new = [_gate_block(block, row) for block, row in zip(blocks, rows, strict=True)]
-            sums = (
-                [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(sums, new, strict=True)] if sums else new
-            )
+            sums = add_sums(sums, new)
     return Scores([BlockScores(*each) for each in sums], dim_D)
 
 
@@ -126,15 +124,13 @@ def _score_outputs(model: VisionTransformer, chunks: list[Tensor], importance: I
     """`activation` or `reconstruction` of all structures."""
     blocks = list_blocks(model)
     grams: list[list[Tensor]] = []
-    channels_D, dim_D = torch.zeros(model.config.dim, dtype=torch.float64), torch.zeros(model.config.dim).double()
+    dim_D = torch.zeros(model.config.dim, dtype=torch.float64)
     with watch_blocks(model) as seen:
         for images in chunks:
             seen.clear()
             model(images)
             new = [_sum_grams(block, row) for block, row in zip(blocks, seen, strict=True)]
-            grams = (
-                [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(grams, new, strict=True)] if grams else new
-            )
+            grams = add_sums(grams, new)
             for block, row in zip(blocks, seen, strict=True):
                 for value, reads in ((row[0], block.attn.qkv), (row[3], block.mlp.fc1)):
                     channels_D = value.double().square().sum((0, 1)).cpu()
@@ -219,6 +215,11 @@ def watch_blocks(model: VisionTransformer) -> Iterator[list[list[Tensor]]]:
     finally:
         for each in hooks:
             each.remove()
+
+
+def add_sums(sums: list[list[Tensor]], new: list[list[Tensor]]) -> list[list[Tensor]]:
+    """Sums of each block with those of further images; `new` where there are none yet."""
+    return [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(sums, new, strict=True)] if sums else new
 
 
 def list_blocks(model: VisionTransformer) -> list[Block]:

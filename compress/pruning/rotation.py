@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from baselines.vit import Attention, VisionTransformer
-from compress.pruning.importance import AT_ONCE, list_blocks, watch_blocks
+from compress.pruning.importance import AT_ONCE, add_sums, list_blocks, watch_blocks
 
 DAMPING = 1e-4  # of the mean variance: directions that images hardly use
 
@@ -35,9 +35,7 @@ def rotate(model: VisionTransformer, batches: Sequence[Tensor]) -> VisionTransfo
             seen.clear()
             made(images)
             new = [_sum_products(block.attn, row) for block, row in zip(list_blocks(made), seen, strict=True)]
-            sums = (
-                [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(sums, new, strict=True)] if sums else new
-            )
+            sums = add_sums(sums, new)
     for block, (q_HKK, k_HKK, out_HVV) in zip(list_blocks(made), sums, strict=True):
         if not model.config.qk_norm:
             _rotate_queries(block.attn, q_HKK, k_HKK)
