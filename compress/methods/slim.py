@@ -31,6 +31,7 @@ from compress.pruning.search import Table, find, measure
 from compress.pruning.sizes import Kind, Sizes, choose, split_evenly
 from compress.pruning.structure import cut
 
+DEFAULT_KEEP = 0.8  # of the weights of the blocks
 MEASURED: WeakKeyDictionary[VisionTransformer, tuple[Any, list[Tensor], Table]] = WeakKeyDictionary()
 
 
@@ -42,7 +43,8 @@ class Slim(Method):
     in_geometry: ClassVar[bool] = True
     identity: ClassVar[Mapping[str, Any]] = {"keep": 1.0}
 
-    keep: float = Field(default=0.8, gt=0, le=1)  # share of the weights of the blocks that stays
+    # Share of the weights of the blocks that stays; 0.8 where target_macs does not say how much
+    keep: float | None = Field(default=None, gt=0, le=1)
     # Share of the dense model's MACs that stays, instead of keep
     target_macs: float | None = Field(default=None, gt=0, le=1)
     kinds: tuple[Kind, ...] = ("heads", "qk", "v", "mlp")  # what may leave; dim: residual channels, blocks: whole ones
@@ -59,9 +61,16 @@ class Slim(Method):
     sizes: tuple[tuple[int, int, int, int], ...] | None = None
     width: int | None = Field(default=None, gt=0)  # found: residual channels
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_amount(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("keep") is None and given.get("target_macs") is None:
+            return {**given, "keep": DEFAULT_KEEP}
+        return given
+
     @model_validator(mode="after")
     def _one_amount(self) -> "Slim":
-        if self.target_macs is not None and "keep" in self.model_fields_set and self.sizes is None:
+        if self.target_macs is not None and self.keep is not None and self.sizes is None:
             raise ValueError("keep and target_macs both say how much stays; remove one of them")
         if not self.kinds or len(set(self.kinds)) < len(self.kinds):
             raise ValueError("kinds is empty, or names one twice; name what may leave, such as heads and mlp")
@@ -83,7 +92,7 @@ class Slim(Method):
         """What is to be saved, of a geometry, and how much of it may be left."""
         if self.target_macs is not None:
             return dense_macs, self.target_macs * dense_macs(config)
-        return count_weights, self.keep * count_weights(config)
+        return count_weights, (self.keep or 1) * count_weights(config)
 
     def settle(self, model: VisionTransformer, batches: list[Tensor]) -> "Slim":
         table = self._measure(model, batches)
