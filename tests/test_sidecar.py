@@ -10,7 +10,10 @@ from conftest import Run
 from made_rows import bare
 
 from baselines.errors import InputError
-from compress import sidecar
+from baselines.sources import load
+from baselines.vit import VisionTransformer, ViTConfig
+from compress import loading, sidecar
+from compress.checkpoints import checkpoint
 from compress.cli import main
 from compress.sidecar import Origin
 
@@ -83,7 +86,9 @@ def test_what_nobody_vouches_for_is_replaced_by_the_same_alone(place: Path) -> N
 
 
 def test_an_export_and_a_pruned_model(run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    model = Path(shutil.copy(run.checkpoint(), tmp_path / "model.pth"))
+    vit = VisionTransformer(ViTConfig(image_size=8, patch_size=4, channels=1, dim=16, depth=1, heads=2, mlp_dim=16))
+    model, trained = tmp_path / "model.pth", Path(shutil.copy(run.checkpoint(), tmp_path / "trained.pth"))
+    checkpoint.save(model, loading.pack(vit, [], load("digits", (8, 8), 1), vit.config))
     target, other = tmp_path / "model.onnx", tmp_path / "b.onnx"
     for _ in range(2):
         assert main(["export", str(model)]) == 0
@@ -98,13 +103,13 @@ def test_an_export_and_a_pruned_model(run: Run, tmp_path: Path, capfd: pytest.Ca
 
     quick = ["--threads", "1", "--device", "cpu", "--seconds", "0.1"]
     small = tmp_path / "small.pth"
-    assert main(["prune", str(model), "--keep", "0.9", "--out", str(small), *quick]) == 0
+    assert main(["prune", str(trained), "--keep", "0.9", "--out", str(small), *quick]) == 0
     record = sidecar.read_record(small)
     assert record is not None
     assert (record["n_images"], record["options"]["amounts"]["keep"]) == (360, "0.9")
     assert (tmp_path / "small-prune" / "rows.jsonl").is_file()
     fuller = record | {"n_images": 1000}
     sidecar.locate_record(small).write_text(json.dumps(fuller))
-    assert main(["prune", str(model), "--keep", "0.1", "--out", str(small), *quick]) == 2
+    assert main(["prune", str(trained), "--keep", "0.1", "--out", str(small), *quick]) == 2
     assert "was scored on 1,000 test images, and this would be on 360" in " ".join(capfd.readouterr().err.split())
     assert sidecar.read_record(small) == fuller
