@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reports import Row
 
-NOTHING_YET = "nothing was built yet: the same command starts over"
+NOTHING_YET = "nothing new was built: run the same command again"
 DONE = "the work itself was done"
 CHOSEN = ("variant", "recipe", "runtime", "chosen")  # what is told of the row that is kept
 
