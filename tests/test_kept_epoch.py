@@ -1,5 +1,7 @@
 """Fine-tuning a model that was given keeps the best of all epochs, its start included, on training images held out."""
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +14,12 @@ from baselines.train import TrainConfig, fit
 from baselines.validation import count_right, hold_out
 from baselines.vit import VisionTransformer
 from compress import config
+from compress.checkpoints.checkpoint import Checkpoint
 from compress.cli import main
 from compress.methods import AViT, Method, TopK
 from compress.training import finetuning
+from compress.training.held_out import hold_out_again
+from compress.variant import Variant
 
 HELD_OUT = 0.25
 
@@ -71,6 +76,17 @@ def test_how_many_images_choose() -> None:
     assert choose(TrainConfig(validation=0.2), 50_000).validation == 0.2
     longer = config.override_training(config.read(None), "finetune", {"epochs": 7}).finetune  # as --epochs does
     assert (longer.epochs, choose(longer, 1437).validation) == (7, 0.1)
+
+
+def test_what_a_training_held_out_chooses_again(tmp_path: Path) -> None:
+    path, settings = tmp_path / "best_vit_model.pth", config.resolve({"data": "digits"}, "x")
+    (tmp_path / "config.toml").write_text('data = "digits"\n[train]\nvalidation = 0.3\n')
+    content = Checkpoint(make_model().config, (), {}, dataset="digits", classes=(), mean=(), std=())
+    assert hold_out_again(settings, path, content, Variant(())).finetune.validation == 0.3
+    others = dataclasses.replace(content, dataset="folder:x"), dataclasses.replace(content, origin={"family": "timm"})
+    said = config.resolve({"data": "digits", "finetune": {"validation": 0.2}}, "x")
+    unknown = [hold_out_again(settings, path, other, Variant(())) for other in others]
+    assert [*unknown, hold_out_again(said, path, content, Variant(()))] == [settings, settings, said]
 
 
 def test_the_settings_follow_the_model() -> None:

@@ -23,6 +23,7 @@ from compress.config import BenchConfig
 from compress.importers import Hints
 from compress.training import curves, teacher
 from compress.training.data import adapt_to_data, load_data, sample_images, sample_parity_images
+from compress.training.held_out import hold_out_again
 from compress.training.store import ArtifactStore
 from compress.variant import Variant, baseline_name
 
@@ -98,6 +99,8 @@ def open_run(
     restored = loading.restore(start, hints) if source else None
     if restored and restored[1].methods:
         raise InputError(f"--checkpoint {start} is already {restored[1].name!r}; give the checkpoint of a baseline")
+    if restored and source:
+        config = hold_out_again(config, source, restored[2], restored[1])
     begin = initial.resolve_initial(config.init, config.model, source, hints)
     if begin and begin.content.choice:
         say(f"--init {config.init}: {begin.content.choice}")

@@ -1,21 +1,17 @@
 """The images that judge `--max-drop`: none that the model learned from, where a drop looks too small."""
 
-import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 
 from baselines.data import Data
 from baselines.errors import InputError
 from baselines.subset import Subset
-from baselines.validation import hold_out
-from compress import settings
 from compress.checkpoints.checkpoint import Checkpoint
-from compress.config import BenchConfig
 from compress.evaluate import Images
 from compress.training.data import BATCH, sample_held_out_images
+from compress.training.held_out import find_held_out
 from compress.variant import Variant
 from compress.verbs.quantize.accuracy_control import Judged
 
@@ -47,7 +43,7 @@ def choose_jury(
     Raises:
         InputError: there are too few test images for two halves.
     """
-    kept = _find_kept(path, content, which, data, subset)
+    kept = find_held_out(path, content, which, data, subset)
     if kept is not None:
         batches = sample_held_out_images(data, MOST, after, kept)
         if sum(len(labels) for _, labels in batches) >= FEWEST:
@@ -58,23 +54,3 @@ def choose_jury(
     batches = [*data.batches(data.test, BATCH, torch.device("cpu"), indices=judging)]
     called = "test images, which the figures below leave out (training images are known to the model)"
     return Jury(batches, called, replace(images, order=scored), len(judging))
-
-
-def _find_kept(
-    path: Path, content: Checkpoint, which: Variant, data: Data, subset: Subset | None
-) -> torch.Tensor | None:
-    """Indices of training images from which no training of this checkpoint learned; None where nobody knows of any."""
-    record = path.parent / settings.FILE
-    if content.origin is not None or content.dataset != data.name or not record.is_file():
-        return None
-    try:
-        trained = BenchConfig(**tomllib.loads(record.read_text(encoding="utf-8")))
-    except (OSError, ValueError, ValidationError):
-        return None
-    parts = [trained.train, *([trained.finetune] if any(method.tuned for method in which.methods) else [])]
-    if trained.subset != subset or trained.data != data.name or not all(part.validation for part in parts):
-        return None
-    kept = torch.ones(len(data.train.labels), dtype=torch.bool)
-    for part in parts:
-        kept[hold_out(data.train, part.validation)[0]] = False
-    return kept.nonzero().flatten()
