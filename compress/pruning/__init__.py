@@ -1,6 +1,6 @@
-"""Structural pruning: whole heads, dimensions, neurons, residual channels and blocks leave a trained ViT.
+"""Structural pruning: removes whole heads, dimensions, neurons, residual channels and blocks from a trained ViT.
 
-`structure` cuts a model down to what stays, `sizes` says how large that may be, `importance` which it should be,
-`rotation` puts what matters in a head first, `compensation` fits the next Linear layers to it, and `search` finds how
-much may leave where.
+`structure` cuts a model down to the structures that are kept, `sizes` computes sizes that meet a budget, `importance`
+scores structures, `rotation` sorts the dimensions of each head by what they carry, `compensation` refits the Linear
+layers behind, and `search` measures how much each block can lose.
 """

@@ -1,10 +1,10 @@
-"""What left is made up for by the next Linear layers, without training.
+"""The Linear layers behind removed structures are refitted to compensate for them, without training.
 
-Whatever stays correlates with what left. So the weights and biases of the layers that come next are fitted anew, by
-least squares on calibration images: on the inputs that they get now, their outputs come as near as they can to those
-of the model as it was. The fit is damped towards the weights that are there (ridge), sums are kept in float64, and the
-blocks are gone through in order, so that each makes up for the errors before it too. This is the update of the Optimal
-Brain Surgeon (Hassibi and Stork 1993) for whole structures.
+What is kept correlates with what was removed. So weights and biases of the next layers are refitted by least squares on
+calibration images: given the inputs of the pruned model, their outputs are as close as possible to those of the
+original. The fit is damped towards the present weights (ridge), sums are kept in float64, and blocks are done in order,
+so that each also compensates for errors before it. This is the update of the Optimal Brain Surgeon (Hassibi and Stork
+1993) for whole structures.
 
 Legend: B images, N tokens, D width, I inputs and O outputs of a layer, R rows (tokens of all images).
 """
@@ -23,7 +23,7 @@ DAMPING = 1e-3  # of the mean of the diagonal of the Gram matrix
 
 @torch.no_grad()
 def compensate(small: VisionTransformer, dense: VisionTransformer, choice: Choice, batches: Sequence[Tensor]) -> None:
-    """Fits the layers of `small`, which is what `choice` leaves of `dense`, so that it answers as that does.
+    """Refits the layers of `small`, which is `dense` cut down to `choice`, so that its output is close to that of `dense`.
 
     Args:
         batches: normalized images, each (B, C, height, width), on the device of both models.

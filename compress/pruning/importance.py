@@ -1,13 +1,13 @@
-"""How much each structure of a model matters, compared with others of its kind in its block.
+"""Importance scores of the structures of a model, comparable within one kind and block.
 
-- taylor: how much the answers change, to first order, when a gate on the structure closes: the square of activation
-  times gradient, summed over all that the gate multiplies, mean over images (Molchanov et al. 2019, arXiv 1906.10771).
-  No labels are needed: classes count as much as the model believes in them, so that the mean square is the Fisher
+- taylor: first-order change of the output when a gate on the structure closes: activation times gradient, summed over
+  everything that the gate multiplies, squared, mean over images (Molchanov et al. 2019, arXiv 1906.10771). No labels
+  are needed: each class is weighted by the probability that the model gives it. The mean square is then the Fisher
   information of the gate, and half of it the divergence to second order.
 - weight: the norm of the weights that make the structure, times that of those that read it.
 - activation: the mean square of what the structure adds to the output of the next Linear layer.
-- reconstruction: they leave one by one, first the one that the next Linear layer misses least when it is fitted to the
-  rest after each (Optimal Brain Surgeon, Hassibi and Stork 1993).
+- reconstruction: the order in which structures are removed one by one, each time the one whose loss the next Linear
+  layer, refitted to the rest, compensates best (Optimal Brain Surgeon, Hassibi and Stork 1993).
 
 Legend: B images, N tokens, D width, H heads, K width of queries and keys in a head, V of values, M width inside the
         MLP, I inputs and O outputs of a layer.

@@ -1,10 +1,9 @@
-"""The same model in a basis in which few dimensions of each head carry nearly all.
+"""The same model in a basis in which the first dimensions of each head carry the most.
 
-Queries and keys of a head meet in a product, and values go through the projection: any invertible map can be put
-between the two, one weight taking it up and the other its inverse, and nothing changes. Here it is the one that puts
-what matters first: of the scores that queries and keys make on calibration images, and of what the values of a head add
-to the tokens, the first dimensions then hold as much as so many can (Eckart and Young 1936). To remove the others is a
-low-rank approximation of both products.
+Queries are multiplied by keys, and values by the output projection: an invertible map can be inserted into either
+product, absorbed by one weight, its inverse by the other, without changing the result. The map chosen here makes the
+first dimensions the principal ones of the attention scores, and of what the values of a head add to the tokens, on
+calibration images (Eckart and Young 1936). Removing the last dimensions is then a low-rank approximation.
 
 Legend: D width, H heads, K width of queries and keys in a head, V of values.
 """
