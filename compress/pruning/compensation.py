@@ -23,7 +23,7 @@ DAMPING = 1e-3  # of the mean of the diagonal of the Gram matrix
 
 @torch.no_grad()
 def compensate(small: VisionTransformer, dense: VisionTransformer, choice: Choice, batches: Sequence[Tensor]) -> None:
-    """Refits the layers of `small`, which is `dense` cut down to `choice`, so that its output is close to that of `dense`.
+    """Refits the layers of `small`, `dense` cut down to `choice`, so that its output is close to that of `dense`.
 
     Args:
         batches: normalized images, each (B, C, height, width), on the device of both models.
