@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests share the processors, and so does what they start
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of hundreds of processes would compile the package: 0.6 s of 4
 if "PYTEST_XDIST_WORKER" not in os.environ:  # what this machine remembers of its user is neither read nor changed
     cache = tempfile.TemporaryDirectory(prefix="compress_tests_")
     os.environ["XDG_CACHE_HOME"] = cache.name
