@@ -12,7 +12,7 @@ from conftest import ROOT
 
 from baselines.data import Data, TensorSplit
 from compress import loading
-from compress.checkpoints import checkpoint, user_models
+from compress.checkpoints import checkpoint, named_code, user_models
 from compress.checkpoints.checkpoint import StateFile
 from compress.cli import main
 from compress.importers import Hints
@@ -86,7 +86,7 @@ def test_a_vision_transformer_learns_from_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert train("out") == 0
-    monkeypatch.setenv(user_models.VARIABLE, "elsewhere.py:net")  # named by a program that runs commands, not by them
+    monkeypatch.setenv(named_code.VARIABLE, "elsewhere.py:net")  # named by a program that runs commands, not by them
     student = tmp_path / "student.toml"
     args = ["distill", str(tmp_path / "out" / NAME), "--student", str(student), "--threads", "1"]
     args += ["--out", str(tmp_path / "student")]
@@ -106,7 +106,7 @@ def test_the_teacher_sees_images_as_it_knows_them(
     train: Callable[..., int], code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert train("out") == 0
-    monkeypatch.setenv(user_models.VARIABLE, code)  # as inside a command that names it
+    monkeypatch.setattr(named_code, "_spec", code)  # as inside a command that names it
     path = tmp_path / "out" / NAME
     content, split = checkpoint.load(path), TensorSplit(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.zeros(1))
     data = Data("made", content.classes, split, split, (0.5,), (0.1,))

@@ -13,10 +13,11 @@ from conftest import MADE, Run
 from PIL import Image
 
 from compress import __version__
-from compress.checkpoints import user_models
+from compress.checkpoints import named_code, user_models
 from compress.cli import main
 from compress.cli.json_output import run_command
 from compress.outcome import Outcome
+from compress.runtimes.client import make_environment
 from reports import state_verdict
 from reports.columns import COLUMNS
 
@@ -109,13 +110,19 @@ def test_nothing_else_reaches_standard_output(capfd: pytest.CaptureFixture[str])
 
 
 def test_code_that_a_command_names_is_that_of_this_command_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(user_models.VARIABLE, raising=False)
+    monkeypatch.setenv(named_code.VARIABLE, "package.outer:make")  # which a command does not take
     for spec in ("package.first:make", "package.second:make"):
-        assert run_command(lambda spec=spec: user_models.resolve_spec(spec) and None, ["bench"]) == 0
-        assert user_models.VARIABLE not in os.environ
-    monkeypatch.setenv(user_models.VARIABLE, "package.outer:make")
-    assert run_command(lambda: user_models.resolve_spec("package.inner:make") and None, ["bench"]) == 0
-    assert os.environ[user_models.VARIABLE] == "package.outer:make"
+        told: list[dict[str, str]] = []
+
+        def work(spec: str = spec, told: list[dict[str, str]] = told) -> None:
+            told.append(make_environment({}))
+            user_models.resolve_spec(spec)
+            told.append(make_environment({}))
+
+        assert run_command(work, ["bench"]) == 0
+        assert [each[named_code.VARIABLE] for each in told] == ["", spec]
+        assert named_code.get_code() is None
+    assert os.environ[named_code.VARIABLE] == "package.outer:make"
 
 
 def test_a_verdict_of_no_rows_is_empty() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from baselines.errors import InputError
 from compress import cli, loading, variant
-from compress.checkpoints import checkpoint, user_models
+from compress.checkpoints import checkpoint, named_code, user_models
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.exporters import operators as graph
 from compress.exporters.onnx import export_onnx
@@ -66,8 +66,7 @@ SHARES = {"0": 8 * 9 * 64, "3": 16 * 8 * 9 * 9, "6": 144 * 32, "8": 320}  # MACs
 @pytest.fixture(autouse=True)
 def _nothing_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What a command names, it names for its own process and the ones it starts: here that is the tests'."""
-    monkeypatch.setenv(user_models.VARIABLE, "")
-    monkeypatch.delenv(user_models.VARIABLE)
+    monkeypatch.setattr(named_code, "_spec", None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 

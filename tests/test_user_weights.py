@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from baselines.errors import InputError
-from compress.checkpoints import checkpoint, user_models
+from compress.checkpoints import checkpoint, named_code, user_models
 from compress.importers import Hints
 
 NET = """\
@@ -23,8 +23,7 @@ BESIDE = {"criterion.weight": torch.ones(10), "train_acc.tp": torch.zeros(10)}
 
 @pytest.fixture
 def hints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    monkeypatch.setenv(user_models.VARIABLE, "")
-    monkeypatch.delenv(user_models.VARIABLE)
+    monkeypatch.setattr(named_code, "_spec", None)
     (tmp_path / "nets.py").write_text(NET)
     return {"model": f"{tmp_path / 'nets.py'}:net", "image_size": (8, 8)}
 

@@ -7,7 +7,6 @@ to the processes which measure it.
 
 import copy
 import json
-import os
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import nn
 from baselines.errors import InputError
 from baselines.vit import VisionTransformer
 from compress import importers, loading
-from compress.checkpoints import checkpoint, user_models
+from compress.checkpoints import checkpoint, named_code, user_models
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.checkpoints.registered import add_preprocessing, answers_alike
 from compress.importers import Content, Hints
@@ -61,7 +60,7 @@ def write_checkpoint(model: Any, folder: Path, image_size: int | tuple[int, int]
     """
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     if isinstance(model, str | Path):
-        os.environ.pop(user_models.VARIABLE, None)  # code of an earlier call does not stand for this file
+        named_code.name_code(None)  # code of an earlier call does not stand for this file
         return Source(Path(model), Hints(image_size=size, **said))
     if not isinstance(model, nn.Module):
         raise InputError(f"a model is a path or an nn.Module, not {type(model).__name__}")

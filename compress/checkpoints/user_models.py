@@ -4,8 +4,7 @@
 
 A factory is called without arguments and gives an `nn.Module` for images (B, C, height, width) -> logits (B, classes);
 a class of such modules will do, and so will a module. Checkpoints hold the factory's name for people to read. Nothing
-is ever imported because a file says so: the name comes from the command line, which hands it on to the processes of the
-command through the environment (`VARIABLE`).
+is ever imported because a file says so: the name comes from the command line, or from the caller (`named_code.py`).
 
 Legend: B images, C channels.
 """
@@ -14,7 +13,6 @@ import copy
 import functools
 import importlib
 import importlib.util
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +27,7 @@ from baselines.classifier import Classifier, ImageConfig
 from baselines.errors import InputError
 from baselines.output import ClassifierOutput
 from baselines.vit import VisionTransformer, ViTConfig
-from compress.checkpoints import VARIABLE
+from compress.checkpoints import named_code
 from compress.checkpoints.user_code import format_error, running
 from compress.importers import Hints, timm_registry
 
@@ -71,7 +69,7 @@ def resolve_spec(spec: str | None) -> str | None:
     if not place or not (name.isidentifier() or timm_registry.find_name(spec)):
         raise InputError(f"--model {spec!r} names no code; write path/to/file.py:factory or package.module:factory")
     whole = f"{Path(place).resolve()}:{name}" if place.endswith(".py") else spec
-    os.environ[VARIABLE] = whole
+    named_code.name_code(whole)
     return whole
 
 
@@ -87,7 +85,7 @@ def build_model(config: ImageConfig, path: Path | None = None, hints: Hints | No
     if isinstance(config, ViTConfig):
         return VisionTransformer(config)
     assert isinstance(config, ModuleConfig)
-    spec = (hints.model if hints else None) or os.environ.get(VARIABLE)  # for this file, or for the whole command
+    spec = (hints.model if hints else None) or named_code.get_code()  # for this file, or for the whole command
     if spec is None:
         raise InputError(
             f"{path or 'the model'} was made from the code of {config.factory}, which runs only where you name it: "

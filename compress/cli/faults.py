@@ -1,13 +1,12 @@
 """What ends a command, in a sentence for the person who started it: whose fault it is, and where."""
 
-import os
 import sys
 import sysconfig
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from compress.checkpoints import VARIABLE
+from compress.checkpoints import named_code
 
 ENGINES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}  # by the package of their errors
 OURS = Path(__file__).resolve().parents[2]
@@ -20,7 +19,7 @@ def locate_user_code(error: BaseException) -> str | None:
 
     None where it passed through none, or the command named no code.
     """
-    if not os.environ.get(VARIABLE):
+    if not named_code.get_code():
         return None
     frames = [frame for each in _list_causes(error) for frame in traceback.extract_tb(each.__traceback__)]
     last = next((frame for frame in reversed(frames) if _is_users(frame.filename)), None)

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from baselines.errors import InputError
-from compress.checkpoints import VARIABLE
+from compress.checkpoints import named_code
 from compress.cli import faults
 
 STOPPED = 130  # exit code after Ctrl-C
@@ -37,7 +37,7 @@ def guarded(call: Callable[[], Any], refuse: Callable[..., int] = refuse, *, deb
     """
     global ended_by, remains
     ended_by, remains = 0, ""
-    code = os.environ.pop(VARIABLE, None)  # named by whoever started this process, not by this command
+    named_code.name_code(None)
     try:
         result = call()
     except typer.Exit as error:
@@ -52,8 +52,7 @@ def guarded(call: Callable[[], Any], refuse: Callable[..., int] = refuse, *, deb
             raise
         return refuse(sentence, exit_code)
     finally:  # nor does a later command run code that this one named
-        os.environ.pop(VARIABLE, None)
-        os.environ.update({} if code is None else {VARIABLE: code})
+        named_code.name_code(None)
     if result == STOPPED:  # newer versions of typer turn Ctrl-C into this themselves
         why = f"ended by {signal.Signals(ended_by).name}" if ended_by else "stopped"
         say(f"{why}; {remains or 'run the same command again to resume'}")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from compress import runtimes
+from compress.checkpoints.named_code import make_variables
 from compress.runtimes.base import Inspection
 from compress.runtimes.server import read_frames, write_frame
 
@@ -36,7 +37,13 @@ def make_environment(variables: Mapping[str, str]) -> dict[str, str]:
     What it prints is UTF-8, whatever the terminal: libraries draw bars, and fail where they cannot.
     """
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONIOENCODING": "utf-8", **variables}
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONIOENCODING": "utf-8",
+        **make_variables(),
+        **variables,
+    }
 
 
 def run_module(module: str, *args: object, environment: Mapping[str, str]) -> str:

@@ -23,6 +23,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from compress.checkpoints import named_code
 from compress.runtimes.base import Inspection, Session
 
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "allocate memory", "bad_alloc")  # as engines say it
@@ -163,6 +164,7 @@ def _failure(error: BaseException) -> dict[str, Any]:
 def main(argv: list[str]) -> None:
     from compress import runtimes
 
+    named_code.take_code()
     name, artifact, device, threads, *sizes = argv
     runtime, path = runtimes.get(name), Path(artifact)
     batch_size = int(sizes[0]) if sizes else None
