@@ -59,6 +59,8 @@ def find_splits(root: Path) -> Splits | None:
     train, held_out = chosen.get("train"), chosen.get("test") or chosen.get("validation")
     if train and held_out and (train == root / "train" or (list_folders(train) and list_folders(held_out))):
         return Splits(train, held_out, tuple(_describe(train, held_out, chosen.get("validation"))))
+    if not chosen and (alike := _find_alike(folders)):
+        return Splits(*alike, tuple(_describe(*alike, None)))
     signs = (
         any(folder.name in ("train", "test") for folder in chosen.values()),
         all(map(list_folders, chosen.values())),  # classes hold images
@@ -88,7 +90,9 @@ def scan(root: Path, skipped: Counter[str]) -> Files:
     """
     folders, suffixes = list_folders(root), list_suffixes()
     if len(folders) < 2:
-        raise InputError(f"{root} holds {len(folders)} class folders; at least two are needed, one a class")
+        deeper = f"; give {folders[0]}, if it holds them" if folders else ""
+        raise InputError(f"{root} holds {len(folders)} class folders; at least two are needed, one a class{deeper}")
+    count_hidden(root, skipped)
     beside = [entry for entry in root.iterdir() if entry.suffix.lower() in suffixes and not _is_hidden(entry.name)]
     if beside:
         skipped["images beside the class folders"] += len(beside)
@@ -102,6 +106,12 @@ def scan(root: Path, skipped: Counter[str]) -> Files:
     return Files(tuple(folder.name for folder in folders), paths, torch.tensor(labels))
 
 
+def count_hidden(root: Path, skipped: Counter[str]) -> None:
+    """Counts the hidden files and folders directly inside of a folder, which are left out."""
+    for entry in filter(lambda entry: _is_hidden(entry.name), root.iterdir()):
+        skipped[f"hidden or system {'folders' if entry.is_dir() else 'files'}"] += 1
+
+
 def describe_skipped(skipped: Counter[str]) -> list[str]:
     """What was left out and why, in one sentence; none where nothing was."""
     ordered = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
@@ -113,9 +123,29 @@ def describe_skipped(skipped: Counter[str]) -> list[str]:
 
 def tell_role(name: str) -> str | None:
     """train, validation or test; None for a folder that may be a class."""
-    words = {word.lower().removesuffix("set") for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", name)}
-    roles = {ROLES.get(word) for word in words - FILLERS}
+    roles = {ROLES.get(word) for word in _list_words(name) - FILLERS}
     return roles.pop() if len(roles) == 1 else None
+
+
+def _list_words(name: str) -> set[str]:
+    """`TrainSet_left` -> train, left."""
+    return {word.lower().removesuffix("set") for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", name)}
+
+
+def _find_alike(folders: list[Path]) -> tuple[Path, Path] | None:
+    """The training and the test folder of two, such as seg_train/ and seg_test/, that hold folders of the same names.
+
+    Where each holds nothing but a folder of its own name, as archives unpack, that one counts.
+    """
+    by_role: dict[str, Path] = {}
+    for folder in folders:
+        for role in {ROLES[word] for word in _list_words(folder.name) & ROLES.keys()}:
+            by_role[role] = folder / folder.name if list_folders(folder) == [folder / folder.name] else folder
+    train, held_out = by_role.get("train"), by_role.get("test") or by_role.get("validation")
+    if len(folders) != 2 or len(by_role) != 2 or not train or not held_out or train == held_out:
+        return None
+    names, others = ([entry.name for entry in list_folders(each)] for each in (train, held_out))
+    return (train, held_out) if len(names) > 1 and names == others else None
 
 
 def _choose(root: Path, role: str, found: list[Path]) -> Path:

@@ -31,6 +31,8 @@ DEEP = "of more than 8 bits a channel, scaled from the range of their type"
 RESIZED = "of another size than the model's"
 DIM = "all below 1/16 of that range: if they hold 12 bits, save them scaled to 16"
 
+REPAIR = "repair or remove them"  # images that cannot be used, unless something better helps
+
 _alone = threading.Lock()
 
 
@@ -51,9 +53,9 @@ Picture: TypeAlias = Path | Stored
 class ImageError(InputError):
     """A file that cannot be used as an image."""
 
-    def __init__(self, text: str, path: Picture | None = None, fault: str = ""):
+    def __init__(self, text: str, path: Picture | None = None, fault: str = "", remedy: str = REPAIR):
         super().__init__(text)
-        self.path, self.fault = path, fault
+        self.path, self.fault, self.remedy = path, fault, remedy
 
 
 def list_formats() -> list[str]:
@@ -108,7 +110,7 @@ def read(
         raise
     except Image.DecompressionBombError as error:
         fault = f"too many pixels: {error}".rstrip(".")
-        raise ImageError(f"{path} has {fault}; make it smaller", path, fault) from error
+        raise ImageError(f"{path} has {fault}; make it smaller", path, fault, "make them smaller") from error
     except Exception as error:  # what Pillow's decoders raise on damaged files is no closed list
         fault = "of no known format" if isinstance(error, UnidentifiedImageError) else str(error)
         raise ImageError(f"{path} is not a readable image ({fault}); repair or remove it", path, fault) from error
@@ -172,8 +174,9 @@ def _scale_to_8_bits(path: Picture, image: Image.Image) -> Image.Image:
     if top is None or not 0 <= low <= high <= top:  # nor where a number is none
         range_ = "no known range" if top is None else f"a range of 0 to {top}"
         fault = f"numbers from {low:g} to {high:g} in {range_}"
-        remedy = "save it with 8 or 16 bits a channel, or as floats from 0 to 1"
-        raise ImageError(f"{path} cannot be scaled to 8 bits: it holds {fault}; {remedy}", path, fault)
+        remedy = "with 8 or 16 bits a channel, or as floats from 0 to 1"
+        said = f"{path} cannot be scaled to 8 bits: it holds {fault}; save it {remedy}"
+        raise ImageError(said, path, fault, f"save them {remedy}")
     levels = np.multiply(values, np.float32(255 / top), dtype=np.float32)
     pixels = np.rint(levels, out=levels).astype(np.uint8)
     return Image.fromarray(255 - pixels if tags.get(PHOTOMETRIC) == 0 else pixels)  # 0: white is zero

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from baselines.data import FileSplit, Split, TensorSplit
 from baselines.errors import InputError
-from baselines.folders import Files, describe_skipped, find_splits, scan
-from baselines.images import DEEP, RESIZED, TURNED, ImageError, Picture, describe, read
+from baselines.folders import Files, count_hidden, describe_skipped, find_splits, scan
+from baselines.images import DEEP, REPAIR, RESIZED, TURNED, ImageError, Picture, describe, read
 from baselines.resizing import Resizing
 from baselines.tables import read_tables
 
@@ -41,6 +41,7 @@ def read_folder(
     skipped: Counter[str] = Counter()
     splits = find_splits(root)
     if splits:
+        count_hidden(root, skipped)
         train, test = scan(splits.train, skipped), scan(splits.test, skipped)
         if train.classes != test.classes:
             differ = ", ".join(sorted(set(train.classes) ^ set(test.classes)))
@@ -151,7 +152,8 @@ def _read_images(
         seen += len(looked_at)
     if faults:
         them = "them" if len(faults) > 1 else "it"
-        said = f"{_name_faults(faults)}; repair or remove them" if len(faults) > 1 else str(faults[0])
+        remedy = faults[0].remedy if len({each.remedy for each in faults}) == 1 else REPAIR
+        said = f"{_name_faults(faults)}; {remedy}" if len(faults) > 1 else str(faults[0])
         raise InputError(f"{said}, or leave {them} out with --skip-unreadable")
     said = describe(remarks, seen)
     if remarks[RESIZED]:

@@ -1,5 +1,6 @@
 """A checkpoint's classes are those it names; where it names none, in the order that labelled images know."""
 
+import argparse
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,10 @@ def test_orders_that_are_tried() -> None:
         {"classes": ["ant", "dog", "cat"]},
         {"class_names": ("ant", "dog", "cat")},
         {"meta": {"CLASSES": ("ant", "dog", "cat"), "epoch": 3}},
+        {"idx2label": {0: "ant", 1: "dog", 2: "cat"}},
+        {"label_map": {"dog": 1, "cat": 2, "ant": 0}},
+        {"names": {0: "ant", 1: "dog", 2: "cat"}},
+        {"args": argparse.Namespace(lr=0.1, classes=["ant", "dog", "cat"])},
     ],
     ids=lambda beside: next(iter(beside)),
 )
@@ -126,6 +131,22 @@ def test_what_names_no_classes_is_left(beside: dict, tmp_path: Path) -> None:
     model = timm.models.VisionTransformer(8, 4, num_classes=3, embed_dim=16, depth=1, num_heads=1)
     torch.save({"state_dict": model.state_dict(), **beside}, tmp_path / "m.pth")
     assert checkpoint.load(tmp_path / "m.pth", Hints(heads=1)).classes == ()
+
+
+@pytest.mark.parametrize(("right", "told"), [(48, False), (44, False), (26, True)])
+def test_two_classes_are_no_chance_where_most_answers_are_right(right: int, told: bool) -> None:
+    data = make_data(NUMBERS)
+    assert isinstance(data.train, TensorSplit)
+    labels = (data.train.labels + (torch.arange(48) >= right)) % 12 % 2  # what the model says of so many images
+    two = TensorSplit(data.train.images, labels)
+    data = Data("folder:two", ("a", "b"), two, two, (0.0,) * 3, (1.0,) * 3)
+    model = Levels(NUMBERS, NUMBERS)
+    model.head = torch.nn.Linear(12, 2)
+    model.head.weight.data, model.head.bias.data = torch.eye(2).repeat(1, 6), torch.zeros(2)
+    known = Checkpoint(model.config, (), model.state_dict(), data.name, data.classes, (0.0,) * 3, (1.0,) * 3)
+    said: list[str] = []
+    adapt_to_data(Path("m.pth"), model, known, data, Hints(), said.append)
+    assert ["near chance" in line for line in said] == [True] * told
 
 
 def test_a_model_that_says_everything_and_knows_nothing_is_told_of() -> None:

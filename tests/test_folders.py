@@ -50,7 +50,10 @@ def splits(root: Path) -> tuple[str, str] | None:
         ("train Train test", ("train", "test")),
         ("train test notes", ("train", "test")),
         ("trains tests", None),
-        ("train_left test_left", None),
+        ("train_left test_left", ("train_left", "test_left")),  # the same folders are in both
+        ("seg_train seg_val", ("seg_train", "seg_val")),
+        ("train_left train_right", None),
+        ("train_left test_left more", None),
     ],
 )
 def test_splits_are_known_by_their_names(names: str, expected: tuple[str, str] | None, tmp_path: Path) -> None:
@@ -62,6 +65,16 @@ def test_splits_are_known_by_their_names(names: str, expected: tuple[str, str] |
         assert (len(data.train.labels), len(data.test.labels), data.classes) == (4, 6, ("cat", "dog"))
         said = f"{expected[0]}/ holds the training images, {expected[1]}/ the test images"
         assert data.notes == (() if names == "train test" else (said,))
+
+
+def test_a_split_may_lie_in_a_folder_of_its_own_name_as_archives_unpack(tmp_path: Path) -> None:
+    for name in ("seg_train", "seg_test"):
+        fill(tmp_path / "photos" / name / name)
+    found = folders.find_splits(tmp_path / "photos")
+    assert found
+    assert (found.train, found.test) == tuple(tmp_path / "photos" / name / name for name in ("seg_train", "seg_test"))
+    with pytest.raises(InputError, match=r"holds 1 class folders; .*; give .*photos, if it holds them"):
+        load(f"folder:{tmp_path}", (4, 6), 3)
 
 
 @pytest.mark.parametrize("classes", [("bus", "car", "train"), ("Testing", "Training"), ("invalid", "valid")])
@@ -124,11 +137,11 @@ def test_rubbish_is_left_out_and_counted(tmp_path: Path) -> None:
     assert data.classes == ("cat", "dog")
     reasons = [
         "hidden or system files (4)",
+        "hidden or system folders (4)",
         ".csv files (2)",
         ".eps files (1)",
         ".txt files (1)",
         "files without suffix that are no images (1)",
-        "hidden or system folders (1)",
         "others (1)",
     ]
     assert data.notes == (f"left out: {', '.join(reasons)}",)
@@ -160,6 +173,12 @@ def test_all_images_that_cannot_be_used_are_named_at_once(tmp_path: Path) -> Non
     assert all(str(tmp_path / name) in said for name in faulty)
     assert said.endswith("; and 1 more; repair or remove them, or leave them out with --skip-unreadable")
     assert "\n" not in said
+    for name in ("cat/0", "cat/1", "dog/0", "dog/1"):
+        path = tmp_path / "deep" / f"{name}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4), 300, np.int32)).save(path)
+    with pytest.raises(InputError, match=r"^4 images .*; save them with 8 or 16 bits a channel.*, or leave them out"):
+        load(f"folder:{tmp_path / 'deep'}", (4, 4), 3)
 
 
 def test_what_was_done_to_images_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,6 +109,22 @@ def test_as_hugging_face(photos: list[Path], said: dict[str, Any]) -> None:
     assert again == ours
 
 
+@pytest.mark.parametrize("kind", ["ViT", "DeiT", "Bit", "CLIP"])
+@pytest.mark.parametrize("said", [{}, {"size": 256}, {"resample": 0}])
+def test_what_hugging_face_does_where_a_file_is_silent(photos: list[Path], kind: str, said: dict[str, Any]) -> None:
+    said = {**said, "image_processor_type": f"{kind}ImageProcessor"}
+    ours = read_huggingface(said, (224, 224))
+    assert ours is not None
+    processor: Any = getattr(transformers, f"{kind}ImageProcessorPil")(**said, do_rescale=False, do_normalize=False)
+    if processor.size.height == 256 and not processor.crop_size:
+        return  # images of another size than the model's
+
+    def theirs(image: Image.Image) -> Any:
+        return processor(image, return_tensors="np")["pixel_values"][0]
+
+    assert differ(photos[:4], ours, theirs, (224, 224)) == 0
+
+
 @pytest.mark.parametrize("said", [{}, {"size": {"longest_edge": 32}}, {"size": 32, "do_pad": True}, {"size": "big"}])
 def test_what_hugging_face_does_otherwise_is_not_guessed(said: dict[str, Any]) -> None:
     assert read_huggingface(said, (32, 32)) is None

@@ -64,7 +64,7 @@ def convert(content: Content, hints: Hints) -> ImportedModel:
     check_shapes(weights, model)
     notes, dtype = (*chooser.notes, *weights.notes, *model.notes), find_dtype(found.content.tree)
     told = {"layout": found.layout.name, "dtype": dtype, "notes": notes, "parameters": weights.parameters}
-    return _name_classes(replace(model, **told, choice="; ".join(chooser.notes)), whole)
+    return _name_classes(replace(model, **told, choice="; ".join(filter(None, [*chooser.notes, model.choice]))), whole)
 
 
 def _name_classes(model: ImportedModel, content: Content) -> ImportedModel:

@@ -61,7 +61,7 @@ class ImportedModel:
     notes: tuple[str, ...] = ()  # assumptions
     layout: str = ""
     dtype: str = "fp32"  # of the weights in the file
-    choice: str = ""  # which of several models in the file it is, in words
+    choice: str = ""  # what every command says: which of several models it is, what of the file is not followed
     parameters: int = 0  # how many of its weights the file holds: what it lacks is 0 here, and no parameter there
 
 

@@ -1,13 +1,18 @@
 """Names of classes that trainings save beside the weights."""
 
+import argparse
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from compress.importers.base import Content
 
-NUMBERED = ("class_to_idx", "label2id", "label_to_idx")  # name -> number
-NAMED = ("idx_to_class", "id2label", "idx_to_label")  # number -> name
-LISTED = ("classes", "class_names", "label_names", "CLASSES", "categories")  # in order
+NUMBERED = (  # name -> number
+    "class_to_idx", "class2idx", "class_to_id", "class2id", "label2id", "label2idx", "label_to_id", "label_to_idx",
+)  # fmt: skip
+NAMED = (  # number -> name
+    "idx_to_class", "idx2class", "id_to_class", "id2class", "id2label", "idx2label", "id_to_label", "idx_to_label",
+)  # fmt: skip
+LISTED = ("classes", "class_names", "label_names", "CLASSES", "categories", "names", "labels", "label_map")  # in order
 LONGEST_NAME = 500  # characters
 
 
@@ -25,7 +30,8 @@ def _list_tables(content: Content) -> Iterator[Mapping[Any, Any]]:
     """What lies beside the weights, and inside of tables there, such as `meta` and `hyper_parameters`."""
     if isinstance(content.tree, Mapping):
         yield content.tree
-        yield from (inner for inner in content.tree.values() if isinstance(inner, Mapping))
+        inner = (vars(each) if isinstance(each, argparse.Namespace) else each for each in content.tree.values())
+        yield from (each for each in inner if isinstance(each, Mapping))
 
 
 def _read(value: Any, count: int) -> tuple[str, ...] | None:

@@ -31,6 +31,7 @@ NEWER = {  # names of layers of a block in version 5, and of ours
     "mlp.fc2": "mlp.fc2",
 }
 LAYOUTS = {BLOCKS: LAYERS, "layers.{}.": NEWER}
+UNREAD = "images are stretched, as preprocessor_config.json asks for more than compress can do; --resize overrides it"
 
 
 def read(weights: Weights, hints: Hints) -> ImportedModel:
@@ -63,9 +64,10 @@ def read(weights: Weights, hints: Hints) -> ImportedModel:
     classes = settings.read_classes(weights, config.classes) if known else ()
     said = weights.content.preprocessing
     resizing = read_huggingface(said, config.image_size) if said else None
-    if said and resizing is None:
-        weights.notes.append("how images are resized is not taken from preprocessor_config.json; --resize says it")
-    return ImportedModel(config, state, classes, mean, std, resizing, head=known)
+    unread = bool(said) and resizing is None and hints.resize is None
+    if unread:
+        weights.notes.append(UNREAD)
+    return ImportedModel(config, state, classes, mean, std, resizing, head=known, choice=UNREAD if unread else "")
 
 
 def find_block_names(weights: Weights, start: str) -> tuple[str, dict[str, str]]:

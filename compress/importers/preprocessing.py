@@ -11,6 +11,12 @@ from baselines.resizing import Interpolation, Resizing, from_crop_share
 
 DEFAULT_CROP_SHARE = 0.875  # timm's, where nobody says
 SHORTEST = ("clip", "bit", "convnext")  # whose processors mean the shorter edge by one number
+DEFAULTS: dict[str, dict[str, Any]] = {  # of the processors of Hugging Face, where a file is silent
+    "vit": {"size": 224, "resample": 2},
+    "deit": {"size": 256, "crop_size": 224, "resample": 3},
+    "bit": {"size": 224, "crop_size": 224, "resample": 3},
+    "clip": {"size": 224, "crop_size": 224, "resample": 3},
+}
 PUBLISHED = r"vit_\w+-[0-9a-f]{8}\.pth"  # by torchvision
 
 
@@ -71,6 +77,9 @@ def read_huggingface(said: dict[str, Any], image_size: tuple[int, int]) -> Resiz
     """
     kind = str(said.get("image_processor_type") or said.get("feature_extractor_type") or "").lower()
     shortest = kind.startswith(SHORTEST)
+    known = DEFAULTS.get(re.sub("(imageprocessor|featureextractor).*", "", kind), {})
+    whole = "size" not in said or image_size == (224, 224)  # a size alone does not go with a crop of 224
+    said = {**(known if whole else {"resample": known.get("resample", 2)}), **said}
     if "size" not in said and said.get("do_resize", True):
         return None
     try:

@@ -70,14 +70,15 @@ def try_order(
 
 def choose_order(default: Trial, others: Sequence[Trial]) -> Trial:
     """The trial whose order is surely better than that of `default`, and better than chance; else `default`."""
-    chance = 1 / len(default.order)
-    better = [
-        each
-        for each in others
-        if each.best.mean() > max(default.best.mean(), 2 * chance if chance < 0.5 else 0.75)
-        and mcnemar(each.best, default.best) < SURE
-    ]
+    least = max(default.best.mean(), find_near_chance(len(default.order)))
+    better = [each for each in others if each.best.mean() > least and mcnemar(each.best, default.best) < SURE]
     return max(better, key=lambda each: each.best.mean(), default=default)
+
+
+def find_near_chance(classes: int) -> float:
+    """The share of right answers below which a model seems not to know its images: twice that of guessing, or, of few
+    classes, half way from guessing to all."""
+    return min(2 / classes, (1 + 1 / classes) / 2)
 
 
 def _natural_key(name: str) -> list[int | str]:

@@ -19,13 +19,12 @@ from baselines.vit import VisionTransformer
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.importers import Hints, list_normalizations
 from compress.importers.normalization import DATA, Normalization
-from compress.training.class_order import Trial, choose_order, list_orders, try_order
+from compress.training.class_order import Trial, choose_order, find_near_chance, list_orders, try_order
 
 PARITY_IMAGES = 64
 BATCH = 128
 PROBED = 256  # training images, on which a normalization is chosen
 LOOKED_AT = 64  # training images, on which a model is compared with chance
-CHANCE = 2  # times its share of right answers, below which a model seems not to know its images
 
 
 def load_data(
@@ -171,7 +170,7 @@ def _choose_reading(
         )
     if taken is not default:
         _say_order(model, taken, default, path, say)
-    elif default.best.mean() < CHANCE / len(data.classes):
+    elif default.best.mean() < find_near_chance(len(data.classes)):
         say("accuracy is near chance: check --data, the order of the classes and --heads")
     return best, taken.order
 
@@ -181,7 +180,7 @@ def _check_chance(model: Classifier, data: Data, path: Path, say: Callable[[str]
     """Warns of a model that does not know its images, before an hour is spent on it."""
     batches = data.batches(data.train, BATCH, torch.device("cpu"), indices=_shuffle_indices(data)[:LOOKED_AT])
     right = torch.cat([model(images).argmax(1) == labels for images, labels in batches]).double().mean().item()
-    if right < CHANCE / len(data.classes):
+    if right < find_near_chance(len(data.classes)):
         say(
             f"the accuracy of {path} is near chance ({right:.1%} of {min(LOOKED_AT, len(data.train.labels))} training "
             "images): check --data and the order of the classes"
