@@ -8,7 +8,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from compress.checkpoints.user_models import resolve_spec
 from compress.cli.groups import FileOptions, MachineOptions, SourceOptions, TrainingOptions, with_groups
+from compress.importers import Hints
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,10 @@ def test_names_of_two_groups_must_differ() -> None:
 
 
 def test_our_groups_say_what_they_come_to() -> None:
-    hints = SourceOptions(heads=2, image_size="8x9", ema=False, normalize="half").hints
-    assert (hints.heads, hints.image_size, hints.normalize, hints.ema, hints.model) == (2, (8, 9), "half", False, None)
-    assert FileOptions(heads=2).hints.normalize is None
+    images = {"normalize": "half", "resize": "0.9", "interpolation": "bicubic"}
+    hints = SourceOptions(heads=2, image_size="8x9", ema=False, weights="student", code="nets.py:make", **images).hints
+    said = {"heads": 2, "image_size": (8, 9), "ema": False, "weights": "student", **images}
+    assert hints == Hints(**said, model=resolve_spec("nets.py:make"))
+    assert FileOptions(heads=2, weights="last").hints == Hints(heads=2, weights="last")
     assert MachineOptions(threads=3).processors == 3
     assert TrainingOptions(device="cpu", seed=4).out == Path("runs")

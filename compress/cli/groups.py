@@ -89,7 +89,7 @@ class FileOptions:
 
     @property
     def hints(self) -> "Hints":
-        """Raises InputError where a size is none, or `--model` names no code."""
+        """Raises InputError where a size is none."""
         return hints(self.heads, self.image_size, ema=self.ema, weights=self.weights)
 
 

@@ -124,17 +124,9 @@ TensorBoard = Annotated[
 ]
 
 
-def hints(
-    heads: int | None,
-    image_size: str | None,
-    normalize: str | None = None,
-    ema: bool = True,
-    model: str | None = None,
-    weights: str | None = None,
-) -> "Hints":
-    """What the options say of a checkpoint; raises InputError where a size is none, or a model names no code."""
+def hints(heads: int | None, image_size: str | None, *, ema: bool, weights: str | None) -> "Hints":
+    """What the options say of a checkpoint; raises InputError where a size is none."""
     from baselines.errors import InputError
-    from compress.checkpoints import user_models
     from compress.importers import Hints
 
     size = None
@@ -143,4 +135,4 @@ def hints(
         if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
             raise InputError(f"--image-size {image_size!r} is not a size; give HEIGHTxWIDTH in pixels, such as 224x224")
         size = (int(parts[0]), int(parts[-1]))
-    return Hints(heads, size, normalize, ema, user_models.resolve_spec(model), weights)
+    return Hints(heads=heads, image_size=size, ema=ema, weights=weights)

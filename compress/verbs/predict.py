@@ -144,8 +144,8 @@ def open_model(path: Path, hints: Hints, say: Callable[[str], object] = lambda _
     if not runtimes.is_checkpoint(path):
         if hints != Hints():
             raise InputError(
-                f"{path} says itself what --heads, --image-size, --normalize, --resize, --interpolation, --ema and "
-                "--model are for; leave them out"
+                f"{path} says itself what --heads, --image-size, --normalize, --resize, --interpolation, --weights, "
+                "--ema and --model are for; leave them out"
             )
         yield path, read_feed(path)
         return
