@@ -1,14 +1,16 @@
 """Top-1 of wide photos through the library a checkpoint comes from, and through compress: image for image.
 
-    python benchmarks/checkpoints.py
+    python benchmarks/checkpoints.py [--only PATTERN]
 
 A small ViT of timm learns scikit-learn's digits; its weights are then written in the layout of each library, beside the
-preprocessing that this library keeps. The photos are 96 x 36 pixels with the digit in the middle, on noise. The library
-reads and resizes them by its own transforms and runs its own model; `compress predict` and `compress bench` do theirs.
+preprocessing that this library keeps. A DeiT and a ViT of vit-pytorch, which have other weights, learn too. The photos
+are 96 x 36 pixels with the digit in the middle, on noise. The library reads and resizes them by its own transforms and
+runs its own model; `compress predict` and `compress bench` do theirs.
 """
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,6 +23,8 @@ import timm.data
 import torch
 import torchvision
 import transformers
+import vit_pytorch
+from layouts import SIDE, SIZES, as_google, as_jeonsworld
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -28,7 +32,9 @@ from sklearn.datasets import load_digits
 from timm.models._hub import save_for_hf
 from torch import nn
 
-EPOCHS, BATCH, SIDE = 14, 64, 32
+EPOCHS, BATCH = 14, 64
+CROP_OPTIONS = ["--resize", "36", "--interpolation", "bicubic"]
+OPTIONS = [*CROP_OPTIONS, "--normalize", "half", "--heads", "3"]
 HALF = [0.5] * 3
 BIT = {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 36}, "resample": 3}
 CROP = {"do_center_crop": True, "crop_size": {"height": SIDE, "width": SIDE}}
@@ -43,6 +49,7 @@ PROCESSORS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 Reader = Callable[[Path], torch.Tensor]  # an image file -> the logits of the library (classes,)
+Case = tuple[str, Path, list[str], Reader]
 
 
 def write_photos(folder: Path) -> list[tuple[Path, int]]:
@@ -60,12 +67,11 @@ def write_photos(folder: Path) -> list[tuple[Path, int]]:
     return tests
 
 
-def train(photos: Path) -> nn.Module:
-    """timm's ViT on the middles of the training photos."""
+@torch.inference_mode(False)
+def train(photos: Path, make: Callable[[], nn.Module]) -> nn.Module:
+    """A model on the middles of the training photos."""
     torch.manual_seed(0)
-    model = timm.create_model(
-        "vit_tiny_patch16_224", img_size=SIDE, patch_size=8, embed_dim=96, depth=4, num_heads=3, num_classes=10
-    )
+    model = make()
     data = torchvision.datasets.ImageFolder(str(photos / "train"), make_transform())
     images, labels = (torch.stack([image for image, _ in data]), torch.tensor(data.targets))
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
@@ -86,20 +92,16 @@ def make_transform() -> Any:
     )
 
 
-def list_cases(model: nn.Module, folder: Path) -> Iterator[tuple[str, Path, list[str], Reader]]:
+def list_cases(model: nn.Module, deit: nn.Module, folder: Path) -> Iterator[Case]:
     """What it is called, the checkpoint, options of compress, and the library's own answer."""
     said = {"crop_pct": SIDE / 36, "interpolation": "bicubic", "mean": HALF, "std": HALF, "input_size": (3, SIDE, SIDE)}
-    model.pretrained_cfg = {**model.pretrained_cfg, **said}  # pyright: ignore[reportAttributeAccessIssue]
-    save_for_hf(model, str(folder / "timm"), safe_serialization=True)
-    transform = make_transform()
-    yield "timm: crop_pct 0.889, bicubic", folder / "timm", [], lambda path: model(transform(open_photo(path))[None])[0]
+    for name, each in (("timm", model), ("DeiT, distilled, of timm", deit)):
+        each.pretrained_cfg = {**each.pretrained_cfg, **said}  # pyright: ignore[reportAttributeAccessIssue]
+        place = folder / name.split(",")[0]
+        save_for_hf(each, str(place), safe_serialization=True)
+        yield f"{name}: crop_pct 0.889, bicubic", place, [], reading(each)
     torch.save(model.state_dict(), folder / "timm.pth")
-    yield (
-        "timm, weights alone: `--resize 36 --interpolation bicubic --normalize half --heads 3`",
-        folder / "timm.pth",
-        ["--resize", "36", "--interpolation", "bicubic", "--normalize", "half", "--heads", "3"],
-        lambda path: model(transform(open_photo(path))[None])[0],
-    )
+    yield f"timm, weights alone: `{' '.join(OPTIONS)}`", folder / "timm.pth", OPTIONS, reading(model)
     for name, how in PROCESSORS.items():
         place = folder / f"hf{len(list(folder.iterdir()))}"
         compress("export", folder / "timm", "--to", "huggingface", "--out", place)
@@ -126,6 +128,26 @@ def list_cases(model: nn.Module, folder: Path) -> Iterator[tuple[str, Path, list
     )
 
 
+def list_other_cases(model: nn.Module, lucidrains: nn.Module, folder: Path) -> Iterator[Case]:
+    """As `list_cases`, in layouts that keep no preprocessing."""
+    state = {name: value.numpy() for name, value in model.state_dict().items()}
+    np.savez(folder / "ViT.npz", **as_google(state))
+    theirs: Any = timm.models.VisionTransformer(**SIZES, act_layer="gelu_tanh").eval()  # as the authors' model has it
+    theirs.load_pretrained(folder / "ViT.npz")
+    yield f"Google's npz: `{' '.join(CROP_OPTIONS)}`", folder / "ViT.npz", CROP_OPTIONS, reading(theirs)
+    torch.save(lucidrains.state_dict(), folder / "lucidrains.pth")
+    yield "vit-pytorch: the same options as timm's weights", folder / "lucidrains.pth", OPTIONS, reading(lucidrains)
+    renamed = {name: torch.from_numpy(value.copy()) for name, value in as_jeonsworld(state).items()}
+    torch.save(renamed, folder / "jeonsworld.pth")
+    yield "ViT-pytorch: the same options", folder / "jeonsworld.pth", OPTIONS, reading(model)
+
+
+def reading(model: nn.Module) -> Reader:
+    """The answers of a model to photos that timm's transform reads."""
+    transform = make_transform()
+    return lambda path: model(transform(open_photo(path))[None])[0]
+
+
 def open_photo(path: Path) -> Image.Image:
     return Image.open(path).convert("RGB")
 
@@ -141,18 +163,28 @@ def compress(*args: object) -> Any:
 
 @torch.inference_mode()
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", metavar="PATTERN", help="checkpoints whose name it matches, as a pattern")
+    only = parser.parse_args().only
     table = Table("checkpoint", title="wide photos of digits, 360 test images")
     for heading in ("top-1 of the library", "of compress bench", "same class"):
         table.add_column(heading, justify="right")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tests = write_photos(folder / "photos")
-        with torch.inference_mode(False):
-            model = train(folder / "photos")
+        model = train(folder / "photos", lambda: timm.create_model("vit_tiny_patch16_224", **SIZES))
+        deit = train(folder / "photos", lambda: timm.create_model("deit_tiny_distilled_patch16_224", **SIZES))
+        lucidrains = train(
+            folder / "photos",
+            lambda: vit_pytorch.ViT(
+                image_size=SIDE, patch_size=8, num_classes=10, dim=96, depth=4, heads=3, mlp_dim=384
+            ),
+        )
         (folder / "files").mkdir()
         labels = [label for _, label in tests]
-        for title, path, options, read in list_cases(model, folder / "files"):
+        files = folder / "files"
+        cases = [*list_cases(model, deit, files), *list_other_cases(model, lucidrains, files)]
+        for title, path, options, read in (case for case in cases if re.search(only, case[0])):
             theirs = [int(read(photo).argmax()) for photo, _ in tests]
             said = compress("predict", path, *(photo for photo, _ in tests), "--top", 1, *options)
             ours = [int(each["classes"][0]["class"]) for each in said["predictions"]]

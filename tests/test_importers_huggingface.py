@@ -62,6 +62,17 @@ def test_classes_and_normalisation_are_read(tmp_path: Path) -> None:
     assert (foreign.classes, foreign.mean, foreign.std) == (names, (0.5, 0.25, 0.75), (0.5, 0.125, 1.0))
 
 
+def test_preprocessing_that_is_not_followed_is_said_by_every_command(tmp_path: Path) -> None:
+    save(tmp_path)
+    processor = {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 16}, "crop_pct": 0.9}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    assert "images are stretched" in converted(tmp_path).choice
+    assert converted(tmp_path, Hints(resize="0.9")).choice == ""
+    processor = {"image_processor_type": "ViTImageProcessor", "size": {"shortest_edge": 16}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    assert converted(tmp_path).choice == ""
+
+
 @pytest.mark.parametrize(
     "said",
     [
