@@ -36,6 +36,7 @@ class Material:
         calibration: normalized images (n, C, height, width).
         images: that are scored and timed.
         folder: for artifacts; those that are there already are used again.
+        device: where models are calibrated.
     """
 
     model: VisionTransformer
@@ -43,6 +44,7 @@ class Material:
     calibration: Tensor
     images: Images
     folder: Path
+    device: torch.device = torch.device("cpu")
     prepared: dict[str, VisionTransformer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -54,8 +56,8 @@ class Material:
         """The model of some methods, calibrated; what an engine may do with the rest of it changes nothing here."""
         key = str([{**entry, "fallback_dtype": None} for entry in which.describe()])
         if key not in self.prepared:
-            model = variant.prepare(self.model, which.methods)
-            self.prepared[key] = finetuning.calibrate(model, which.methods, [self.calibration], torch.device("cpu"))
+            model = variant.prepare(self.model, which.methods).to(self.device)
+            self.prepared[key] = finetuning.calibrate(model, which.methods, [self.calibration], self.device).cpu()
         return self.prepared[key]
 
     def build(self, runtime: str, methods: tuple[Method, ...]) -> Path:
@@ -65,8 +67,9 @@ class Material:
         path = self.folder / f"{which.name}{key}{engine.suffix}"
         if not path.exists():
             model, given = self.prepare(which), self.content
+            made = any(method.in_geometry for method in methods)  # whose geometry is another
             content = Checkpoint(
-                given.config, tuple(which.describe()), model.state_dict(), given.dataset, given.classes, given.mean,
+                model.config if made else given.config, tuple(which.describe()), model.state_dict(), given.dataset, given.classes, given.mean,
                 given.std,
             )  # fmt: skip
             engine.build(BuildInputs(model, which, content, self.calibration, [self.calibration]), path)
@@ -84,7 +87,9 @@ class Material:
         )
 
 
-def make_noise(config: ViTConfig, count: int, folder: Path) -> Material:
+def make_noise(
+    config: ViTConfig, count: int, folder: Path, device: torch.device = torch.device("cpu")
+) -> Material:  # fmt: skip
     """Random weights and images: times are real, classes say nothing."""
     torch.manual_seed(0)
     model = VisionTransformer(config).eval()
@@ -95,4 +100,4 @@ def make_noise(config: ViTConfig, count: int, folder: Path) -> Material:
     classes = tuple(str(index) for index in range(config.classes))
     zeros = (0.0,) * config.channels
     content = Checkpoint(config, (), model.state_dict(), "noise", classes, zeros, tuple(1.0 for _ in zeros))
-    return Material(model, content, calibration, take_noise(images.numpy()), folder)
+    return Material(model, content, calibration, take_noise(images.numpy()), folder, device)

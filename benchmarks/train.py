@@ -100,10 +100,13 @@ def geometry(name: str) -> ViTConfig:
     raise InputError(f"--geometry {name!r} is no file in {PRESETS}; give one, or DIMxDEPTHpPATCH such as 384x6p8")
 
 
-def make(shape: ViTConfig, device: torch.device, options: argparse.Namespace) -> dict[str, Contestant]:
-    """All rows by name, in the order of the table."""
-    pixels = torch.randint(0, 256, (IMAGES, shape.channels, *shape.image_size), dtype=torch.uint8)
-    split = TensorSplit(pixels, torch.arange(IMAGES) % shape.classes)
+def make(
+    shape: ViTConfig, device: torch.device, options: argparse.Namespace, split: TensorSplit | None = None
+) -> dict[str, Contestant]:
+    """All rows by name, in the order of the table; without images they train random bytes."""
+    if split is None:
+        pixels = torch.randint(0, 256, (IMAGES, shape.channels, *shape.image_size), dtype=torch.uint8)
+        split = TensorSplit(pixels, torch.arange(IMAGES) % shape.classes)
     common = {"batch_size": options.batch_size, "randaugment": options.randaugment, "compile": False}
     common |= {"steps": 10**8, "schedule": "constant", "warmup_epochs": 0}  # for ever, at one learning rate
     bf16, fp32 = (TrainConfig.model_validate({**common, "precision": name}) for name in ("bf16", "fp32"))

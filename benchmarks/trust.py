@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -30,38 +29,13 @@ from rich.table import Table
 from compress import runtimes
 from compress.evaluate import Candidate, Options, evaluate, take_noise
 from compress.measure import environment, latency
-from compress.runtimes import BuildInputs, Inspection, Session
+from compress.runtimes import BuildInputs
 from compress.runtimes.client import Worker
-from compress.runtimes.server import serve
 from reports.runs import compare
 
 SLEEP_S = 0.02
 REPETITIONS = 100
 TENTH = 1.1
-
-
-class Known(Session):
-    """Sleeps for a known time, or does a known amount of work."""
-
-    device_name = "known"
-
-    def __init__(self, kind: str, amount: float):
-        self.kind, self.amount = kind, amount
-        self.matrix = np.random.default_rng(0).standard_normal((192, 192), dtype=np.float32)
-
-    def put(self, images: np.ndarray) -> np.ndarray:
-        return images
-
-    def run(self, images: np.ndarray) -> np.ndarray:
-        if self.kind == "sleep":
-            time.sleep(self.amount)
-        else:
-            for _ in range(round(self.amount)):
-                self.matrix @ self.matrix
-        return images
-
-    def get(self, logits: np.ndarray) -> np.ndarray:
-        return logits
 
 
 def main() -> None:
@@ -71,21 +45,17 @@ def main() -> None:
     parser.add_argument("--precision", type=float, default=0.03)
     parser.add_argument("--runtime", default="torch", help="of the model that is entered twice")
     parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of `same` and `work`")
     parser.add_argument("--threads", type=int, default=environment.available_cpus())
     parser.add_argument("--only", choices=("same", "sleep", "work", "runs"))
     parser.add_argument("--quiet", action="store_true", help="no other process")
-    parser.add_argument("--known", nargs=2, help=argparse.SUPPRESS)  # this file as a worker
     options = parser.parse_args()
-    if options.known:
-        kind, amount = options.known
-        serve(lambda: partial(Known, kind, float(amount)), lambda: Inspection("fp32"))
-        return
 
     with tempfile.TemporaryDirectory() as folder:
         kinds = {
             "same": partial(same, options, Path(folder)),
-            "sleep": partial(known, "sleep", SLEEP_S),
-            "work": partial(known, "work", REPETITIONS),
+            "sleep": partial(known, "sleep", SLEEP_S, "cpu"),
+            "work": partial(known, "work", REPETITIONS, options.device),
         }
         for kind, workers in kinds.items():
             if options.only in (None, kind):
@@ -188,7 +158,7 @@ def same(options: argparse.Namespace, folder: Path) -> list[Worker]:
     artifact = folder / f"vit{'.onnx' if runtime in ('onnxruntime', 'openvino') else '.pth'}"
     if not artifact.exists():
         build(runtime, artifact)
-    return [Worker.start(runtime, artifact, "cpu", options.threads) for _ in range(2)]
+    return [Worker.start(runtime, artifact, options.device, options.threads) for _ in range(2)]
 
 
 def build(runtime: str, artifact: Path) -> None:
@@ -207,10 +177,10 @@ def build(runtime: str, artifact: Path) -> None:
     runtimes.get(runtime).build(BuildInputs(model, Variant(()), content, torch.randn(64, 1, 8, 8)), artifact)
 
 
-def known(kind: str, amount: float) -> list[Worker]:
+def known(kind: str, amount: float, device: str) -> list[Worker]:
     """Two workers, the second with a tenth more to do."""
-    start = [sys.executable, __file__, "--known", kind]
-    return [Worker([*start, str(amount * factor)], 1) for factor in (1, TENTH)]
+    start = [sys.executable, str(Path(__file__).with_name("known.py")), kind]
+    return [Worker([*start, str(amount * factor), device], 1) for factor in (1, TENTH)]
 
 
 @contextmanager
