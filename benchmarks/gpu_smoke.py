@@ -16,7 +16,11 @@ from compress import runtimes, variant
 from compress.training import finetuning
 from compress.variant import Variant
 
-SETTINGS: dict[str, dict[str, Any]] = {"avit": {"gate_scale": 4.0}, "int8": {"reconstruct": False, "weigh": False}}
+SETTINGS: dict[str, dict[str, Any]] = {"avit": {"gate_scale": 4.0}}
+QUICK: dict[str, dict[str, Any]] = {  # what a miniature leaves out of calibration
+    "int8": {"observer": "minmax", "reconstruct": False, "weigh": False, "rescale": False},
+    "qat": {"recipe": "short"},
+}
 # Of the logits of an image, ||got - expected|| / ||expected||; integers are rounded to another level at a border
 TOLERANCES = {"fp32": 2e-3, "bf16": 0.05, "int8": 0.05, "int4": 0.02, "fp8": 0.1}
 AGREEING = 0.9  # of the images; one whose token is kept or not by a hair's breadth may differ
@@ -24,6 +28,10 @@ LOSS = 0.02  # by what share that of the first steps may differ
 RANDOM = {"dynamicvit": 0.5}  # ... where a device draws other numbers than a CPU
 IMAGES, BATCH = 32, 8
 TRAIN = TrainConfig(steps=2, batch_size=BATCH, warmup_epochs=0, precision="fp32", matmul="highest", crop_padding=1)
+
+
+def parse(setup: Setup, name: str) -> Variant:
+    return variant.parse(name, SETTINGS | (QUICK if setup.miniature else {}))
 
 
 def make_material(setup: Setup) -> Material:
@@ -36,7 +44,7 @@ def make_material(setup: Setup) -> Material:
 
 def infer(setup: Setup, name: str, runtime: str, _seconds: float) -> Mapping[str, Any]:
     """Raises AssertionError where a device answers otherwise than a CPU."""
-    material, methods = make_material(setup), variant.parse(name, SETTINGS).methods
+    material, methods = make_material(setup), parse(setup, name).methods
     images, engine = material.calibration.numpy(), runtimes.get(runtime)
     answers = []
     for place, each in (("cpu", runtimes.get("torch")), (setup.device, engine)):
@@ -57,7 +65,7 @@ def train(setup: Setup, name: str, precision: str, _seconds: float) -> Mapping[s
     config, losses = TRAIN.model_copy(update={"precision": precision}), {}
     dense = make_material(setup).model
     for device in dict.fromkeys(("cpu", setup.device)):
-        history = [*train_on(torch.device(device), dense, variant.parse(name, SETTINGS), config)]
+        history = [*train_on(torch.device(device), dense, parse(setup, name), config)]
         losses[device] = history[0]["loss"]
     here, there = losses["cpu"], losses[setup.device]
     tolerance = next((share for method, share in RANDOM.items() if method in name), LOSS)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from compress.runtimes import BuildInputs
 from compress.training import finetuning
 from compress.variant import Variant
 
+CPU = torch.device("cpu")
 GEOMETRIES = {
     "cifar": ViTConfig(dim=384, depth=6, heads=6, mlp_dim=1536),
     "small": ViTConfig(dim=128, depth=6, heads=4, mlp_dim=384),
@@ -44,7 +45,7 @@ class Material:
     calibration: Tensor
     images: Images
     folder: Path
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     prepared: dict[str, VisionTransformer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -67,11 +68,9 @@ class Material:
         path = self.folder / f"{which.name}{key}{engine.suffix}"
         if not path.exists():
             model, given = self.prepare(which), self.content
-            made = any(method.in_geometry for method in methods)  # whose geometry is another
-            content = Checkpoint(
-                model.config if made else given.config, tuple(which.describe()), model.state_dict(), given.dataset, given.classes, given.mean,
-                given.std,
-            )  # fmt: skip
+            content = replace(given, methods=tuple(which.describe()), state=model.state_dict())
+            if any(method.in_geometry for method in methods):
+                content = replace(content, config=model.config)
             engine.build(BuildInputs(model, which, content, self.calibration, [self.calibration]), path)
         return path
 
@@ -88,7 +87,7 @@ class Material:
 
 
 def make_noise(
-    config: ViTConfig, count: int, folder: Path, device: torch.device = torch.device("cpu")
+    config: ViTConfig, count: int, folder: Path, device: torch.device = CPU
 ) -> Material:  # fmt: skip
     """Random weights and images: times are real, classes say nothing."""
     torch.manual_seed(0)

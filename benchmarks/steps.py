@@ -4,6 +4,7 @@ Steps run in a process of their own, one after another. It is ended where a step
 it died or its device broke. DIR/steps.jsonl has a line for every step that was tried; one that passed is not run again.
 """
 
+import contextlib
 import gc
 import json
 import os
@@ -121,16 +122,12 @@ class Worker:
 
     def close(self) -> None:
         """Ends the process and all that it started."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout):
-            try:
+            with contextlib.suppress(BrokenPipeError):  # what was written last has no reader any more
                 stream.close()  # type: ignore[union-attr]
-            except BrokenPipeError:  # what was written last has no reader any more
-                pass
 
 
 def run(
