@@ -94,5 +94,5 @@ def _group_key(
         [(each.key, each.name) for each in usable],
         images.fingerprint,
         [device, batch_size, options.seconds, options.precision],
-        [machine[name] for name in ("versions", "cpu", "cpu_count", "threads")],
+        [machine[name] for name in ("versions", "cpu", "cpu_count", "threads")] + environment.name_gpu(machine),
     )

@@ -22,7 +22,7 @@ def choose(among: Sequence[Row], rows: Sequence[Row], goal: Goal) -> tuple[Row |
     """The row to keep, and a sentence that says why; None, and why not, where none is good enough."""
     limit = LOSS if goal.max_drop is None else goal.max_drop
     complete = [row for row in among if row.completed and row.overall is not None]
-    good = [row for row in complete if keeps_accuracy(row, goal)]
+    good, kind = [row for row in complete if keeps_accuracy(row, goal)], _name_kind(among)
     if not good:
         least = max(complete, key=lambda row: row.top1_change or 0, default=None)
         lost = "none could be made"
@@ -30,11 +30,11 @@ def choose(among: Sequence[Row], rows: Sequence[Row], goal: Goal) -> tuple[Row |
             lost = f"the least that one lost is {-100 * (least.top1_change or 0):.2f} ({name_recipe(least)})"
         elif any(row.completed for row in among):
             lost = "the model in torch, which all are compared with, could not be measured"
-        return None, f"no integer file loses at most {limit * 100:g} points on these images: {lost}"
+        return None, f"no {kind} file loses at most {limit * 100:g} points on these images: {lost}"
     fastest = max(good, key=lambda row: row.overall or 0)
     near = [row for row in good if (row.overall or 0) >= (1 - TIE) * (fastest.overall or 0)]
     best = max(near, key=lambda row: row.sqnr_db or 0)
-    reasons = [f"the fastest of {len(among)} integer files" if best is fastest else (
+    reasons = [f"the fastest of {len(among)} {kind} files" if best is fastest else (
         f"as fast as {name_recipe(fastest)} within {TIE:.0%}, and nearer to the float model"
     )]  # fmt: skip
     if rejected := len(complete) - len(good):
@@ -50,6 +50,10 @@ def keeps_accuracy(row: Row, goal: Goal) -> bool:
     return drop <= LOSS or (row.mcnemar_p is not None and row.mcnemar_p >= ALPHA)
 
 
+def _name_kind(among: Sequence[Row]) -> str:
+    return "8-bit" if any(row.dtype == "fp8" for row in among) else "integer"
+
+
 def name_recipe(row: Row) -> str:
     return f"{row.runtime}: {row.recipe or row.dtype or row.variant}"
 
@@ -62,5 +66,6 @@ def _compare_rival(best: Row, among: Sequence[Row], rows: Sequence[Row]) -> list
         return []
     ratio = best.overall / rival.overall
     if ratio >= 1 + TIE:
-        return [f"{ratio:.2f}x as fast as the fastest without integers ({name_recipe(rival)})"]
+        others = "without integers" if _name_kind(among) == "integer" else "in more bits"
+        return [f"{ratio:.2f}x as fast as the fastest {others} ({name_recipe(rival)})"]
     return [f"but no faster than {name_recipe(rival)} here ({ratio:.2f}x): what it saves is size"]

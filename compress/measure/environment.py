@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -49,6 +49,11 @@ def capture(device: str, threads: int, packages: Iterable[str] = ()) -> dict[str
         facts["gpu"] = torch.cuda.get_device_name()
         facts["cuda"] = torch.version.cuda
     return facts
+
+
+def name_gpu(facts: Mapping[str, Any]) -> list[str]:
+    """What keys of measurements hold beside the processor: the GPU, where `facts` of `capture` are of one."""
+    return [facts["gpu"]] if "gpu" in facts else []
 
 
 def available_cpus(root: Path = ROOT) -> int:

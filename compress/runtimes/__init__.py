@@ -14,9 +14,11 @@ from compress.runtimes.base import BuildInputs, Inspection, Runtime, Session
 REGISTRY = {
     "torch": "compress.runtimes.eager:Eager",
     "torch.compile": "compress.runtimes.compiled:Compiled",
+    "torch.cudagraphs": "compress.runtimes.graphs:Graphs",
     "onnxruntime": "compress.runtimes.ort:Ort",
     "openvino": "compress.runtimes.openvino:Openvino",
     "nncf": "compress.runtimes.nncf:Nncf",
+    "tensorrt": "compress.runtimes.ort:TensorRT",
 }
 CHECKPOINT = ".pth"  # the suffix of what torch loads
 

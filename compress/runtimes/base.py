@@ -140,6 +140,10 @@ class Runtime(ABC):
     def devices(self) -> tuple[str, ...]:
         """Devices this engine can use here."""
 
+    def dtypes_on(self, device: str) -> frozenset[str]:
+        """Those of `dtypes` that its kernels multiply on a device."""
+        return self.dtypes
+
     @abstractmethod
     def build(self, inputs: BuildInputs, path: Path) -> None:
         """Writes the artifact of a model; its batch size is free.

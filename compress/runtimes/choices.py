@@ -35,14 +35,17 @@ class Choice:
     time_utc: str = ""
 
 
-def make_key(model: Mapping[str, Any], methods: list[dict[str, Any]], batch_size: int, threads: int) -> str:
+def make_key(
+    model: Mapping[str, Any], methods: list[dict[str, Any]], batch_size: int, threads: int, device: str = "cpu"
+) -> str:
     """What a choice depends on.
 
     Args:
         model: geometry.
     """
-    versions = environment.capture("cpu", threads, runtimes.list_packages())["versions"]
-    machine = [environment.cpu_name(), sorted(cpu_flags()), environment.available_cpus()]
+    facts = environment.capture(device, threads, runtimes.list_packages())
+    versions = facts["versions"]
+    machine = [environment.cpu_name(), sorted(cpu_flags()), environment.available_cpus(), *environment.name_gpu(facts)]
     engines = {name: versions.get(name) for name in ("compress", *runtimes.list_packages())}
     return files.key(model, methods, batch_size, threads, machine, engines)
 

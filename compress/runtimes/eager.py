@@ -24,6 +24,11 @@ class Eager(Runtime):
 
         return kernel_dtypes()
 
+    def dtypes_on(self, device: str) -> frozenset[str]:
+        from compress.runtimes.torch_session import kernel_dtypes
+
+        return kernel_dtypes(device)
+
     @cached_property
     def simulated_dtypes(self) -> frozenset[str]:  # type: ignore[override]
         return frozenset({"int8", "int4", "fp8"}) - self.dtypes

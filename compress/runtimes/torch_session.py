@@ -27,13 +27,16 @@ from compress.quantization.products import (
 )
 from compress.runtimes.base import Inspection, Session
 
+WARM_UP = 3  # passes before one is recorded
 
-def kernel_dtypes() -> frozenset[str]:
-    """In which torch's kernels multiply on this machine."""
+
+def kernel_dtypes(device: str | None = None) -> frozenset[str]:
+    """In which torch's kernels multiply on a device, or on some device of this machine."""
     dtypes = {"fp32", "bf16"}
-    if in_hardware():
+    cuda = torch.cuda.is_available() and device != "cpu"
+    if cuda and in_hardware():
         dtypes.add("fp8")
-    if torch.cuda.is_available() or multiplies_exactly(torch.device("cpu")):
+    if cuda or (device != "cuda" and multiplies_exactly(torch.device("cpu"))):
         dtypes.add("int8")
     return frozenset(dtypes)
 
@@ -84,6 +87,40 @@ class CompiledSession(EagerSession):
     @torch.no_grad()  # freezing does not happen in inference mode
     def run(self, images: Any) -> Any:
         return self._finish(self.model(images))
+
+
+class GraphSession(EagerSession):
+    """Replays passes that were recorded. What `run` gives is overwritten by the next batch of that shape."""
+
+    def __init__(self, model: Classifier, device: str | torch.device):
+        super().__init__(model, device)
+        self.recorded: dict[torch.Size, tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]] = {}
+
+    @torch.inference_mode()
+    def run(self, images: Any) -> Any:
+        if images.shape not in self.recorded:
+            self.recorded[images.shape] = record_pass(self.model, images)
+        graph, inputs, logits = self.recorded[images.shape]
+        inputs.copy_(images)
+        graph.replay()
+        return self._finish(logits)
+
+
+def record_pass(model: nn.Module, images: torch.Tensor) -> tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]:
+    """A forward pass as a CUDA graph, the tensor that it reads and the one that it writes.
+
+    Passes before it, on another stream as torch asks, let libraries set up what may not be set up while one is
+    recorded. Nothing in it may wait for the device.
+    """
+    inputs, graph, aside = images.clone(), torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(WARM_UP):
+            model(inputs)
+    torch.cuda.current_stream().wait_stream(aside)
+    with torch.cuda.graph(graph):
+        logits = model(inputs)
+    return graph, inputs, logits
 
 
 def compile_model(model: nn.Module, mode: str | None = None) -> None:

@@ -59,7 +59,7 @@ def plan_quantize(
     scored = sum(count / speed for speed in known) if request.exhaustive else (
         sum(sample / speed for speed in known) + count + count / max(known)
     )  # fmt: skip
-    calibrations = {identify(recipe.method) for recipe in recipes if recipe.integer and recipe.method is not None}
+    calibrations = {identify(recipe.method) for recipe in recipes if recipe.narrow and recipe.method is not None}
     calibrated = request.calibration_images * CALIBRATION_PASSES * len(calibrations)
     late = any(each.slow_to_build for each in candidates) or heavy
     parts = {

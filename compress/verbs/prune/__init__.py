@@ -4,6 +4,7 @@ Without training the answer takes seconds, and several amounts at once give a cu
 fine-tuned in a run directory, which keeps the work and resumes it where it was stopped.
 """
 
+import copy
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -86,8 +87,9 @@ def prune(request: Request, console: Console) -> Outcome:
     if writes and not sidecar.check_target(request.target, origin, len(data.test.labels)):
         console.print(f"{request.target}: nothing says what made it; it is replaced by the same alone, or with --force")
 
-    calibration = sample_images(data, settings.calibration_images)
-    methods = {name: _settle(each, model, calibration, console) for name, each in methods.items()}
+    calibration = [batch.to(device) for batch in sample_images(data, settings.calibration_images)]
+    there = model if device.type == "cpu" else copy.deepcopy(model).to(device)
+    methods = {name: _settle(each, there, calibration, console) for name, each in methods.items()}
     pruned = [Model(name, variant.prepare(model, [each]), Variant((each,))) for name, each in methods.items()]
     models = [Model(None, model, which, request.path)]
     if not untrainable:
@@ -193,17 +195,19 @@ def _check_geometry(request: Request, before: Variant, method: Method) -> None:
 def _calibrate(
     pruned: list[Model], before: Variant, calibration: list[torch.Tensor], given: Mapping[str, torch.Tensor]
 ) -> Iterator[Model]:
-    """Each model as it is without training, calibrated where the method does that.
+    """Each model as it is without training, calibrated where the method does that; they end on the CPU.
 
     Args:
+        calibration: on the device that does it.
         given: weights of the checkpoint; new ones are rounded to the same numbers, in which they will be written.
     """
     for each in pruned:
         method = each.which.methods[0].model_copy(update={"tune": False})
-        method.initialize(each.model.eval(), calibration)
+        method.initialize(each.model.eval().to(calibration[0].device), calibration)
         for name, value in each.model.state_dict().items() if method.in_geometry else ():
             value.copy_(value.to(given[name].dtype))
         method.calibrate(each.model, calibration)
+        each.model.cpu()
         methods = sorted([*before.methods, method], key=lambda one: one.stage)
         yield replace(each, which=Variant(tuple(methods)))
 

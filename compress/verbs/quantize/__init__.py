@@ -5,13 +5,14 @@ recipe takes part in an evaluation whose goal is the fastest file that keeps the
 """
 
 import contextlib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
+from baselines import device as devices
 from baselines.classifier import Classifier
 from baselines.errors import InputError
 from baselines.vit import VisionTransformer, ViTConfig
@@ -45,6 +46,8 @@ def quantize(request: Request, console: Console) -> Outcome:
         InputError: the checkpoint, the data or the options cannot be used.
         Stopped: Ctrl-C or a signal ended it; says what is kept for the same command.
     """
+    device = devices.resolve("cpu" if request.device == "auto" else request.device)
+    request = replace(request, device=device.type)
     torch.set_num_threads(request.threads)
     environment.configure_allocator()
     outcome = None
@@ -77,7 +80,7 @@ def _prepare(request: Request, folder: Path, console: Console) -> tuple[Source, 
     content, data = adapt_to_data(request.path, model, content, data, request.hints, console.print)
     calibration = sample_images(data, request.calibration_images)
     seen = describe_calibration(data, request.calibration_images)
-    source = Source(model, which, content, data, calibration, seen, folder)
+    source = Source(model, which, content, data, calibration, seen, folder, torch.device(request.device))
     images, jury = take_test_images(data, request.test_images), None
     keeping.check_targets(request, len(images), console)
     if request.max_drop is not None:
@@ -157,31 +160,32 @@ def _measure(request: Request, source: Source, method: Int8 | Qat, images: Image
     foreign = not isinstance(source.model, VisionTransformer)
     engines = list_engines(request.runtimes, request.device, foreign=foreign)
     cost = share_cost(lambda: source.model, images)
-    recipes = list_recipes(request.mode, method, engines, images_decide=not cost().fixed, foreign=foreign)
+    decide = not cost().fixed
+    recipes = list_recipes(request.mode, method, engines, request.device, images_decide=decide, foreign=foreign)
     shape = describe_geometry(source.content)
-    key = choices.make_key(shape, source.which.describe(), request.batch_size, request.threads)
+    key = choices.make_key(shape, source.which.describe(), request.batch_size, request.threads, request.device)
     before = choices.load().get(key)
     speeds = before.tried if before else {}  # of an earlier run: they order the work, and nothing else
-    recipes[1:] = sorted(recipes[1:], key=lambda each: (each.integer, -speeds.get(each.name, 0)))
+    recipes[1:] = sorted(recipes[1:], key=lambda each: (each.narrow, -speeds.get(each.name, 0)))
     candidates = source.make_candidates(recipes, cost)
     if request.dry_run:
         from compress.verbs.plan import plan_quantize  # which knows this module
 
         return plan_quantize(request, recipes, candidates, source.model, images, speeds, console)
     goal = Goal(
-        wanted=lambda each: recipes[candidates.index(each)].integer,
+        wanted=lambda each: recipes[candidates.index(each)].narrow,
         max_drop=None if request.max_drop is None else request.max_drop / 100,
     )
     rows = evaluate(candidates, images, make_options(request, source, goal), console.print)
     show_rows(console, rows)
     console.print(
-        f"measured on {environment.cpu_name()}, threads {request.threads}, {len(images):,} test images of "
+        f"measured on {rows[0].device_name}, threads {request.threads}, {len(images):,} test images of "
         f"{images.name}; calibrated on {source.calibrated_on['images']} training images "
         f"({source.calibrated_on['sha256'][:12]}); rows: {request.folder / 'rows.jsonl'}"
     )
     number = next((index for index, row in enumerate(rows) if row.chosen), None)
     if number is None:
-        among = [row for row, recipe in zip(rows, recipes, strict=True) if recipe.integer]
+        among = [row for row, recipe in zip(rows, recipes, strict=True) if recipe.narrow]
         console.print(selection.choose(among, rows, goal)[1])
         return Outcome(rows=rows, written=[request.folder / "rows.jsonl"], exit_code=1)
     console.print(rows[number].chosen)

@@ -31,8 +31,9 @@ def check_targets(request: Request, n_images: int, console: Console) -> None:
         InputError: one is of other weights, or was scored on more images.
     """
     origin = Origin.of(request, request.path, describe_command(sys.argv))
-    for suffix in dict.fromkeys(each.suffix for each in runtimes.describe_all()):
-        target = request.stem.with_name(f"{request.stem.name}.int8{suffix}")
+    endings = dict.fromkeys(f"int8{each.suffix}" for each in runtimes.describe_all())
+    for ending in (*endings, *(["fp8.pth"] if request.device == "cuda" else [])):
+        target = request.stem.with_name(f"{request.stem.name}.{ending}")
         if not sidecar.check_target(target, origin, n_images):
             console.print(f"{target}: nothing says what made it; it is replaced by the same alone, or with --force")
 
@@ -52,7 +53,7 @@ def keep_file(
         relabel(free, made, {"runtime": json.dumps(recipes[best].runtime.name)})
         if request.fixed:
             fix_batch(made, made, request.batch_size)
-    target = request.stem.with_name(f"{request.stem.name}.int8{made.suffix}")
+    target = request.stem.with_name(f"{request.stem.name}.{rows[best].dtype}{made.suffix}")
     contents = {target.with_suffix(each.suffix): each.read_bytes() for each in reversed(runtimes.list_files(made))}
     sidecar.write_files(contents, target, origin, rows[best])
     floats = [source.locate(each) for each in recipes if each.method is None and each.runtime.suffix == ".onnx"]
@@ -84,7 +85,7 @@ def remember_choice(
         return
     speeds = {each.name: round(row.overall, 3) for each, row in zip(recipes, rows, strict=True) if row.overall}
     choice = Choice(
-        model=model,
+        model=model if row.device == "cpu" else f"{model}, on {row.device_name}",
         machine=environment.cpu_name(),
         batch_size=row.batch_size,
         threads=row.threads,

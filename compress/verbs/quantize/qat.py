@@ -2,7 +2,6 @@
 
 import sys
 
-import torch
 from rich.console import Console
 
 from baselines.classifier import Classifier
@@ -54,7 +53,7 @@ def train(request: Request, settings: BenchConfig, source: Source, method: Qat, 
             raise Stopped(
                 f"the training state is saved in {state.path}: run the same command again to resume"
             ) from stop
-        source.keep_calibrated(method, model)
+        source.keep_calibrated(method, model.cpu())
     methods = [*source.which.methods, method]
     whole = loading.pack(model, methods, source.data, source.content.config, calibration=source.calibrated_on)
     checkpoint.save(made := source.folder / target.name, whole)
@@ -76,7 +75,7 @@ def _fit(
             teacher=source.model,
             training=settings.finetune,
             calibration=source.calibration,
-            device=torch.device("cpu"),
+            device=source.device,
             seed=settings.seed + 1,
             title="training qat",
             snapshot=state,

@@ -8,19 +8,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from baselines.device import fast_bf16
 from baselines.errors import InputError
 from compress import runtimes, variant
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.checkpoints.user_models import ModuleConfig
 from compress.config import BenchConfig
-from compress.methods import Bf16, Int8, Method, Qat
+from compress.methods import Bf16, Fp8, Int8, Method, Qat
 from compress.methods.base import Integers
 from compress.runtimes import Runtime
 from compress.verbs.quantize.request import Request
 
 MODES = ("static", "dynamic", "qat")
 FLOAT = "fp32"
-NAMES = {Int8.name: "static", Qat.name: "trained", Bf16.name: "bf16"}
+NAMES = {Int8.name: "static", Qat.name: "trained", Bf16.name: "bf16", Fp8.name: "fp8"}
+NARROW = frozenset({"int8", "fp8"})  # what the choice is among
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,12 @@ class Recipe:
     @property
     def label(self) -> str | None:
         """`words`, where the name of the variant does not say the same."""
-        return self.words if self.integer else None
+        return self.words if isinstance(self.method, Integers) else None
 
     @property
-    def integer(self) -> bool:
-        """Whether its products are in integers."""
-        return isinstance(self.method, Integers)
+    def narrow(self) -> bool:
+        """Whether its products are in 8 bits, so that the choice is among it."""
+        return self.method is not None and self.method.dtype in NARROW
 
 
 def read_method(request: Request, settings: BenchConfig) -> Int8 | Qat:
@@ -113,7 +117,8 @@ def list_engines(names: tuple[str, ...], device: str, *, foreign: bool = False) 
             if names:
                 raise
             continue
-        if "int8" in runtime.dtypes and device in runtime.devices():
+        here = device in runtime.devices()
+        if here and (NARROW & runtime.dtypes_on(device) or (device == "cuda" and not names)):  # or a rival in float
             usable.append(runtime)
         elif names:
             raise InputError(f"--runtime {name} multiplies no integers on {device}; compress doctor says what does")
@@ -126,6 +131,7 @@ def list_recipes(
     mode: str | None,
     method: Int8 | Qat,
     usable: list[Runtime],
+    device: str,
     *,
     images_decide: bool,
     foreign: bool = False,
@@ -137,17 +143,26 @@ def list_recipes(
         foreign: whether it is no Vision Transformer: only runtimes that quantize a graph make integers of it.
     """
     usable = [runtime for runtime in usable if not (runtime.static_shapes and images_decide)]
-    torch = runtimes.get("torch")
-    others = [runtime for runtime in usable if runtime is not torch and "fp32" in runtime.dtypes]
-    floats = [Recipe(runtime, None) for runtime in (torch, *others)]
-    floats += [
-        Recipe(runtime, Bf16())
-        for runtime in usable
-        if "bf16" in runtime.fallback_dtypes and not runtime.calibrates_itself
-    ]
+    first = runtimes.get("torch")
+    others = [runtime for runtime in usable if runtime is not first and "fp32" in runtime.dtypes]
+    floats = [Recipe(runtime, None) for runtime in (first, *others)]
+    floats += [Recipe(runtime, Bf16()) for runtime in usable if _computes_bf16(runtime, device)]
     if foreign:
         usable, mode = [runtime for runtime in usable if runtime.quantizes], "static"
-    return [*floats, *(Recipe(runtime, each) for runtime in usable for each in _list_methods(runtime, method, mode))]
+    narrow = [
+        Recipe(runtime, each)
+        for runtime in usable
+        for each in (*_list_methods(runtime, method, mode), *([Fp8(skip=method.skip)] if mode is None else []))
+        if each.dtype in runtime.dtypes_on(device)
+    ]
+    return [*floats, *narrow]
+
+
+def _computes_bf16(runtime: Runtime, device: str) -> bool:
+    """Whether bf16 is a rival in it. On a GPU it is in torch, too; on a CPU engines round to it on their own."""
+    if device == "cuda" and runtime.suffix == runtimes.CHECKPOINT:
+        return fast_bf16(torch.device(device))
+    return "bf16" in runtime.fallback_dtypes and not runtime.calibrates_itself
 
 
 def _list_methods(runtime: Runtime, method: Int8 | Qat, mode: str | None) -> Iterator[Method]:

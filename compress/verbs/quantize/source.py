@@ -29,6 +29,7 @@ from compress.training.data import sample_parity_images
 from compress.variant import Variant
 from compress.verbs.quantize.recipes import FLOAT, Recipe
 
+CPU = torch.device("cpu")
 FEW = 32  # images that calibrate and check what is only timed
 CALIBRATED, WHOLE = "calibrated_", ".whole"  # begins and ends names of files: a model; what says that an artifact is so
 
@@ -44,6 +45,7 @@ class Source:
     calibration: list[Tensor]
     calibrated_on: dict[str, Any]  # what is kept of those images in a file
     folder: Path
+    device: torch.device = CPU  # where models are calibrated
     calibrated: dict[str, Classifier] = field(default_factory=dict)  # by settings
     parity: Tensor | None = None
     tested: int = 0  # test images that judged layers, and are not scored again
@@ -54,9 +56,9 @@ class Source:
         """The model with a method applied and calibrated, not converted."""
         key = identify(method)
         if key not in self.calibrated and not self.find_calibrated(method):
-            model = variant.prepare(self.model, [method])
-            model = finetuning.calibrate(model, [method], self.calibration, torch.device("cpu"))
-            self.keep_calibrated(method, model)
+            model = variant.prepare(self.model, [method]).to(self.device)
+            model = finetuning.calibrate(model, [method], self.calibration, self.device)
+            self.keep_calibrated(method, model.to(CPU))
         return self.calibrated[key]
 
     def find_calibrated(self, method: Method) -> Classifier | None:

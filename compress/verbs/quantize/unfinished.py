@@ -105,7 +105,7 @@ def make_key(request: Request, source: Source, method: Int8 | Qat, images: Image
     options = Origin.of(request, request.path, "").options
     machine = environment.capture(request.device, request.threads, runtimes.list_packages())
     return files.key(
-        [__version__, machine["versions"], machine["cpu"]],
+        [__version__, machine["versions"], machine["cpu"], *environment.name_gpu(machine)],
         options,
         [source.content.config.model_dump(), source.which.describe(), checkpoint.hash_state(source.content.state)],
         [source.data.fingerprint, source.data.classes, images.fingerprint, source.calibrated_on],
