@@ -8,7 +8,7 @@ every operator, in which devices may not be mixed. What makes the host wait for 
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -183,3 +183,55 @@ def stand_in_cuda() -> Iterator[StandIn]:
     seen = StandIn()
     with mock.patch.object(torch._C, "_group_tensors_by_device_and_dtype", group), Functions(seen), Operators(seen):
         yield seen
+
+
+class Recording(TorchDispatchMode):
+    """What a CUDA graph records: operators with the tensors they read and write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, Any, Any, Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.calls.append((func, args, kwargs or {}, made))
+        return made
+
+
+class Graph:
+    """`torch.cuda.CUDAGraph`: the same operators once more, on the same tensors and into the same ones."""
+
+    recording: Recording | None = None
+
+    def replay(self) -> None:
+        assert self.recording is not None
+        for func, args, kwargs, made in self.recording.calls:
+            new = func(*args, **kwargs)
+            read = {each.untyped_storage()._cdata for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)}
+            for old, each in zip(tree_leaves(made), tree_leaves(new), strict=True):
+                if isinstance(old, Tensor) and old.untyped_storage()._cdata not in read:  # no view, not in place
+                    old.copy_(each)
+
+
+class Stream:
+    def wait_stream(self, other: "Stream") -> None:
+        assert isinstance(other, Stream)
+
+
+@contextmanager
+def stand_in_graphs(seen: StandIn) -> Iterator[None]:
+    """`torch.cuda` of a device inside, as far as CUDA graphs need it; nothing may wait while one is recorded."""
+
+    @contextmanager
+    def record(graph: Graph) -> Iterator[None]:
+        before, seen.waits, graph.recording = seen.waits, set(), Recording()
+        with graph.recording:
+            yield
+        if seen.waits:
+            raise RuntimeError(f"CUDA error: operation not permitted when stream is capturing: {seen.waits}")
+        seen.waits = before
+
+    with mock.patch.multiple(
+        torch.cuda, CUDAGraph=Graph, Stream=Stream, graph=record, current_stream=Stream, stream=lambda _: nullcontext()
+    ):
+        yield

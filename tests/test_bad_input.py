@@ -84,7 +84,7 @@ def files_up_to(size: int) -> Iterator[None]:
         (["--data", "folder:"], ["--data folder:", "folder:PATH"]),
         (["--data", "folder:nowhere"], ["folder:nowhere", "no such folder"]),
         (["--device", "tpu"], ["--device 'tpu'", "cpu, cuda or auto"]),
-        (["--runtime", "tensorrt"], ["--runtime 'tensorrt'", "torch.compile, onnxruntime, openvino, nncf or auto"]),
+        (["--runtime", "tflite"], ["--runtime 'tflite'", "onnxruntime, openvino, nncf, tensorrt or auto"]),
         (["--batch-size", "0"], ["--batch-size '0'", "1,32"]),
         (["--batch-size", "1,two"], ["--batch-size '1,two'", "1,32"]),
         (["--batch-size", "-4"], ["--batch-size '-4'", "1,32"]),

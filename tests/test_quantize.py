@@ -172,7 +172,7 @@ def test_a_goal_that_cannot_be_reached_writes_nothing(checkpoint: Path, quantize
     ("args", "says"),
     [
         (["--mode", "fast"], "--mode 'fast' is not known; choose from static, dynamic, qat"),
-        (["--runtime", "tensorrt"], "--runtime 'tensorrt' is not known"),
+        (["--runtime", "tflite"], "--runtime 'tflite' is not known"),
         (["--skip", "blocks.9.*"], "skip 'blocks.9.*' fits no layer"),
         (["--skip", "blocks.*"], "skip blocks.* leaves no layer in integers"),
         (["--mode", "qat", "--max-drop", "1"], "--max-drop is about models that are not trained"),

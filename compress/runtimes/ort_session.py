@@ -80,7 +80,7 @@ class OrtSession(Session):
         self.device_name = cpu_name() if device == "cpu" else gpu_name()
 
     @staticmethod
-    def list_providers(path: Path, device: str) -> list[Provider]:
+    def list_providers(_path: Path, device: str) -> list[Provider]:
         return list_providers(device)
 
     def put(self, images: np.ndarray) -> Any:
