@@ -54,8 +54,8 @@ def list_steps(setup: Setup) -> dict[Step, Work]:
         for runtime in ("onnxruntime", "tensorrt"):
             found[Step(f"infer vit in {runtime}", 90, needs=(*ONNX, runtime))] = do("gpu_smoke:infer", "vit", runtime)
     if setup.miniature:
-        found[Step("rows tiny numbers")] = do("gpu_rows:measure", "tiny", "numbers", {"torch": ("vit",)}, (1, 2))
-        found[Step("rows tiny tokens")] = do("gpu_rows:measure", "tiny", "tokens", {"torch": ("vit", "topk")}, (1, 2))
+        rows = {"torch": ("vit", "topk")}
+        found[Step("rows tiny numbers")] = do("gpu_rows:measure", "tiny", "numbers", rows, (1, 2))
     else:
         for geometry in ("deit-s", "vit-b"):
             for kind, rows, sizes in (("numbers", NUMBERS, SIZES), ("tokens", TOKENS, TOKEN_SIZES)):
