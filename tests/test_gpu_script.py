@@ -1,5 +1,6 @@
 """`benchmarks/gpu.py` as it runs on a GPU, in small on a CPU; and that a step harms no other."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -95,7 +96,7 @@ def test_the_whole_in_small(tmp_path: Path) -> None:
 
 def run(script: str, *args: object) -> str:
     command = [sys.executable, f"benchmarks/{script}", *map(str, args)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
