@@ -114,8 +114,10 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_quantize_builds_scores_and_times_its_candidates(file: Path, cuda: StandIn) -> None:
-    said = io.StringIO()
-    request = Request(path=file, out=file.parent, device="cuda", test_images=40, calibration_images=16, seconds=0.01)
+    said, quick = io.StringIO(), file.with_name("quick.toml")
+    quick.write_text('[methods.int8]\nobserver = "minmax"\nrescale = false\nreconstruct = false\nweigh = false\n')
+    few: dict[str, Any] = {"config": quick, "test_images": 40, "calibration_images": 16, "seconds": 0.01}
+    request = Request(path=file, out=file.parent, device="cuda", **few)
     outcome = quantize(request, Console(file=said, width=200))
     rows = outcome.rows or []
     assert {(row.device, row.device_name) for row in rows} == {("cuda", "stand-in")}

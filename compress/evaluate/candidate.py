@@ -66,7 +66,7 @@ class Candidate:
     @property
     def slow_to_build(self) -> bool:
         """Whether compiling or another program's search for ranges takes longer than measuring what comes of it."""
-        return self.runtime.static_shapes or self.runtime.calibrates_itself
+        return self.runtime.compiles_long or self.runtime.calibrates_itself
 
 
 def share_cost(model: Callable[[], Classifier], images: Images) -> Callable[[], Cost]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Compiled(Eager):
     name = "torch.compile"
     batch_shapes = ("fixed",)
-    static_shapes = True
+    static_shapes = compiles_long = True
 
     @cached_property
     def simulated_dtypes(self) -> frozenset[str]:  # type: ignore[override]

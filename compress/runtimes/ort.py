@@ -73,7 +73,7 @@ class TensorRT(Ort):
     dynamic_granularities = ()
     quantizes = False
     batch_shapes = ("fixed",)
-    static_shapes = True
+    static_shapes = compiles_long = True
 
     def dtypes_on(self, device: str) -> frozenset[str]:
         return self.dtypes
