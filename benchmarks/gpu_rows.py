@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from gpu_steps import COMPILE, Rows, Setup
-from material import GEOMETRIES, make_noise
+from material import GEOMETRIES, Material, make_noise
 from steps import LeftOut
 
 from compress import runtimes, variant
 from compress.evaluate import Candidate, Options, evaluate
+from compress.methods import Method, Stage
 from compress.runtimes.client import Worker
 
 TF32 = {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}  # torch reads it when it starts
@@ -36,7 +37,7 @@ def measure(
     count = 4 if setup.miniature else IMAGES
     material = make_noise(GEOMETRIES[geometry], count, setup.artifacts / geometry, torch.device(setup.device))
     parts = [(runtime, variant.parse(name, SETTINGS).methods) for runtime, names in rows.items() for name in names]
-    candidates = [material.make_candidate(runtime, methods) for runtime, methods in parts]
+    candidates = [make_candidate(material, runtime, methods) for runtime, methods in parts]
     candidates[0] = dataclasses.replace(candidates[0], dense=True)
     if kind == "numbers":
         candidates.insert(1, allow_tf32(candidates[0]))
@@ -60,6 +61,13 @@ def measure(
 def locate(out: Path, geometry: str, kind: str) -> Path:
     """The run directory of some rows; two geometries may not share one, as rows do not tell them apart."""
     return out / "rows" / f"{geometry}-{kind}"
+
+
+def make_candidate(material: Material, runtime: str, methods: tuple[Method, ...]) -> Candidate:
+    """Its work is counted in float32: a CPU does that, and may be slow in other numbers."""
+    whole = tuple(method for method in methods if method.stage < Stage.NUMERICS)
+    cost = material.make_candidate("torch", whole).cost
+    return dataclasses.replace(material.make_candidate(runtime, methods), cost=cost)
 
 
 def can_run(candidate: Candidate) -> bool:

@@ -17,7 +17,7 @@ def compare(setup: Setup, kind: str, _seconds: float) -> Mapping[str, Any]:
     options = argparse.Namespace(
         runs=1 if setup.miniature else RUNS,
         batch_size=1 if setup.miniature else 64,
-        seconds=0.1 if setup.miniature else 8.0,
+        seconds=0.1 if setup.miniature else 5.0,
         precision=0.01,
         quiet=True,
         runtime="torch",

@@ -45,6 +45,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "qat short": {"qat": {"recipe": "short"}},
     "distill": {"distill": {"hint": 1.0, "relation": 1.0}},
     "topk_distill": {"distill": {"kind": "hard"}},
+    "slim": {"slim": {"keep": 0.6, "multiple": 4}},
 }
 SHIPPED = [
     "vit",
@@ -58,7 +59,7 @@ SHIPPED = [
     "int8 token",
     "int8 tensor",
 ]
-SHIPPED += ["int8 attention", "int4", "fp8", "bf16", "topk_int8", "tome_bf16", "avit_int4"]
+SHIPPED += ["int8 attention", "int4", "fp8", "bf16", "topk_int8", "tome_bf16", "avit_int4", "slim", "slim_topk"]
 LEARNED = [
     "topk",
     "tome",
@@ -67,6 +68,7 @@ LEARNED = [
     "qat",
     "qat short",
     "narrow",
+    "slim",
     "distill",
     "topk_distill",
     "avit_distill",
