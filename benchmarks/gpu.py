@@ -7,7 +7,7 @@
 
 In order: what the machine is; every method on CUDA against the CPU's answers, inference and training; DeiT-S and ViT-B
 at several batch sizes in fp32, tf32, bf16, int8 and fp8, eager and as CUDA graphs, with every token method; whether the
-timing can be trusted; torch.compile; training against timm; CIFAR-10 for the rest of the time.
+timing can be trusted; training against timm; torch.compile; CIFAR-10 for the rest of the time.
 
 OUT/steps.jsonl     a line for each step that was tried: pass, fail or left out, seconds, error, figures
 OUT/rows/*/         rows.jsonl of the ordinary harness and their report.md

@@ -1,5 +1,6 @@
 """What `gpu.py` does, in order. Nothing heavy is imported here: a step brings what it needs when it begins."""
 
+import itertools
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ GRAPHS, COMPILE = "torch.cudagraphs", "torch.compile"
 Rows = dict[str, tuple[str, ...]]  # runtime -> variants, the first of which is what the others are compared with
 NUMBERS: Rows = {"torch": ("vit", "bf16", "int8", "fp8"), GRAPHS: ("bf16", "int8", "fp8")}
 TOKENS: Rows = {"torch": ("bf16", "topk_bf16", "tome_bf16", "dynamicvit_bf16", "avit_bf16", "slim_bf16")}
-COMPILED: Rows = {"torch": ("bf16",), COMPILE: ("bf16", "int8", "fp8")}
-SIZES, TOKEN_SIZES = (1, 32, 256), (1, 8, 32, 128, 256)
+COMPILED = ("bf16", "int8", "fp8")
+SIZES = (1, 32, 256)
 PACKAGES = ("timm", "torchvision", "typer")  # of the trainings
 ONNX = ("onnx", "onnxscript")
 
@@ -58,18 +59,19 @@ def list_steps(setup: Setup) -> dict[Step, Work]:
         found[Step("rows tiny numbers")] = do("gpu_rows:measure", "tiny", "numbers", rows, (1, 2))
     else:
         for geometry in ("deit-s", "vit-b"):
-            for kind, rows, sizes in (("numbers", NUMBERS, SIZES), ("tokens", TOKENS, TOKEN_SIZES)):
+            for kind, rows in (("numbers", NUMBERS), ("tokens", TOKENS)):
                 step = Step(f"rows {geometry} {kind}", 150, least_s=40)
-                found[step] = do("gpu_rows:measure", geometry, kind, rows, sizes)
+                found[step] = do("gpu_rows:measure", geometry, kind, rows, SIZES)
     least = 1 if setup.miniature else 20
     found[Step("timing: the same twice", 60, least_s=least)] = do("gpu_timing:compare", "same")
     found[Step("timing: a tenth more work", 60, least_s=least)] = do("gpu_timing:compare", "work")
-    if not setup.miniature:
-        for size in (1, 256):
-            step = Step(f"rows deit-s compiled, batch {size}", 150, least_s=60)
-            found[step] = do("gpu_rows:measure", "deit-s", "compiled", COMPILED, (size,))
     least = 1 if setup.miniature else 40
     found[Step("training against timm", 120, least_s=least, needs=PACKAGES)] = do("gpu_training:compare")
+    if not setup.miniature:  # each is compiled for about a minute
+        for size, name in itertools.product((1, 256), COMPILED):
+            rows = {"torch": ("bf16",), COMPILE: (name,)}
+            step = Step(f"rows deit-s {name} compiled, batch {size}", 150, least_s=70)
+            found[step] = do("gpu_rows:measure", "deit-s", "compiled", rows, (size,))
     found[Step("training CIFAR-10", least_s=least, needs=PACKAGES, reserved=True)] = do("gpu_training:learn")
     return found
 

@@ -41,7 +41,7 @@ def quantize(
         runtimes: engines to try; all that multiply integers here without.
         threads: that the model may use; all of this machine without.
         options: further fields of `compress.verbs.quantize.Request`, such as max_drop (points of top-1), batch_size,
-            calibration_images, test_images, skip, mode, exhaustive.
+            device (cpu, which is the default, or cuda), calibration_images, test_images, skip, mode, exhaustive.
 
     Returns:
         Rows of all candidates; `path` is None where no integer file keeps the accuracy.
