@@ -36,7 +36,6 @@ USED = {
     "torchvision": "training",
     "timm": "the comparison with timm's training",
     "typer": "training",
-    "scipy": "intervals of accuracy",
     "onnx": "ONNX Runtime",
     "onnxscript": "ONNX Runtime",
     "onnxruntime": "ONNX Runtime",
@@ -107,7 +106,7 @@ def start(setup: "Setup", options: argparse.Namespace) -> int:
 def find_missing(setup: "Setup") -> dict[str, str]:
     """Why packages, and providers of ONNX Runtime by the name of their runtime, cannot be used."""
     missing = {
-        name: f"not installed: {use} is left out" for name, use in USED.items() if not importlib.util.find_spec(name)
+        name: f"not installed; left out: {use}" for name, use in USED.items() if not importlib.util.find_spec(name)
     }
     if setup.device == "cuda" and "onnxruntime" not in missing:
         import onnxruntime

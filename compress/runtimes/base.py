@@ -133,9 +133,7 @@ class Runtime(ABC):
     calibrates_itself: bool = False  # whether it sets ranges anew, instead of taking those of the model
 
     batch_shapes: tuple[str, ...] = ("dynamic",)  # of "fixed" and "dynamic", for which it compiles; the faster first
-    static_shapes: bool = (
-        False  # whether each shape is compiled or recorded: no image may decide on tokens
-    )
+    static_shapes: bool = False  # whether each shape is compiled or recorded: no image may decide on tokens
     compiles_long: bool = False  # whether loading an artifact takes longer than measuring it
     pads_ragged: bool = False  # whether ragged attention computes all images of a batch at the length of the longest
 
