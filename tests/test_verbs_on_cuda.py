@@ -176,6 +176,8 @@ def test_eight_bit_floats_take_part_where_the_card_has_them(cuda: StandIn, monke
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 9))
     assert list_names() == ["torch: static", "torch: fp8", "torch.cudagraphs: static", "torch.cudagraphs: fp8"]
     assert list_names("static") == ["torch: static", "torch.cudagraphs: static"]
+    with pytest.raises(InputError, match="--device cuda makes no integers of such a model"):
+        list_engines((), "cuda", foreign=True)
 
 
 def test_a_graph_answers_as_the_model_does_and_reads_where_it_was_recorded(cuda: StandIn) -> None:

@@ -109,6 +109,8 @@ def list_engines(names: tuple[str, ...], device: str, *, foreign: bool = False) 
     Raises:
         InputError: one that was asked for is unknown, not installed, or multiplies no integers.
     """
+    if foreign and device == "cuda":
+        raise InputError("--device cuda makes no integers of such a model; leave it out: engines do, on a CPU")
     usable = []
     for name in names or runtimes.REGISTRY:
         try:
