@@ -179,8 +179,8 @@ def _measure(request: Request, source: Source, method: Int8 | Qat, images: Image
     rows = evaluate(candidates, images, make_options(request, source, goal), console.print)
     show_rows(console, rows)
     console.print(
-        f"measured on {rows[0].device_name or environment.cpu_name()}, threads {request.threads}, {len(images):,} test images of "
-        f"{images.name}; calibrated on {source.calibrated_on['images']} training images "
+        f"measured on {rows[0].device_name or environment.cpu_name()}, threads {request.threads}, {len(images):,} test "
+        f"images of {images.name}; calibrated on {source.calibrated_on['images']} training images "
         f"({source.calibrated_on['sha256'][:12]}); rows: {request.folder / 'rows.jsonl'}"
     )
     number = next((index for index, row in enumerate(rows) if row.chosen), None)
