@@ -119,7 +119,7 @@ class Processes:
 
     def _score_batch(self, each: Measurement, batch: np.ndarray) -> None:
         size = self.shapes[each.candidate.name] or len(batch)
-        if each.candidate.runtime.static_shapes:
+        if each.candidate.runtime.compiles_long:
             size = max(self.options.batch_sizes)
         try:
             logits = run_batches(self.workers[each.candidate.name], batch, size)
