@@ -47,7 +47,9 @@ class Ort(Runtime):
         export_onnx(converted, path, inputs.images, inputs.content)
 
     def write_usage(self, path: Path, content: Checkpoint, threads: int, device: str = "cpu") -> str:
-        return _write_usage(path, content, threads, [f"{device.upper()}ExecutionProvider"])
+        from compress.runtimes.ort_session import list_providers
+
+        return _write_usage(path, content, threads, list_providers(device))
 
     def load(self, path: Path, device: str, threads: int, batch_size: int | None = None) -> OrtSession:
         from compress.runtimes.ort_session import BoundSession, OrtSession
