@@ -232,10 +232,9 @@ def test_onnx_runtime_is_asked_for_its_providers(monkeypatch: pytest.MonkeyPatch
     tensorrt = ort.TensorRT()
     tensorrt.load(Path("a.onnx"), "cuda", 1, 4)
     assert Asked.providers == [(ort_session.TENSORRT, {"trt_bf16_enable": "1"}), cuda]
+    content = Checkpoint(CONFIG, (), {}, mean=(0,), std=(1,))
     assert "'use_tf32': '0'" in runtimes.get("onnxruntime").write_usage(Path("a.onnx"), content, 1, "cuda")
-    assert "'trt_bf16_enable': '1'" in tensorrt.write_usage(
-        Path("a.onnx"), Checkpoint(CONFIG, (), {}, mean=(0,), std=(1,)), 1
-    )
+    assert "'trt_bf16_enable': '1'" in tensorrt.write_usage(Path("a.onnx"), content, 1)
     said["fallback_dtype"] = '"fp32"'
     tensorrt.load(Path("a.onnx"), "cuda", 1, 4)
     assert Asked.providers[0] == (ort_session.TENSORRT, {"trt_bf16_enable": "0"})
