@@ -1,28 +1,25 @@
 """What a data set is: two splits of images, mostly uint8, their classes, their normalization.
 
 Small sets live as one tensor on the device and are augmented there, batch by batch, with no worker process; larger
-ones are decoded by a DataLoader as they are needed.
+ones are decoded as they are needed (`decoding.py`).
 
 Legend: n images of a split, B images of a batch, C channels.
 """
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from baselines.errors import InputError
-from baselines.images import Picture, decode
 from baselines.resizing import STRETCHED, Resizing
+from baselines.views import Views
 
-AHEAD_LIMIT = 2**30  # bytes of batches that worker processes have ready
 SCORED_VALUES, MOST_SCORED = 2**23, 512  # float32 values and images of a batch that is only scored: 32 MB
 
 
@@ -44,8 +41,19 @@ class Split(Protocol):
         """Changes when the images do."""
         ...
 
-    def fetch(self, chunks: list[Tensor], device: torch.device) -> Iterator[Tensor]:
-        """For each tensor of indices, the images (B, C, height, width) uint8 on `device`."""
+    @property
+    def decodes(self) -> bool:
+        """Whether images are decoded when they are fetched, and views of them can be."""
+        ...
+
+    def fetch(
+        self, chunks: list[Tensor], device: torch.device, views: Iterable[Views] | None = None
+    ) -> Iterator[Tensor]:
+        """For each tensor of indices, the images (B, C, height, width) uint8 on `device`.
+
+        Args:
+            views: of the images of each chunk, to be seen instead of them; only where the split decodes.
+        """
         ...
 
 
@@ -55,6 +63,10 @@ class TensorSplit:
 
     images: Tensor  # (n, C, height, width) uint8
     labels: Tensor
+
+    @property
+    def decodes(self) -> bool:
+        return False
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -68,68 +80,36 @@ class TensorSplit:
         digest.update(self.labels.numpy().tobytes())
         return digest.hexdigest()
 
-    def fetch(self, chunks: list[Tensor], device: torch.device) -> Iterator[Tensor]:
+    def fetch(
+        self, chunks: list[Tensor], device: torch.device, views: Iterable[Views] | None = None
+    ) -> Iterator[Tensor]:
+        assert views is None
         if self.images.device != device:  # moved once, then kept: the split is frozen for everybody else
             object.__setattr__(self, "images", self.images.to(device))
         for chunk in chunks:
             yield self.images[chunk.to(device, non_blocking=True)]
 
 
-@dataclass(frozen=True)
-class FileSplit(torch.utils.data.Dataset[Tensor]):
-    """A split whose images are decoded when they are asked for, by a DataLoader."""
+def _normalize_in_cache(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """(images / 255 - mean) / std image by image: a batch as a whole would go through memory four times.
 
-    paths: list[Picture]
-    labels: Tensor
-    image_size: tuple[int, int]
-    channels: int
-    resizing: Resizing = STRETCHED
-    remarks: tuple[str, ...] = ()  # on some of the images
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.channels, *self.image_size
-
-    @property
-    def fingerprint(self) -> str:
-        facts = [describe(path) for path in self.paths]
-        how = () if self.resizing == STRETCHED else (self.resizing.model_dump_json(),)
-        known = (facts, self.labels.tolist(), self.image_size, *how, *self.remarks)
-        return hashlib.sha256(repr(known).encode()).hexdigest()
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return decode(self.paths[index], self.image_size, self.channels, self.resizing)
-
-    def fetch(self, chunks: list[Tensor], device: torch.device) -> Iterator[Tensor]:
-        largest = max(map(len, chunks), default=0) * math.prod(self.shape)
-        held = AHEAD_LIMIT // max(largest, 1)
-        workers = max(min(torch.get_num_threads(), held), 1)
-        loader = torch.utils.data.DataLoader(
-            self,
-            batch_sampler=[chunk.tolist() for chunk in chunks],
-            num_workers=workers,
-            prefetch_factor=2 if held >= 2 * workers else 1,
-        )
-        try:
-            for images in loader:
-                yield images.to(device, non_blocking=True)
-        except InputError as error:  # of a worker process, with its traceback in front of the sentence
-            raise InputError(str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].strip()) from error
+    Args:
+        mean: and `std`, (C, 1, 1).
+    """
+    batch, channels, height, width = images.shape
+    last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+    if last:  # rows of width * C, which are long enough for vectors
+        images = images.permute(0, 2, 3, 1).reshape(batch, height, width * channels)
+        mean, std = (each.flatten().repeat(width) for each in (mean, std))
+    pixels = torch.empty(images.shape)
+    for found, image in zip(pixels, images, strict=True):
+        found.copy_(image).div_(255).sub_(mean).div_(std)
+    return pixels.view(batch, height, width, channels).permute(0, 3, 1, 2) if last else pixels
 
 
 def choose_batch(shape: tuple[int, ...], most: int = MOST_SCORED) -> int:
     """Images of a batch that is only scored: as many as fit into a fixed amount of memory, at most `most`."""
     return min(max(SCORED_VALUES // math.prod(shape), 1), most)
-
-
-def describe(path: Picture) -> tuple[Any, ...]:
-    """What changes when an image does, as far as that is seen without reading it."""
-    if not isinstance(path, Path):
-        return path.facts
-    return str(path), path.stat().st_size, path.stat().st_mtime_ns
 
 
 @dataclass(frozen=True)
@@ -175,6 +155,8 @@ class Data:
             return images
         values = torch.tensor((self.mean, self.std)).to(images.device, non_blocking=True)
         mean, std = values[..., None, None]
+        if images.device.type == "cpu":
+            return _normalize_in_cache(images, mean, std)
         pixels = images.to(torch.float32, copy=True)  # and in place: temporaries as large as a batch fragment the heap
         return pixels.div_(255).sub_(mean).div_(std)
 

@@ -18,6 +18,7 @@ from baselines.distributed import World
 from baselines.errors import InputError
 from baselines.randaugment import randaugment
 from baselines.recipe import TrainConfig
+from baselines.views import draw_views
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Feed:
             raise InputError(
                 f"{given} cannot be shared evenly by {world.size} processes; make it a multiple of {2 * world.size}"
             )
+        self.views = data.train.decodes and config.crop_scale < 1  # cut out, and mirrored, by who decodes
+        self.left = config.model_copy(update={"crop_scale": 1.0, "flip": False}) if self.views else config
         if data.normalized and config.randaugment:
             raise InputError(
                 f"randaugment takes bytes, and the images of {data.name} are float; set randaugment = 0, or give uint8"
@@ -59,11 +62,15 @@ class Feed:
         order = self._order(torch.Generator().manual_seed(seed_of(self.seed, epoch)))
         chunks = list(order.split(self.batch_size))[start : self.steps]
         mine = [chunk[self.world.part(len(chunk))] for chunk in chunks]
-        fetched = self.data.train.fetch(mine, self.device)
-        for step, (chunk, images) in enumerate(zip(mine, fetched, strict=True), start=start):
-            generator = torch.Generator().manual_seed(seed_of(self.seed, epoch * self.steps + step))
-            dice = Dice(generator, len(chunks[step - start]), self.world.part(len(chunks[step - start])))
-            images = self.data.normalize(augment(images, self.config, dice))
+        moments = range(epoch * self.steps + start, epoch * self.steps + start + len(chunks))
+        rolls = ((moment, len(chunk)) for moment, chunk in zip(moments, chunks, strict=True))
+        views = (draw_views(self.config, self._dice(*each)) for each in rolls) if self.views else None
+        fetched = self.data.train.fetch(mine, self.device, views)
+        for moment, whole, chunk, images in zip(moments, chunks, mine, fetched, strict=True):
+            dice = self._dice(moment, len(whole))
+            if self.views:
+                draw_views(self.config, dice)  # those that were seen: what is drawn next is independent of them
+            images = self.data.normalize(augment(images, self.left, dice))
             labels = self.data.train.labels[chunk].to(self.device, non_blocking=True)
             others, share = labels, None
             if self.config.mixup or self.config.cutmix:
@@ -74,6 +81,11 @@ class Feed:
             if self.config.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
             yield Batch(images, labels, others, share)
+
+    def _dice(self, moment: int, total: int) -> Dice:
+        """Random numbers of a step, of which there are `total` images."""
+        generator = torch.Generator().manual_seed(seed_of(self.seed, moment))
+        return Dice(generator, total, self.world.part(total))
 
     def _order(self, generator: torch.Generator) -> Tensor:
         """Indices of the images of an epoch, copies of one image far enough apart not to be mixed with each other."""

@@ -5,14 +5,18 @@ Legend: n images of a split.
 
 import os
 import re
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from baselines import listing
 from baselines.errors import InputError
 from baselines.images import Picture, is_image, list_suffixes
 
@@ -24,6 +28,12 @@ ROLES = {
 FILLERS = {"", "data", "dataset", "folder", "image", "images", "img", "imgs", "set", "split"}  # images_train, train_set
 SYSTEM = {"__macosx", "thumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin"}
 KINDS = 6  # of files left out that are told apart
+DANGLING, SHUT, NO_IMAGE = (
+    "links to nothing",
+    "folders that cannot be opened",
+    "files without suffix that are no images",
+)
+SETTLED_NS = 2 * 10**9  # age of a change, from which the clock of every file system tells a later one apart from it
 
 
 @dataclass(frozen=True)
@@ -31,8 +41,13 @@ class Files:
     """The images of one split."""
 
     classes: tuple[str, ...]
-    paths: list[Picture]
+    paths: Sequence[Picture]
     labels: Tensor  # (n,) int64
+
+    def take(self, chosen: Tensor) -> "Files":
+        """Those of a mask (n,)."""
+        rows = chosen.nonzero().flatten().numpy()
+        return Files(self.classes, listing.Chosen(self.paths, rows), self.labels[chosen])
 
 
 @dataclass(frozen=True)
@@ -80,7 +95,7 @@ def list_folders(root: Path) -> list[Path]:
 
 
 def scan(root: Path, skipped: Counter[str]) -> Files:
-    """The images of a folder of class folders, links followed.
+    """The images of a folder of class folders, links followed; long lists come from the cache while no folder changes.
 
     Args:
         skipped: counts, by reason, the files that are left out.
@@ -88,22 +103,66 @@ def scan(root: Path, skipped: Counter[str]) -> Files:
     Raises:
         InputError: there are fewer than two class folders, or one holds no image.
     """
-    folders, suffixes = list_folders(root), list_suffixes()
+    suffixes, subject = list_suffixes(), os.path.realpath(root)
+    if (kept := listing.recall(subject)) is not None and (files := _restore(root, *kept, suffixes, skipped)):
+        return files
+    started, left_out, stamps = time.time_ns(), Counter[str](), {"": _stamp(root)}
+    folders = list_folders(root)
     if len(folders) < 2:
         deeper = f"; give {folders[0]}, if it holds them" if folders else ""
         raise InputError(f"{root} holds {len(folders)} class folders; at least two are needed, one a class{deeper}")
     count_hidden(root, skipped)
     beside = [entry for entry in root.iterdir() if entry.suffix.lower() in suffixes and not _is_hidden(entry.name)]
     if beside:
-        skipped["images beside the class folders"] += len(beside)
-    paths, labels = [], []
-    for label, folder in enumerate(folders):
-        found = sorted(_walk(folder, suffixes, skipped))
+        left_out["images beside the class folders"] += len(beside)
+    names: list[str] = []
+    counts: list[int] = []
+    for folder in folders:
+        above = len(str(folder)) - len(folder.name)
+        found = sorted(_walk(folder, suffixes, left_out, stamps, above))
         if not found:
             raise InputError(f"{folder} holds no image; remove the folder, or put images of the class into it")
-        paths += found
-        labels += [label] * len(found)
-    return Files(tuple(folder.name for folder in folders), paths, torch.tensor(labels))
+        names += (str(path)[above:] for path in found)
+        counts.append(len(found))
+    skipped.update(left_out)
+    paths, classes = listing.Paths.pack(root, names), tuple(folder.name for folder in folders)
+    unsure = left_out[DANGLING] + left_out[SHUT] + left_out[NO_IMAGE] or not all(map(_tell_suffix, names))
+    settled = max(map(max, stamps.values())) < started - SETTLED_NS
+    if len(names) >= listing.LARGE and settled and not unsure:
+        facts = {"suffixes": sorted(suffixes), "folders": stamps, "classes": classes, "counts": counts}
+        listing.remember(subject, {**facts, "left_out": left_out}, {"names": paths.names, "ends": paths.ends})
+    return Files(classes, paths, _label(counts))
+
+
+def _restore(
+    root: Path,
+    facts: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+    suffixes: frozenset[str],
+    skipped: Counter[str],
+) -> Files | None:
+    """The images as they were listed before; None where a folder has changed since, or is gone."""
+    try:
+        if facts["suffixes"] != sorted(suffixes):
+            return None
+        if any(_stamp(root / name) != tuple(stamp) for name, stamp in facts["folders"].items()):
+            return None
+        paths = listing.Paths(root, arrays["names"], arrays["ends"])
+        skipped.update(facts["left_out"])
+        return Files(tuple(facts["classes"]), paths, _label(facts["counts"]))
+    except (OSError, KeyError):
+        return None
+
+
+def _stamp(folder: Path) -> tuple[int, int]:
+    """Changes with the entries of a folder, even if somebody sets its time of modification back."""
+    status = folder.stat()
+    return status.st_mtime_ns, status.st_ctime_ns
+
+
+def _label(counts: Sequence[int]) -> Tensor:
+    """(n,) int64: so many images of each class."""
+    return torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
 
 
 def count_hidden(root: Path, skipped: Counter[str]) -> None:
@@ -164,15 +223,22 @@ def _describe(train: Path, test: Path, validation: Path | None) -> Iterator[str]
         yield f"{validation.name}/ is not used; training holds out images of {train.name}/ where it has to"
 
 
-def _walk(folder: Path, suffixes: frozenset[str], skipped: Counter[str]) -> Iterator[Path]:
-    """The images below a folder, each real folder once: a link may lead back to where it lies."""
+def _walk(
+    folder: Path, suffixes: frozenset[str], skipped: Counter[str], stamps: dict[str, tuple[int, int]], above: int
+) -> Iterator[Path]:
+    """The images below a folder, each real folder once: a link may lead back to where it lies.
+
+    Args:
+        stamps: takes those of all folders, by their paths from the character `above` on.
+    """
     root = folder.parent.resolve()
     seen = {*map(str, folder.resolve().parents), str(root), *map(str, root.parents)}
 
     def fail(error: OSError) -> None:
-        skipped["folders that cannot be opened"] += 1
+        skipped[SHUT] += 1
 
     for place, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        stamps[place[above:]] = _stamp(Path(place))
         real = os.path.realpath(place)
         hidden = [name for name in folders if _is_hidden(name)]
         folders[:] = sorted(set(folders) - set(hidden))
@@ -193,14 +259,18 @@ def _walk(folder: Path, suffixes: frozenset[str], skipped: Counter[str]) -> Iter
 
 def _find_fault(path: Path, suffixes: frozenset[str]) -> str | None:
     """Why a file is left out; None for an image."""
-    suffix = path.suffix.lower()
+    suffix = _tell_suffix(path.name)
     if _is_hidden(path.name):
         return "hidden or system files"
     if suffix and suffix not in suffixes:
         return f"{suffix} files"
     if not path.is_file():
-        return "links to nothing" if path.is_symlink() else "devices and pipes"
-    return None if suffix or is_image(path) else "files without suffix that are no images"
+        return DANGLING if path.is_symlink() else "devices and pipes"
+    return None if suffix or is_image(path) else NO_IMAGE
+
+
+def _tell_suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower().removesuffix(".")
 
 
 def _is_hidden(name: str) -> bool:

@@ -16,7 +16,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from baselines.errors import InputError
-from baselines.resizing import Resizing
 
 FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP", "TIFF", "GIF", "JPEG2000", "AVIF")  # PostScript would be executed
 LARGE = 2**24  # pixels of an image that is decoded alone; Pillow refuses those of 180 million, 700 MB
@@ -50,6 +49,12 @@ class Stored(Protocol):
 Picture: TypeAlias = Path | Stored
 
 
+class Fitting(Protocol):
+    """How an image gets to the size of a model: a `Resizing`, or a `View` of it."""
+
+    def apply(self, image: Image.Image, image_size: tuple[int, int]) -> Image.Image: ...
+
+
 class ImageError(InputError):
     """A file that cannot be used as an image."""
 
@@ -80,13 +85,13 @@ def is_image(path: Path) -> bool:
         return False
 
 
-def decode(path: Picture, image_size: tuple[int, int], channels: int, resizing: Resizing) -> Tensor:
+def decode(path: Picture, image_size: tuple[int, int], channels: int, resizing: Fitting) -> Tensor:
     """The pixels that `read` gives."""
     return read(path, image_size, channels, resizing)[0]
 
 
 def read(
-    path: Picture, image_size: tuple[int, int], channels: int, resizing: Resizing
+    path: Picture, image_size: tuple[int, int], channels: int, resizing: Fitting
 ) -> tuple[Tensor, frozenset[str]]:  # fmt: skip
     """One image file -> (C, height, width) uint8, and the remarks that apply.
 

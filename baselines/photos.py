@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from baselines.data import FileSplit, Split, TensorSplit
+from baselines.data import Split, TensorSplit
+from baselines.decoding import FileSplit
 from baselines.errors import InputError
 from baselines.folders import Files, count_hidden, describe_skipped, find_splits, scan
 from baselines.images import DEEP, REPAIR, RESIZED, TURNED, ImageError, Picture, describe, read
@@ -91,11 +92,7 @@ def _divide(root: Path | str, files: Files) -> tuple[Files, Files]:
             raise InputError(f"{root}/{name} holds one image; give at least two, to train and to test")
         order = torch.randperm(len(of_class), generator=torch.Generator().manual_seed(0))
         chosen[of_class[order[: max(1, round(len(of_class) * TEST_FRACTION))]]] = True
-    parts = []
-    for part in (~chosen, chosen):
-        paths = [path for path, taken in zip(files.paths, part.tolist(), strict=True) if taken]
-        parts.append(Files(files.classes, paths, files.labels[part]))
-    return parts[0], parts[1]
+    return files.take(~chosen), files.take(chosen)
 
 
 def _leave_out_unreadable(
@@ -112,11 +109,10 @@ def _leave_out_unreadable(
         tried = list(_decode_all(files.paths, None, image_size, channels, resizing))
         faults += [each for each in tried if isinstance(each, ImageError)]
         sound = torch.tensor([not isinstance(each, ImageError) for each in tried])
-        paths = [path for path, good in zip(files.paths, sound.tolist(), strict=True) if good]
         lost = set(range(len(files.classes))) - set(files.labels[sound].tolist())
         if lost:
             raise InputError(f"{_name_faults(faults)}; of {files.classes[min(lost)]} none is left")
-        kept.append(Files(files.classes, paths, files.labels[sound]))
+        kept.append(files.take(sound))
     said = [f"left out: {_name_faults(faults)}"] if faults else []
     return (kept[0], kept[1]), said
 

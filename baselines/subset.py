@@ -6,7 +6,7 @@ Legend: n images of the part.
 import csv
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated
@@ -15,9 +15,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
-from baselines.data import Data, FileSplit, Split
+from baselines.data import Data, Split
+from baselines.decoding import FileSplit
 from baselines.errors import InputError
 from baselines.validation import hold_out
+from baselines.views import Views
 
 Count = Annotated[int, Field(gt=0, le=10**9)]  # images
 
@@ -57,8 +59,14 @@ class Part:
     def fingerprint(self) -> str:
         return hashlib.sha256(repr((self.whole.fingerprint, self.indices.tolist())).encode()).hexdigest()
 
-    def fetch(self, chunks: list[Tensor], device: torch.device) -> Iterator[Tensor]:
-        return self.whole.fetch([self.indices[chunk] for chunk in chunks], device)
+    @property
+    def decodes(self) -> bool:
+        return self.whole.decodes
+
+    def fetch(
+        self, chunks: list[Tensor], device: torch.device, views: Iterable[Views] | None = None
+    ) -> Iterator[Tensor]:
+        return self.whole.fetch([self.indices[chunk] for chunk in chunks], device, views)
 
 
 def cut(data: Data, subset: Subset) -> Data:

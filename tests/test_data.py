@@ -12,9 +12,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from baselines import data as data_module
-from baselines import photos
-from baselines.data import Data, FileSplit, TensorSplit
+from baselines import decoding, photos
+from baselines.data import Data, TensorSplit
+from baselines.decoding import FileSplit
 from baselines.distributed import World
 from baselines.errors import InputError
 from baselines.feed import Feed
@@ -161,7 +161,7 @@ def test_batches_that_wait_are_bounded(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.utils.data, "DataLoader", noted)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     for limit in (10**9, 2 * 3 * 64 * 2, 0):  # of bytes; a batch of two images has 3 * 64 * 2
-        monkeypatch.setattr(data_module, "AHEAD_LIMIT", limit)
+        monkeypatch.setattr(decoding, "AHEAD_LIMIT", limit)
         assert sum(len(batch) for batch in split.fetch(list(torch.arange(6).split(2)), CPU)) == 6
     assert made == [(2, 2), (2, 1), (1, 1)]
 

@@ -8,7 +8,7 @@ Legend: n images, B of a batch, C channels.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from baselines.data import Data, TensorSplit
 from baselines.errors import InputError
 from baselines.resizing import Resizing
 from baselines.subset import Part
+from baselines.views import Views
 from compress.training.data import load_data
 
 HELD_OUT = 0.2  # of images that come without others to score: these are never calibrated or trained on
@@ -40,6 +41,11 @@ class DatasetSplit(Dataset[Tensor]):
     labels: Tensor
     shape: tuple[int, int, int]  # channels, height, width
     workers: int = 0
+
+    @property
+    def decodes(self) -> bool:
+        """Views of the images are what its own transforms make."""
+        return False
 
     @cached_property
     def fingerprint(self) -> str:
@@ -60,7 +66,10 @@ class DatasetSplit(Dataset[Tensor]):
             raise InputError(f"image {index} of the data set is {got}, the model takes {wanted}; resize it there")
         return image
 
-    def fetch(self, chunks: list[Tensor], device: torch.device) -> Iterator[Tensor]:
+    def fetch(
+        self, chunks: list[Tensor], device: torch.device, views: Iterable[Views] | None = None
+    ) -> Iterator[Tensor]:
+        assert views is None
         batches = [chunk.tolist() for chunk in chunks]
         for images in DataLoader(self, batch_sampler=batches, num_workers=self.workers):
             yield images.to(device)

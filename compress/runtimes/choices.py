@@ -7,8 +7,6 @@ versions of the engines. It never stands in for a measurement, and nothing that 
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from baselines.cpu import cpu_flags
+from baselines.listing import find_cache
 from compress import files, runtimes
 from compress.measure import environment
 
@@ -72,9 +71,4 @@ def remember(name: str, choice: Choice) -> None:
 
 
 def locate() -> Path:
-    """Below the home folder; in a temporary one for a user who has none, as container platforms run programs."""
-    try:
-        place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
-        place = Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
-    return place / "compress" / "lowerings.json"
+    return find_cache() / "lowerings.json"
