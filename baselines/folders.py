@@ -33,7 +33,6 @@ DANGLING, SHUT, NO_IMAGE = (
     "folders that cannot be opened",
     "files without suffix that are no images",
 )
-SETTLED_NS = 2 * 10**9  # age of a change, from which the clock of every file system tells a later one apart from it
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def scan(root: Path, skipped: Counter[str]) -> Files:
     suffixes, subject = list_suffixes(), os.path.realpath(root)
     if (kept := listing.recall(subject)) is not None and (files := _restore(root, *kept, suffixes, skipped)):
         return files
-    started, left_out, stamps = time.time_ns(), Counter[str](), {"": _stamp(root)}
+    started, left_out, stamps = time.time_ns(), Counter[str](), {"": listing.stamp(root)}
     folders = list_folders(root)
     if len(folders) < 2:
         deeper = f"; give {folders[0]}, if it holds them" if folders else ""
@@ -127,8 +126,7 @@ def scan(root: Path, skipped: Counter[str]) -> Files:
     skipped.update(left_out)
     paths, classes = listing.Paths.pack(root, names), tuple(folder.name for folder in folders)
     unsure = left_out[DANGLING] + left_out[SHUT] + left_out[NO_IMAGE] or not all(map(_tell_suffix, names))
-    settled = max(map(max, stamps.values())) < started - SETTLED_NS
-    if len(names) >= listing.LARGE and settled and not unsure:
+    if len(names) >= listing.LARGE and listing.is_settled(stamps.values(), started) and not unsure:
         facts = {"suffixes": sorted(suffixes), "folders": stamps, "classes": classes, "counts": counts}
         listing.remember(subject, {**facts, "left_out": left_out}, {"names": paths.names, "ends": paths.ends})
     return Files(classes, paths, _label(counts))
@@ -145,19 +143,13 @@ def _restore(
     try:
         if facts["suffixes"] != sorted(suffixes):
             return None
-        if any(_stamp(root / name) != tuple(stamp) for name, stamp in facts["folders"].items()):
+        if any(listing.stamp(root / name) != tuple(stamp) for name, stamp in facts["folders"].items()):
             return None
         paths = listing.Paths(root, arrays["names"], arrays["ends"])
         skipped.update(facts["left_out"])
         return Files(tuple(facts["classes"]), paths, _label(facts["counts"]))
     except (OSError, KeyError):
         return None
-
-
-def _stamp(folder: Path) -> tuple[int, int]:
-    """Changes with the entries of a folder, even if somebody sets its time of modification back."""
-    status = folder.stat()
-    return status.st_mtime_ns, status.st_ctime_ns
 
 
 def _label(counts: Sequence[int]) -> Tensor:
@@ -224,7 +216,7 @@ def _describe(train: Path, test: Path, validation: Path | None) -> Iterator[str]
 
 
 def _walk(
-    folder: Path, suffixes: frozenset[str], skipped: Counter[str], stamps: dict[str, tuple[int, int]], above: int
+    folder: Path, suffixes: frozenset[str], skipped: Counter[str], stamps: dict[str, tuple[int, ...]], above: int
 ) -> Iterator[Path]:
     """The images below a folder, each real folder once: a link may lead back to where it lies.
 
@@ -238,7 +230,7 @@ def _walk(
         skipped[SHUT] += 1
 
     for place, folders, names in os.walk(folder, onerror=fail, followlinks=True):
-        stamps[place[above:]] = _stamp(Path(place))
+        stamps[place[above:]] = listing.stamp(Path(place))
         real = os.path.realpath(place)
         hidden = [name for name in folders if _is_hidden(name)]
         folders[:] = sorted(set(folders) - set(hidden))

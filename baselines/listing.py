@@ -18,6 +18,7 @@ import numpy as np
 
 VERSION = 1  # of the files of the cache
 LARGE = 10_000  # files, from which a list is kept on disk
+SETTLED_NS = 2 * 10**9  # age of a change, from which the clock of every file system tells a later one apart from it
 Kind = TypeVar("Kind")
 
 
@@ -67,7 +68,7 @@ class Chosen(Sequence[Kind], Generic[Kind]):
 def recall(subject: str) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
     """What `remember` kept of a subject; None where that is nothing, or damaged."""
     try:
-        with np.load(_locate(subject), allow_pickle=False) as kept:
+        with _locate(subject).open("rb") as file, np.load(file, allow_pickle=False) as kept:
             arrays = {name: kept[name] for name in kept.files}
         facts = json.loads(arrays.pop("facts").tobytes())
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
@@ -91,6 +92,17 @@ def remember(subject: str, facts: Mapping[str, Any], arrays: Mapping[str, np.nda
                 file.close()
                 os.unlink(file.name)
                 raise
+
+
+def stamp(path: Path, *, size: bool = False) -> tuple[int, ...]:
+    """Changes with a file, or the entries of a folder, even if somebody sets its time of modification back."""
+    status = path.stat()
+    return status.st_mtime_ns, status.st_ctime_ns, *((status.st_size,) if size else ())
+
+
+def is_settled(stamps: Iterable[tuple[int, ...]], started: int) -> bool:
+    """Whether no stamp is so young that a change after the time `started`, in nanoseconds, could be missed."""
+    return max(max(each[:2]) for each in stamps) < started - SETTLED_NS
 
 
 def _locate(subject: str) -> Path:

@@ -1,4 +1,4 @@
-"""A folder of image files, or a table of images -> the two splits of a data set, decoded into memory where they fit."""
+"""A folder, tables or shards of images -> the two splits of a data set, decoded into memory where they fit."""
 
 import math
 from collections import Counter
@@ -15,7 +15,7 @@ from baselines.errors import InputError
 from baselines.folders import Files, count_hidden, describe_skipped, find_splits, scan
 from baselines.images import DEEP, REPAIR, RESIZED, TURNED, ImageError, Picture, describe, read
 from baselines.resizing import Resizing
-from baselines.tables import read_tables
+from baselines.tables import Tables
 
 MEMORY_LIMIT = 4 * 2**30  # bytes of one split held as a tensor
 TEST_FRACTION = 0.2  # of images that come without a test split
@@ -58,15 +58,14 @@ def read_folder(
 
 def read_set(
     name: str,
-    folder: Path | None,
+    tables: Tables,
     image_size: tuple[int, int],
     channels: int,
     resizing: Resizing,
     *,
     skip: bool = False,
 ) -> tuple[tuple[str, ...], Split, Split, tuple[str, ...]]:
-    """As `read_folder`, of a data set of Hugging Face: that in `folder`, or else in the cache; see `tables.py`."""
-    tables = read_tables(name, folder)
+    """As `read_folder`, of a data set called `name` whose images are no files of their own."""
     parts = (tables.train, tables.test) if tables.test else _divide(name, tables.train)
     read, remarks = _read_parts(parts, image_size, channels, resizing, skip=skip)
     return tables.train.classes, *read, (*tables.notes, *remarks)

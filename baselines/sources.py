@@ -1,4 +1,5 @@
-"""Where data sets come from: `digits`, `cifar10`, `cifar100`, `folder:PATH`, the path of a folder, or `hf:NAME`."""
+"""Where data sets come from: `digits`, `cifar10`, `cifar100`, `folder:PATH`, the path of a folder, `hf:NAME`, or
+`webdataset:SHARDS`."""
 
 import importlib.util
 import math
@@ -12,11 +13,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from baselines import shards
 from baselines.data import Data, Split, TensorSplit
 from baselines.errors import InputError
 from baselines.photos import read_folder, read_set
 from baselines.resizing import STRETCHED, Resizing
-from baselines.tables import PREFIX, is_saved
+from baselines.tables import PREFIX, is_saved, read_tables
 
 STATISTICS_LIMIT = 2**28  # bytes of one whose mean and deviation are taken in one piece
 FOLDER, DOWNLOADS = "folder:", ("cifar10", "cifar100")
@@ -55,21 +57,22 @@ def load(
         classes, train, test, notes = *_digits(image_size, channels, how), ()
     elif name in DOWNLOADS:
         classes, train, test, notes = *_cifar(name, image_size, channels, root, how), ()
-    elif name.startswith(PREFIX):
-        classes, train, test, notes = read_set(name, None, image_size, channels, how, skip=skip_unreadable)
+    elif name.startswith((PREFIX, shards.PREFIX)):
+        tables = read_tables(name) if name.startswith(PREFIX) else shards.read_shards(name)
+        classes, train, test, notes = read_set(name, tables, image_size, channels, how, skip=skip_unreadable)
     elif name.startswith(FOLDER):
         if name == FOLDER:
             raise InputError("--data folder: names no folder; write folder:PATH")
         try:
             place = Path(name.removeprefix(FOLDER)).expanduser()
-            saved = is_saved(place)
-            read = partial(read_set, name, place) if saved else partial(read_folder, place)
+            read = partial(read_set, name, read_tables(name, place)) if is_saved(place) else partial(read_folder, place)
             classes, train, test, notes = read(image_size, channels, how, skip=skip_unreadable)
         except OSError as error:
             raise InputError(f"--data {name} cannot be read ({error}); give a folder that can") from error
     else:
         raise InputError(
-            f"--data {name!r} is not known; choose digits, cifar10, cifar100, hf:NAME, or the path of a folder"
+            f"--data {name!r} is not known; choose digits, cifar10, cifar100, hf:NAME, webdataset:SHARDS, or the path "
+            "of a folder"
         )
     mean, std = _statistics(train, channels * math.prod(image_size))
     return Data(name, classes, train, test, mean, std, resizing=how, notes=notes)

@@ -1,6 +1,7 @@
-"""Data sets of Hugging Face's package `datasets`: one in its cache, or a folder that `save_to_disk` wrote.
+"""Data sets of Hugging Face's `datasets` on this machine: in its cache, of parquet files, or of `save_to_disk`.
 
     hf:NAME   hf:OWNER/NAME   hf:NAME:CONFIGURATION      as `load_dataset` names it; nothing is fetched
+    hf:FOLDER                                            of parquet files, which are copied into the cache once
 
 Images keep the bytes that were stored, and are read as files are (`images.py`). Labels are a `ClassLabel`, or numbers.
 """
@@ -13,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
 
 from baselines.errors import InputError
 from baselines.folders import Files, tell_role
+from baselines.listing import Chosen
 
 PREFIX = "hf:"
 SAVED = (("dataset_dict.json",), ("dataset_info.json", "state.json"))  # in a folder of several splits, of one
@@ -47,6 +50,22 @@ class StoredImage:
 
 
 @dataclass(frozen=True)
+class StoredImages(Sequence[StoredImage]):
+    """All images of a table."""
+
+    table: Any
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Chosen(self, np.arange(len(self))[index])
+        return StoredImage(self.table, self.name, range(len(self))[index])
+
+
+@dataclass(frozen=True)
 class Tables:
     """The splits of a data set; without a test split, one split alone."""
 
@@ -73,8 +92,10 @@ def read_tables(name: str, folder: Path | None = None) -> Tables:
             f"--data {name} needs the package {PACKAGE}; install it with: pip install {PACKAGE}"
         ) from error
     path, _, configuration = name.removeprefix(PREFIX).partition(":")
+    if folder is None and (given := Path(path).expanduser()).is_dir():
+        folder, path = given, str(given)
     try:
-        if folder is not None:
+        if folder is not None and is_saved(folder):
             loaded = datasets.load_from_disk(str(folder))
         else:
             with _stay_offline(datasets):
@@ -82,8 +103,9 @@ def read_tables(name: str, folder: Path | None = None) -> Tables:
     except Exception as error:  # of many kinds, what is not there or not whole
         said = (str(error) or type(error).__name__).splitlines()[0]
         where = f"{folder} cannot be read" if folder else "is not on this machine"
-        fetch = "" if folder else f'; python -c "import datasets; datasets.load_dataset({path!r})" fetches it'
-        raise InputError(f"--data {name}: {where} ({said:.200}){fetch or '; save it again'}") from error
+        fetch = f'python -c "import datasets; datasets.load_dataset({path!r})" fetches it'
+        remedy = "save it again, or give a folder of parquet files" if folder else fetch
+        raise InputError(f"--data {name}: {where} ({said:.200}); {remedy}") from error
     splits = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
     return _choose_splits(name, splits)
 
@@ -114,7 +136,7 @@ def _choose_splits(name: str, splits: dict[str, Any]) -> Tables:
 
 def _read_split(name: str, table: Any, split: str) -> Files:
     datasets: Any = importlib.import_module(PACKAGE)
-    image = next((column for column, kind in table.features.items() if isinstance(kind, datasets.Image)), None)
+    image = next((column for column, kind in table.features.items() if _holds_images(kind, datasets)), None)
     named = [column for column, kind in table.features.items() if isinstance(kind, datasets.ClassLabel)]
     found = [column for column in LABELS if column in table.features] or named
     if image is None or not found:
@@ -128,8 +150,12 @@ def _read_split(name: str, table: Any, split: str) -> Files:
         raise InputError(f"--data {name}: {label} holds no numbers of classes; see class_encode_column of {PACKAGE}")
     names = getattr(table.features[label], "names", None) or map(str, range(max(values, default=-1) + 1))
     pictures = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
-    paths: Sequence[Any] = [StoredImage(pictures, f"{name} ({split})", index) for index in range(len(values))]
-    return Files(tuple(names), list(paths), torch.tensor(values, dtype=torch.long))
+    return Files(tuple(names), StoredImages(pictures, f"{name} ({split})"), torch.tensor(values, dtype=torch.long))
+
+
+def _holds_images(kind: Any, datasets: Any) -> bool:
+    """Whether a column is of type `Image`, or as such a column looks in parquet files that others wrote."""
+    return isinstance(kind, datasets.Image) or (isinstance(kind, dict) and {*kind} == {"bytes", "path"})
 
 
 @contextlib.contextmanager

@@ -80,7 +80,10 @@ def files_up_to(size: int) -> Iterator[None]:
         (["--variants", "int8_avit"], ["'int8_avit'", "order", "write 'avit_int8'"]),
         (["--variants", "avit_avit"], ["'avit_avit'", "at most one"]),
         (["--variants", ","], ["--variants", "commas"]),
-        (["--data", "imagenet"], ["--data 'imagenet'", "digits, cifar10, cifar100, hf:NAME, or the path"]),
+        (
+            ["--data", "imagenet"],
+            ["--data 'imagenet'", "digits, cifar10, cifar100, hf:NAME, webdataset:SHARDS, or the path"],
+        ),
         (["--data", "folder:"], ["--data folder:", "folder:PATH"]),
         (["--data", "folder:nowhere"], ["folder:nowhere", "no such folder"]),
         (["--device", "tpu"], ["--device 'tpu'", "cpu, cuda or auto"]),
