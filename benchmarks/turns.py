@@ -33,23 +33,29 @@ class Contestant:
                 os.kill(worker.pid, number)
 
 
-def race(contestants: Mapping[str, Contestant], device: torch.device, seconds: float, rounds: int) -> dict[str, float]:
+def race(
+    contestants: Mapping[str, Contestant],
+    device: torch.device,
+    seconds: float,
+    rounds: int,
+    types: Mapping[str, torch.dtype] = TYPES,
+) -> dict[str, float]:
     """Gives everybody a turn in each round, in random order.
 
     A contestant that raises RuntimeError at its start leaves with the reason, the others go on.
 
     Returns:
-        FLOP/s of the fastest large square matrix product in each precision.
+        FLOP/s of the fastest large square matrix product in each of the precisions `types`.
     """
     console, chance = Console(stderr=True), random.Random(0)
     try:
         for name, contestant in contestants.items():
             console.print(f"starts {name}")
             start(contestant)
-        peaks = dict.fromkeys(TYPES, 0.0)
+        peaks = dict.fromkeys(types, 0.0)
         for round_ in range(rounds):
             console.print(f"round {round_ + 1} of {rounds}")
-            peaks = {name: max(peak, product_rate(TYPES[name], device)) for name, peak in peaks.items()}
+            peaks = {name: max(peak, product_rate(types[name], device)) for name, peak in peaks.items()}
             for name in chance.sample(list(contestants), len(contestants)):
                 if not contestants[name].timing.failed:
                     contestants[name].timing.turns[round_] = [turn(contestants[name], seconds, device)]

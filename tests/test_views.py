@@ -111,7 +111,7 @@ def collect(
 def test_views_depend_on_seed_and_step_alone(photos_on_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = load(str(photos_on_disk), (16, 16), 3)
     whole = collect(data)
-    for workers in (1, 3):
+    for workers in (1, 2):
         monkeypatch.setattr(torch, "get_num_threads", lambda: workers)  # noqa: B023
         assert all(map(torch.equal, whole, collect(data)))
     assert all(map(torch.equal, whole[1:], collect(data, start=1)))
