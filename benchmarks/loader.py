@@ -15,8 +15,8 @@ every second one, and hands over normalized float batches of 224 x 224, with as 
 
 There are --files different images; links make --images of them, so that no epoch ends within the race. All of them
 come from memory, not from a disk: what is compared is work of processors. The workers of a row that has no turn are
-stopped. `ratio` is over the row named by `timm`. With --memory, our loader alone goes through that many images, and the
-memory of all its processes (PSS: shared pages count once) is written down as it goes.
+stopped. With --memory, our loader alone goes through that many images, and the memory of all its processes (PSS: shared
+pages count once) is written down as it goes, and in the end the time that processors spent on an image.
 """
 
 import argparse
@@ -93,7 +93,7 @@ def arguments() -> argparse.Namespace:
 
 
 def make_folders(place: Path, count: int, links: int) -> None:
-    """`files/train/CLASS/*.jpg` and `shards/*.tar`, of about 90 KB an image, both linked until they are `links`."""
+    """`files/CLASS/*.jpg` and `shards/*.tar`, of about 90 KB an image, both linked until they are `links`."""
     for name in range(CLASSES):
         (place / "files" / f"class{name}").mkdir(parents=True)
     (place / "shards").mkdir()
@@ -193,10 +193,16 @@ def measure_memory(place: Path, options: argparse.Namespace) -> list[dict[str, A
     while done < options.memory - options.batch_size:  # within one epoch
         done += next(steps)
         if done >= len(points) * options.memory / POINTS or not points:
-            process = psutil.Process()
-            held = [each.memory_full_info().pss for each in (process, *process.children(recursive=True))]
-            points.append({"images": done, "processes": len(held), "mebibytes": round(sum(held) / 2**20)})
-            print(points[-1], flush=True)
+            processes = (psutil.Process(), *psutil.Process().children(recursive=True))
+            held = [each.memory_full_info().pss for each in processes]
+            spent = [each.cpu_times().user + each.cpu_times().system for each in processes]
+            points.append({"images": done, "mebibytes": round(sum(held) / 2**20), "processor_s": spent})
+            print(f"{done:,} images: {points[-1]['mebibytes']:,} MiB in {len(held)} processes", flush=True)
+    first, last = (
+        np.array([*each["processor_s"][:1], sum(each["processor_s"][1:])]) for each in (points[0], points[-1])
+    )
+    main_ms, worker_ms = 1e3 * (last - first) / (points[-1]["images"] - points[0]["images"])
+    print(f"processor time an image: {worker_ms:.2f} ms in workers, {main_ms:.2f} ms in the main process")
     return points
 
 

@@ -29,7 +29,7 @@ class BenchConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    data: str = "digits"  # digits, cifar10, cifar100, hf:NAME or folder:PATH
+    data: str = "digits"  # digits, cifar10, cifar100, hf:NAME, webdataset:SHARDS or folder:PATH
     skip_unreadable: bool = False  # images of folders that cannot be read are left out and counted
     subset: Subset | None = None  # how many images of each class; all where there is none
     seed: int = Field(default=0, ge=0, lt=2**31)  # of weights, order and augmentation

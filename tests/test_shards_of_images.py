@@ -112,8 +112,12 @@ def test_images_are_read_as_files_are_and_what_is_odd_is_counted(tmp_path: Path,
         ("e.depth.png", encode(paint(3))),
         ("f.png", encode(paint(4))),
         ("f.cls", b"1"),
+        ("g.png", b"no image"),
+        ("g.cls", b"1"),
     )
-    data = load(f"webdataset:{tmp_path}/all.tar", SIZE, 3)
+    with pytest.raises(InputError, match=r"g\.png in .*all\.tar is not a readable image .*--skip-unreadable"):
+        load(f"webdataset:{tmp_path}/all.tar", SIZE, 3)
+    data = load(f"webdataset:{tmp_path}/all.tar", SIZE, 3, skip_unreadable=True)
     said = "; ".join(data.notes)
     for words in (
         "samples without an image (1)",
@@ -123,6 +127,7 @@ def test_images_are_read_as_files_are_and_what_is_odd_is_counted(tmp_path: Path,
     ):
         assert words in said
     assert "of more than 8 bits" in said
+    assert "g.png in" in said
     assert sorted(data.train.labels.tolist() + data.test.labels.tolist()) == [0, 0, 1, 1]
     levels = {int(image.float().mean()) for image in (*fetch(data.train), *fetch(data.test))}
     assert 77 in levels

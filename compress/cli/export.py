@@ -22,9 +22,7 @@ def export(
     ] = "onnx",
     data: Annotated[
         str | None,
-        typer.Option(
-            help="Images to verify onnx and openvino files with: digits, cifar10, cifar100, a folder or hf:NAME."
-        ),
+        typer.Option(help="Images to verify onnx and openvino files with, named as in bench --data."),
     ] = None,
     batch_size: Annotated[
         str, typer.Option(help="Batch size of onnx and openvino files: dynamic, or a fixed number.")

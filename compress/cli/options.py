@@ -23,7 +23,10 @@ def _remark_on_threads(threads: int | None) -> int | None:
 Config = Annotated[Path | None, typer.Option("--config", help="TOML file of settings; see configs/.")]
 DataName = Annotated[
     str | None,
-    typer.Option("--data", help="digits, cifar10, cifar100, a folder with one subfolder per class, or hf:NAME."),
+    typer.Option(
+        "--data",
+        help="digits, cifar10, cifar100, a folder with one subfolder per class, hf:NAME, or webdataset:SHARDS.",
+    ),
 ]
 SkipUnreadable = Annotated[bool, typer.Option("--skip-unreadable", help="Skip unreadable image files and list them.")]
 Out = Annotated[Path, typer.Option("--out", help="Output directory.")]
