@@ -101,6 +101,8 @@ def test_images_are_read_as_files_are_and_what_is_odd_is_counted(tmp_path: Path,
     deep = Image.fromarray(np.full((10, 12), 256 * 77, np.uint16))
     write(
         tmp_path / "all.tar",
+        ("0.png", b"no image"),
+        ("0.cls", b"1"),
         ("a.jpg", encode(paint(0).resize((12, 10)), format="JPEG", exif=turned, quality=95)),
         ("a.cls", b"0"),
         ("b.png", encode(deep)),
@@ -112,10 +114,8 @@ def test_images_are_read_as_files_are_and_what_is_odd_is_counted(tmp_path: Path,
         ("e.depth.png", encode(paint(3))),
         ("f.png", encode(paint(4))),
         ("f.cls", b"1"),
-        ("g.png", b"no image"),
-        ("g.cls", b"1"),
     )
-    with pytest.raises(InputError, match=r"g\.png in .*all\.tar is not a readable image .*--skip-unreadable"):
+    with pytest.raises(InputError, match=r"0\.png in .*all\.tar is not a readable image .*--skip-unreadable"):
         load(f"webdataset:{tmp_path}/all.tar", SIZE, 3)
     data = load(f"webdataset:{tmp_path}/all.tar", SIZE, 3, skip_unreadable=True)
     said = "; ".join(data.notes)
@@ -127,7 +127,7 @@ def test_images_are_read_as_files_are_and_what_is_odd_is_counted(tmp_path: Path,
     ):
         assert words in said
     assert "of more than 8 bits" in said
-    assert "g.png in" in said
+    assert "0.png in" in said
     assert sorted(data.train.labels.tolist() + data.test.labels.tolist()) == [0, 0, 1, 1]
     levels = {int(image.float().mean()) for image in (*fetch(data.train), *fetch(data.test))}
     assert 77 in levels
