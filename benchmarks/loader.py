@@ -2,6 +2,7 @@
 """Images per second of a loader: ours against timm's and torchvision's, in turns, in one process tree.
 
     python benchmarks/loader.py --rounds 10 --seconds 3
+    python benchmarks/loader.py --processor 2000 --workers 1 --rounds 5
     python benchmarks/loader.py --memory 100000
 
 Every row reads the same JPEG files of 500 x 375 pixels, cuts random-resized crops of 8 to 100 % out of them, mirrors
@@ -15,8 +16,9 @@ every second one, and hands over normalized float batches of 224 x 224, with as 
 
 There are --files different images; links make --images of them, so that no epoch ends within the race. All of them
 come from memory, not from a disk: what is compared is work of processors. The workers of a row that has no turn are
-stopped. With --memory, our loader alone goes through that many images, and the memory of all its processes (PSS: shared
-pages count once) is written down as it goes, and in the end the time that processors spent on an image.
+stopped. With --processor, each loader goes through that many images alone, with one worker, --rounds times, and the
+time that processors spend counts: unlike images/s it hardly depends on what else the machine does. With --memory, ours
+alone goes through that many images, and the memory of all its processes (PSS: shared pages count once) is written down.
 """
 
 import argparse
@@ -26,7 +28,9 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +77,9 @@ def main() -> None:
         print(f"makes {options.files} images, and links to them", file=sys.stderr)
         material = Path(place)
         make_folders(material, options.files, max(options.images, options.memory))
-        found = measure_memory(material, options) if options.memory else compare(material, options)
+        found = (measure_memory if options.memory else measure_processor if options.processor else compare)(
+            material, options
+        )
     if options.out:
         facts = {"environment": environment.capture("cpu", options.workers), "options": vars(options)}
         files.write(options.out, json.dumps({**facts, "rows": found}, indent=1, default=str))
@@ -87,6 +93,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=environment.available_cpus(), help="processes of each loader")
     parser.add_argument("--seconds", type=float, default=3, help="of one turn")
     parser.add_argument("--rounds", type=int, default=10, help="with fewer than 5 an interval says little")
+    parser.add_argument("--processor", type=int, default=0, help="images of each loader alone, instead of the race")
     parser.add_argument("--memory", type=int, default=0, help="images of a memory curve, instead of the race")
     parser.add_argument("--out", type=Path, help="JSON file for all figures")
     return parser.parse_args()
@@ -119,9 +126,9 @@ def photo(seed: int) -> Image.Image:
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def ours(found: folders.Files, batch_size: int) -> Iterator[int]:
+def ours(found: folders.Files, options: argparse.Namespace) -> Iterator[int]:
     split = FileSplit(found.paths, found.labels, (SIDE, SIDE), 3)
-    config = TrainConfig(batch_size=batch_size, crop_scale=SCALE[0], crop_padding=0)
+    config = TrainConfig(batch_size=options.batch_size, crop_scale=SCALE[0], crop_padding=0)
     feed = Feed(Data("made", found.classes, split, split, MEAN, STD), torch.arange(len(split)), config, CPU, 0, ALONE)
     for epoch in itertools.count():
         yield from (len(batch.images) for batch in feed.epoch(epoch))
@@ -160,49 +167,81 @@ def torchvision(root: Path, options: argparse.Namespace, tensors: bool) -> Itera
         yield from (len(images) for images, _ in loader)
 
 
-def compare(place: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+def list_loaders(place: Path, options: argparse.Namespace) -> dict[str, Callable[[], Iterator[int]]]:
+    """Each starts its loader, and gives the number of images of each batch, for ever."""
     try:
         import timm as _  # noqa: F401
     except ImportError as error:
         raise InputError(f"timm cannot be imported ({error}); run pip install 'compress-vit[benchmark]'") from error
     root = place / "files"
     listed = {"files": folders.scan(root, Counter()), "shards": shards.read_shards(f"webdataset:{place}/shards").train}
-    rows = {f"ours, {name}": ours(found, options.batch_size) for name, found in listed.items()}
-    rows |= {"timm": timm(root, options), "torchvision": torchvision(root, options, False)}
-    rows |= {"torchvision, tensors": torchvision(root, options, True)}
-    contestants = {name: Contestant("fp32", steps) for name, steps in rows.items()}
+    return {
+        "ours, files": partial(ours, listed["files"], options),
+        "ours, shards": partial(ours, listed["shards"], options),
+        "timm": partial(timm, root, options),
+        "torchvision": partial(torchvision, root, options, False),
+        "torchvision, tensors": partial(torchvision, root, options, True),
+    }
+
+
+def compare(place: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Images per second in turns."""
+    contestants = {name: Contestant("fp32", start()) for name, start in list_loaders(place, options).items()}
     turns.race(contestants, CPU, options.seconds, options.rounds, types={})
     table = Table(title=f"{environment.cpu_name()}, {options.workers} workers, batch {options.batch_size}")
     for heading in ("loader", "images/s", "ratio to timm [95 %]"):
         table.add_column(heading, justify="left" if heading == "loader" else "right")
     results: list[dict[str, Any]] = []
     for name, contestant in contestants.items():
-        rates = [1 / sample for sample in contestant.timing.samples]
+        rates, failed = [1 / sample for sample in contestant.timing.samples], contestant.timing.failed
         ratio = latency.speedup(contestants["timm"].timing, contestant.timing)
-        results.append({"name": name, "images_per_s": rates, "ratio": ratio, "failed": contestant.timing.failed})
+        results.append({"name": name, "failed": failed, "images_per_s": rates, "ratio": ratio})
         said = "" if ratio is None else "{:.2f} [{:.2f}, {:.2f}]".format(*ratio)
-        table.add_row(name, f"{statistics.median(rates):.0f}" if rates else str(contestant.timing.failed), said)
+        table.add_row(name, f"{statistics.median(rates):.0f}" if rates else failed, said)
     Console(width=120, highlight=False).print(table)
     return results
 
 
+def measure_processor(place: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Processor time of an image, in the main process and in the worker, round by round."""
+    loaders, wanted = list_loaders(place, options), range(0, options.processor, options.batch_size)
+    results: dict[str, Any] = {name: {"name": name, "main_ms": [], "worker_ms": []} for name in loaders}
+    for name, start in [*loaders.items()] * options.rounds:
+        steps = start()
+        next(steps)
+        before = read_clocks()
+        images = sum(next(steps) for _ in wanted)
+        for key, spent in zip(("main_ms", "worker_ms"), read_clocks() - before, strict=True):
+            results[name][key].append(1e3 * spent / images)
+        steps.close()  # type: ignore[attr-defined]  # with its workers
+    table = Table(title=f"{environment.cpu_name()}, processor time an image, median of {options.rounds} rounds")
+    for heading in ("loader", "worker ms", "main ms", "sum", "timm / sum"):
+        table.add_column(heading, justify="left" if heading == "loader" else "right")
+    sums = {name: np.median(np.add(each["main_ms"], each["worker_ms"])) for name, each in results.items()}
+    for name, each in results.items():
+        parts = (np.median(each[key]) for key in ("worker_ms", "main_ms"))
+        table.add_row(name, *(f"{value:.2f}" for value in (*parts, sums[name], sums["timm"] / sums[name])))
+    Console(width=120, highlight=False).print(table)
+    return [*results.values()]
+
+
+def read_clocks() -> np.ndarray:
+    """Seconds that processors have spent on this process, and on all that it started."""
+    workers = [each.cpu_times() for each in psutil.Process().children(recursive=True)]
+    return np.array([time.process_time(), sum(times.user + times.system for times in workers)])
+
+
 def measure_memory(place: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     """PSS of this process and its workers, while all images go through the training loader."""
-    steps = ours(folders.scan(place / "files", Counter()), options.batch_size)
+    steps = ours(folders.scan(place / "files", Counter()), options)
     done, points = 0, []
     while done < options.memory - options.batch_size:  # within one epoch
         done += next(steps)
         if done >= len(points) * options.memory / POINTS or not points:
             processes = (psutil.Process(), *psutil.Process().children(recursive=True))
-            held = [each.memory_full_info().pss for each in processes]
-            spent = [each.cpu_times().user + each.cpu_times().system for each in processes]
-            points.append({"images": done, "mebibytes": round(sum(held) / 2**20), "processor_s": spent})
-            print(f"{done:,} images: {points[-1]['mebibytes']:,} MiB in {len(held)} processes", flush=True)
-    first, last = (
-        np.array([*each["processor_s"][:1], sum(each["processor_s"][1:])]) for each in (points[0], points[-1])
-    )
-    main_ms, worker_ms = 1e3 * (last - first) / (points[-1]["images"] - points[0]["images"])
-    print(f"processor time an image: {worker_ms:.2f} ms in workers, {main_ms:.2f} ms in the main process")
+            held = sum(each.memory_full_info().pss for each in processes)
+            points.append({"images": done, "processes": len(processes), "mebibytes": round(held / 2**20)})
+            print(points[-1], flush=True)
     return points
 
 

@@ -79,3 +79,18 @@ def test_tokens_are_compared_with_the_dense_model_of_the_same_numbers(tmp_path: 
     assert dense.speedup == 1
     assert topk.speedup_low < topk.speedup < topk.speedup_high
     assert topk.macs_per_image < dense.macs_per_image
+
+
+def test_loaders_are_compared_and_their_memory_is_watched(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    pytest.importorskip("webdataset")
+    small = ["--files", "16", "--images", "96", "--batch-size", "8", "--workers", "1"]
+    done = run("loader", *small, "--seconds", "0.01", "--rounds", "2", "--out", str(tmp_path / "loader.json"))
+    assert done.returncode == 0, done.stderr
+    kept = {row["name"]: row for row in json.loads((tmp_path / "loader.json").read_text())["rows"]}
+    assert [*kept] == ["ours, files", "ours, shards", "timm", "torchvision", "torchvision, tensors"]
+    assert all(len(row["images_per_s"]) == 2 and row["ratio"] for row in kept.values())
+    done = run("loader", *small, "--processor", "32", "--rounds", "1", "--out", str(tmp_path / "loader.json"))
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "loader.json").read_text())["rows"]
+    assert all(min(row["worker_ms"]) > 0 for row in rows)
