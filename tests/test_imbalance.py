@@ -14,7 +14,8 @@ import torch
 from conftest import ROOT, TINY
 from made_rows import bare
 
-from baselines.data import Data, FileSplit, TensorSplit
+from baselines.data import Data, TensorSplit
+from baselines.decoding import FileSplit
 from baselines.distributed import World
 from baselines.errors import InputError
 from baselines.feed import Batch, Feed

@@ -9,8 +9,11 @@ from PIL import Image
 from stand_in_cuda import stand_in_cuda
 from test_placement import CUDA
 
-from baselines.data import FileSplit
+from baselines.augment import Dice
+from baselines.decoding import FileSplit
 from baselines.ragged import Ragged
+from baselines.recipe import TrainConfig
+from baselines.views import draw_views
 from compress.runtimes.base import Inspection, Session
 from compress.runtimes.server import Server
 
@@ -27,9 +30,12 @@ def test_files_reach_the_device_and_nothing_waits_for_them(tmp_path: Path) -> No
     for index in range(2):
         Image.fromarray(np.full((16, 12), index, np.uint8)).save(tmp_path / f"{index}.png")
     split = FileSplit(sorted(tmp_path.glob("*.png")), torch.arange(2), (16, 12), 1)
+    views = draw_views(TrainConfig(crop_scale=0.5), Dice(torch.Generator(), 2, slice(None)))
     with stand_in_cuda() as seen:
-        (batch,) = split.fetch([torch.arange(2)], CUDA)
-        assert batch.device.type == "cuda"
+        for batches in (split.fetch([torch.arange(2)], CUDA), split.fetch([torch.arange(2)], CUDA, [views])):
+            (batch,) = batches
+            assert batch.device.type == "cuda"
+            assert batch.shape == (2, 1, 16, 12)
         assert not seen.waits
 
 
