@@ -80,12 +80,13 @@ def remember(subject: str, facts: Mapping[str, Any], arrays: Mapping[str, np.nda
     """Keeps facts (JSON) and arrays of a subject in the cache, in place of older ones; a place that cannot be written
     is no error."""
     text = json.dumps({**facts, "subject": [VERSION, subject]}).encode()
+    content: dict[str, Any] = {**arrays, "facts": np.frombuffer(text, np.uint8)}
     place = _locate(subject)
     with contextlib.suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=place.parent, suffix=".tmp", delete=False) as file:
             try:
-                np.savez_compressed(file, allow_pickle=False, facts=np.frombuffer(text, np.uint8), **arrays)
+                np.savez_compressed(file, **content)
                 file.close()
                 os.replace(file.name, place)
             except BaseException:
@@ -100,7 +101,7 @@ def stamp(path: Path, *, size: bool = False) -> tuple[int, ...]:
     return status.st_mtime_ns, status.st_ctime_ns, *((status.st_size,) if size else ())
 
 
-def is_settled(stamps: Iterable[tuple[int, ...]], started: int) -> bool:
+def is_settled(stamps: Iterable[Sequence[int]], started: int) -> bool:
     """Whether no stamp is so young that a change after the time `started`, in nanoseconds, could be missed."""
     return max(max(each[:2]) for each in stamps) < started - SETTLED_NS
 

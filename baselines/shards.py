@@ -10,7 +10,6 @@ a disk. Braces, and what is key and suffix in the name of a member, are read by 
 import glob
 import importlib
 import io
-import json
 import os
 import re
 import tarfile
@@ -34,6 +33,7 @@ PREFIX = "webdataset:"
 PACKAGE = "webdataset"
 CLASSES = "classes.txt"  # beside the shards: names of the classes, one a line
 NO_IMAGE, NO_LABEL, FURTHER = "samples without an image", "samples without .cls", "further images of one sample"
+DIGITS = 7  # of the number of a class
 Row = tuple[int, int, int, int, str]  # shard, first byte, bytes, class, name of the member
 
 
@@ -42,7 +42,7 @@ class ShardImage:
     """One image of a shard, which is read when it is opened."""
 
     shard: Path
-    stamp: tuple[int, ...]
+    stamp: Sequence[int]  # of the shard
     name: str
     start: int
     size: int  # bytes
@@ -66,7 +66,7 @@ class ShardImages(Sequence[ShardImage]):
     """All images of some shards."""
 
     shards: tuple[Path, ...]
-    stamps: tuple[tuple[int, ...], ...]
+    stamps: Sequence[Sequence[int]]
     places: np.ndarray  # (n, 3): shard, first byte, bytes
     names: listing.Paths
 
@@ -146,30 +146,34 @@ def _tell_role(shard: Path) -> str | None:
 
 def _index(name: str, shards: tuple[Path, ...], skipped: Counter[str]) -> tuple[ShardImages, torch.Tensor]:
     """The images of some shards and their classes (n,), from the cache while no shard changes."""
-    started, stamps = time.time_ns(), tuple(listing.stamp(shard, size=True) for shard in shards)
+    started, stamps = time.time_ns(), [[*listing.stamp(shard, size=True)] for shard in shards]
     subject = "\n".join([PREFIX, *map(os.path.realpath, shards)])
     suffixes = list_suffixes()
     known = {"stamps": stamps, "suffixes": sorted(suffixes)}
-    kept = listing.recall(subject)
-    if kept is not None and all(kept[0][key] == json.loads(json.dumps(value)) for key, value in known.items()):
-        facts, arrays = kept
-        left_out = Counter(facts["left_out"])
-    else:
+    facts, arrays = listing.recall(subject) or ({}, {})
+    if any(facts.get(key) != value for key, value in known.items()):
         left_out = Counter[str]()
-        rows = [
-            row for number, shard in enumerate(shards) for row in _list_members(name, number, shard, suffixes, left_out)
-        ]
-        if not rows:
-            told = "; ".join(describe_skipped(left_out)) or "they are empty"
-            raise InputError(f"--data {name}: the shards hold no image (KEY.jpg) with a class (KEY.cls): {told}")
-        table = np.array([row[:4] for row in rows], np.int64)
-        names = listing.Paths.pack(Path(), (row[4] for row in rows))
-        arrays = {"places": table[:, :3], "labels": table[:, 3], "names": names.names, "ends": names.ends}
-        if len(rows) >= listing.LARGE and listing.is_settled(stamps, started):
-            listing.remember(subject, {**known, "left_out": left_out}, arrays)
-    skipped.update(left_out)
+        arrays = _list_images(name, shards, suffixes, left_out)
+        facts = {**known, "left_out": left_out}
+        if len(arrays["labels"]) >= listing.LARGE and listing.is_settled(stamps, started):
+            listing.remember(subject, facts, arrays)
+    skipped.update(facts["left_out"])
     names = listing.Paths(Path(), arrays["names"], arrays["ends"])
-    return ShardImages(shards, stamps, arrays["places"], names), torch.from_numpy(arrays["labels"].copy())
+    return ShardImages(shards, stamps, arrays["places"], names), torch.from_numpy(arrays["labels"])
+
+
+def _list_images(
+    name: str, shards: tuple[Path, ...], suffixes: frozenset[str], left_out: Counter[str]
+) -> dict[str, np.ndarray]:
+    """Places, labels and packed names of all images."""
+    listed = (_list_members(name, number, shard, suffixes, left_out) for number, shard in enumerate(shards))
+    rows = [row for each in listed for row in each]
+    if not rows:
+        told = "; ".join(describe_skipped(left_out)) or "they are empty"
+        raise InputError(f"--data {name}: the shards hold no image (KEY.jpg) with a class (KEY.cls): {told}")
+    places, labels = np.split(np.array([row[:4] for row in rows], np.int64), [3], 1)
+    names = listing.Paths.pack(Path(), (row[4] for row in rows))
+    return {"places": places, "labels": labels[:, 0].copy(), "names": names.names, "ends": names.ends}
 
 
 def _list_members(
@@ -202,7 +206,8 @@ def _list_members(
                 if extension.lower() == "cls":
                     label = _read_class(name, archive, member)
                 elif f".{extension.lower().rpartition('.')[2]}" in suffixes:
-                    left_out[FURTHER] += image is not None
+                    if image is not None:
+                        left_out[FURTHER] += 1
                     image = image or (member.offset_data, member.size, member.name)
             yield from finish()
     except (tarfile.TarError, OSError) as error:
@@ -214,7 +219,7 @@ def _list_members(
 def _read_class(name: str, archive: tarfile.TarFile, member: tarfile.TarInfo) -> int:
     file = archive.extractfile(member)
     text = file.read().strip() if file else b""
-    if not text.isdigit():
+    if not text.isdigit() or len(text) > DIGITS:
         raise InputError(
             f"--data {name}: {member.name} holds {text[:20]!r}; it has to hold the number of a class, from 0"
         )

@@ -92,7 +92,7 @@ def read_tables(name: str, folder: Path | None = None) -> Tables:
             f"--data {name} needs the package {PACKAGE}; install it with: pip install {PACKAGE}"
         ) from error
     path, _, configuration = name.removeprefix(PREFIX).partition(":")
-    if folder is None and (given := Path(path).expanduser()).is_dir():
+    if folder is None and path and (given := Path(path).expanduser()).is_dir():
         folder, path = given, str(given)
     try:
         if folder is not None and is_saved(folder):
