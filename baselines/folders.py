@@ -7,18 +7,14 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from baselines import listing
 from baselines.errors import InputError
-from baselines.images import Picture, is_image, list_suffixes
+from baselines.images import is_image, list_suffixes
+from baselines.listing import Files
 
 ROLES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -33,20 +29,6 @@ DANGLING, SHUT, NO_IMAGE = (
     "folders that cannot be opened",
     "files without suffix that are no images",
 )
-
-
-@dataclass(frozen=True)
-class Files:
-    """The images of one split."""
-
-    classes: tuple[str, ...]
-    paths: Sequence[Picture]
-    labels: Tensor  # (n,) int64
-
-    def take(self, chosen: Tensor) -> "Files":
-        """Those of a mask (n,)."""
-        rows = chosen.nonzero().flatten().numpy()
-        return Files(self.classes, listing.Chosen(self.paths, rows), self.labels[chosen])
 
 
 @dataclass(frozen=True)
@@ -103,14 +85,14 @@ def scan(root: Path, skipped: Counter[str]) -> Files:
         InputError: there are fewer than two class folders, or one holds no image.
     """
     suffixes, subject = list_suffixes(), os.path.realpath(root)
-    if (kept := listing.recall(subject)) is not None and (files := _restore(root, *kept, suffixes, skipped)):
+    if (kept := listing.recall(subject)) is not None and (files := listing.restore(root, *kept, suffixes, skipped)):
         return files
     started, left_out, stamps = time.time_ns(), Counter[str](), {"": listing.stamp(root)}
     folders = list_folders(root)
     if len(folders) < 2:
         deeper = f"; give {folders[0]}, if it holds them" if folders else ""
         raise InputError(f"{root} holds {len(folders)} class folders; at least two are needed, one a class{deeper}")
-    count_hidden(root, skipped)
+    count_hidden(root, left_out)
     beside = [entry for entry in root.iterdir() if entry.suffix.lower() in suffixes and not _is_hidden(entry.name)]
     if beside:
         left_out["images beside the class folders"] += len(beside)
@@ -129,32 +111,7 @@ def scan(root: Path, skipped: Counter[str]) -> Files:
     if len(names) >= listing.LARGE and listing.is_settled(stamps.values(), started) and not unsure:
         facts = {"suffixes": sorted(suffixes), "folders": stamps, "classes": classes, "counts": counts}
         listing.remember(subject, {**facts, "left_out": left_out}, {"names": paths.names, "ends": paths.ends})
-    return Files(classes, paths, _label(counts))
-
-
-def _restore(
-    root: Path,
-    facts: dict[str, Any],
-    arrays: dict[str, np.ndarray],
-    suffixes: frozenset[str],
-    skipped: Counter[str],
-) -> Files | None:
-    """The images as they were listed before; None where a folder has changed since, or is gone."""
-    try:
-        if facts["suffixes"] != sorted(suffixes):
-            return None
-        if any(listing.stamp(root / name) != tuple(stamp) for name, stamp in facts["folders"].items()):
-            return None
-        paths = listing.Paths(root, arrays["names"], arrays["ends"])
-        skipped.update(facts["left_out"])
-        return Files(tuple(facts["classes"]), paths, _label(facts["counts"]))
-    except (OSError, KeyError):
-        return None
-
-
-def _label(counts: Sequence[int]) -> Tensor:
-    """(n,) int64: so many images of each class."""
-    return torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    return Files(classes, paths, listing.label(counts))
 
 
 def count_hidden(root: Path, skipped: Counter[str]) -> None:

@@ -10,11 +10,17 @@ import json
 import os
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from baselines.images import Picture
 
 VERSION = 1  # of the files of the cache
 LARGE = 10_000  # files, from which a list is kept on disk
@@ -63,6 +69,45 @@ class Chosen(Sequence[Kind], Generic[Kind]):
         if isinstance(index, slice):
             return Chosen(self.whole, self.rows[index])
         return self.whole[int(self.rows[index])]
+
+
+@dataclass(frozen=True)
+class Files:
+    """The images of one split."""
+
+    classes: tuple[str, ...]
+    paths: Sequence[Picture]
+    labels: Tensor  # (n,) int64
+
+    def take(self, chosen: Tensor) -> "Files":
+        """Those of a mask (n,)."""
+        rows = chosen.nonzero().flatten().numpy()
+        return Files(self.classes, Chosen(self.paths, rows), self.labels[chosen])
+
+
+def restore(
+    root: Path,
+    facts: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+    suffixes: frozenset[str],
+    skipped: Counter[str],
+) -> Files | None:
+    """The images as they were listed before; None where a folder has changed since, or is gone."""
+    try:
+        if facts["suffixes"] != sorted(suffixes):
+            return None
+        if any(stamp(root / name) != tuple(times) for name, times in facts["folders"].items()):
+            return None
+        paths = Paths(root, arrays["names"], arrays["ends"])
+        skipped.update(facts["left_out"])
+        return Files(tuple(facts["classes"]), paths, label(facts["counts"]))
+    except (OSError, KeyError):
+        return None
+
+
+def label(counts: Sequence[int]) -> Tensor:
+    """(n,) int64: so many images of each class."""
+    return torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
 
 
 def recall(subject: str) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
