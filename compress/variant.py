@@ -115,6 +115,11 @@ def list_new_weights(model: Classifier, method: Method) -> set[str]:
     return dict(prepare(model, [method]).named_parameters()).keys() - dict(model.named_parameters()).keys()
 
 
+def needs_training(model: Classifier, method: Method) -> bool:
+    """Whether a method brings weights that nothing but training sets."""
+    return bool(list_new_weights(model, method)) and type(method).calibrate is Method.calibrate
+
+
 def prepare(model: Model, methods: Sequence[Method]) -> Model:
     """A copy of `model` with the structure of all methods; `model` is untouched.
 

@@ -45,6 +45,8 @@ class Row:
     top1_high: float | None = None
     # Against the dense model on the same images, in the same runtime where it ran there:
     top1_change: float | None = None  # top1 minus that of the dense model
+    top1_change_low: float | None = None  # 95 % interval, of the same images
+    top1_change_high: float | None = None
     mcnemar_p: float | None = None  # of `top1_change`
     agreement: float | None = None  # share of test images given the same class
     sqnr_db: float | None = None  # of the logits, against the dense model in fp32

@@ -14,8 +14,9 @@ import pytest
 from conftest import ROOT
 
 from baselines.errors import InputError
+from compress.storage import open_storage
 from compress.sweep import queue, settings
-from compress.sweep.queue import Queue, Taken, open_storage
+from compress.sweep.queue import Queue, Taken
 from compress.sweep.settings import Sweep
 from reports.sweep import Report, Trial, render
 

@@ -1,6 +1,6 @@
 """The candidates of one device, from the first build to the last score: who takes part, and who leaves when."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +24,7 @@ from compress.evaluate.processes import STANDING, Processes
 from compress.measure import latency
 from compress.measure.latency import Timing
 from compress.measure.load import Watch
+from reports import Row
 
 SHORT_S = 8.0  # of timing, before what takes long to build is built
 
@@ -55,6 +56,8 @@ class Evaluation:
         watch = Watch(processes.process_ids, processes.device)
         size, note = processes.put(self.active, batch_size)
         self._time(self.active, size, options.seconds)
+        if options.hopeless is not None:
+            self._drop_hopeless(options.hopeless, size)
         if first or self.goal is None:
             self._score(size)
         notes = [*watch.warnings(), *([note] if note else [])]
@@ -141,6 +144,16 @@ class Evaluation:
             return
         for each in self.active:
             reason = loses_too_much(each, dense, labels, goal) if goal.wanted(each.candidate) else None
+            if reason is not None:
+                self._drop(each, reason)
+
+    def _drop_hopeless(self, hopeless: Callable[[Row], str | None], batch_size: int) -> None:
+        """Asks of each candidate that has seen a sample whether it is to see all images."""
+        self.processes.score(self.active, min(self.processes.options.sample, len(self.processes.images)))
+        rows = Group(self, batch_size, (), self.standing).make_rows("", first=False)
+        told = {each.name: row for each, row in zip(self.candidates, rows, strict=True)}
+        for each in self.active:
+            reason = None if each.candidate.dense else hopeless(told[each.candidate.name])
             if reason is not None:
                 self._drop(each, reason)
 

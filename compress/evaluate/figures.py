@@ -169,7 +169,8 @@ def measure_accuracy(group: Group, each: Measurement) -> dict[str, Any]:
     if not same and dense is not None:
         common = min(count, len(dense.predicted_k))
         before = dense.predicted_k[:common] == labels[:common]
-        figures["top1_change"] = (int(right[:common].sum()) - int(before.sum())) / common
+        change = statistics.paired_change(right[:common], before)
+        figures |= dict(zip(("top1_change", "top1_change_low", "top1_change_high"), change, strict=True))
         figures["mcnemar_p"] = statistics.mcnemar(right[:common], before)
     if count == len(labels):
         totals = np.bincount(labels, minlength=len(group.images.classes)).tolist()

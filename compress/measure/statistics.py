@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 RESAMPLES = 2000
+Z95 = 1.959964  # standard deviations
 
 
 def wilson(right: int, total: int) -> tuple[float, float]:
@@ -21,6 +22,18 @@ def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> float:
 
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def paired_change(right: np.ndarray, before: np.ndarray) -> tuple[float, float, float]:
+    """Share of right answers (n,) bool minus that before, on the same images, and its 95 % interval.
+
+    The interval is that of Agresti and Min (2005): Wald's, with half an image added to each of the four counts.
+    """
+    total, won, lost = len(right), int((right & ~before).sum()), int((before & ~right).sum())
+    middle = (won - lost) / (total + 2)
+    deviation = float(np.sqrt((won + lost + 1) / (total + 2) - middle**2) / np.sqrt(total + 2))
+    change = (won - lost) / total
+    return change, min(middle - Z95 * deviation, change), max(middle + Z95 * deviation, change)
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float, float]:

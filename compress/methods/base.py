@@ -12,6 +12,9 @@ from baselines.reduction import choose_blocks, count_patches_left
 from baselines.train import Step, TrainConfig
 from baselines.vit import VisionTransformer, ViTConfig
 from compress.quantization.linear import PackedLinear
+from compress.ranges import Choices, Range
+
+Ranges = Mapping[str, Choices] | None  # by setting
 
 
 class Stage(IntEnum):
@@ -51,6 +54,10 @@ class Method(BaseModel):
     dtype: ClassVar[str] = "fp32"  # in which the products of what ships are meant to run: fp32, bf16, int8, int4, fp8
     from_scratch: ClassVar[bool] = False  # whether `prepare` makes new weights, trained as the baseline was
     in_geometry: ClassVar[bool] = False  # whether the geometry of what it made says all of it: it is applied once
+    # Settings that `compress search` varies, with their values; None: it takes no part, {}: it does as it is
+    ranges: ClassVar[Ranges] = None
+    # Settings whose values take long to find; a search sets them where it found the best without
+    refinement: ClassVar[Mapping[str, Any]] = {}
 
     @property
     def tuned(self) -> bool:
@@ -161,6 +168,7 @@ class Pruning(TokenMethod):
     """A token method by which as many patches of every image leave, in a few places."""
 
     identity: ClassVar[Mapping[str, Any]] = {"keep": 1.0}
+    ranges: ClassVar[Ranges] = {"keep": Range(low=0.5, high=0.95, step=0.05)}
 
     # Share of the patches that stay, each time anew; or one number for each place, as shares of all patches
     keep: float | tuple[float, ...] = 0.7

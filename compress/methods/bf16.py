@@ -7,12 +7,13 @@ become float32 on their way out. Nothing is trained or calibrated. Half the file
 from typing import ClassVar
 
 from baselines.classifier import Classifier
-from compress.methods.base import Numerics
+from compress.methods.base import Numerics, Ranges
 from compress.quantization.sixteen_bits import convert_to_bf16
 
 
 class Bf16(Numerics):
     name: ClassVar[str] = "bf16"
+    ranges: ClassVar[Ranges] = {}
     dtype: ClassVar[str] = "bf16"
     anywhere: ClassVar[bool] = True
 

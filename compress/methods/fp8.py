@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import nn
 
 from baselines.vit import VisionTransformer
-from compress.methods.base import Numerics
+from compress.methods.base import Numerics, Ranges
 from compress.quantization.float8 import Float8Linear, fits
 from compress.quantization.linear import replace_linears
 from compress.quantization.sixteen_bits import convert_to_bf16
@@ -18,6 +18,7 @@ from compress.quantization.sixteen_bits import convert_to_bf16
 
 class Fp8(Numerics):
     name: ClassVar[str] = "fp8"
+    ranges: ClassVar[Ranges] = {}
     dtype: ClassVar[str] = "fp8"
 
     skip: tuple[str, ...] = ()  # layers that stay in bf16: blocks.0.mlp.fc2, or fc2, with * for anything

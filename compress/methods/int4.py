@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from baselines.vit import VisionTransformer
-from compress.methods.base import Numerics
+from compress.methods.base import Numerics, Ranges
 from compress.quantization.int4 import Int4Linear
 from compress.quantization.linear import replace_linears
 from compress.quantization.sixteen_bits import round_unquantized
@@ -23,6 +23,7 @@ from compress.quantization.sixteen_bits import round_unquantized
 
 class Int4(Numerics):
     name: ClassVar[str] = "int4"
+    ranges: ClassVar[Ranges] = {}
     dtype: ClassVar[str] = "int4"
 
     group: Literal[16, 32, 64, 128, 256] = 32  # inputs that share a scale, as many as engines can

@@ -17,7 +17,7 @@ from torch import Tensor
 from baselines.classifier import Classifier
 from baselines.errors import InputError
 from baselines.vit import VisionTransformer
-from compress.methods.base import Integers
+from compress.methods.base import Integers, Ranges
 from compress.quantization.calibration import Recipe, calibrate
 from compress.quantization.linear import Activations, QuantLinear, replace_linears, round_attention
 from compress.quantization.observers import ObserverName
@@ -28,6 +28,10 @@ class Int8(Integers):
     name: ClassVar[str] = "int8"
     anywhere: ClassVar[bool] = True
     identity: ClassVar[Mapping[str, Any]] = {"percentile": 100.0}  # on numbers that are levels already
+    ranges: ClassVar[Ranges] = {
+        "activations": ("static", "tensor", "token"),
+        "fallback_dtype": ("fp32", "bf16"),
+    }
 
     activations: Activations = "static"  # token, tensor: scales for each token, or all, are found while it runs
     observer: ObserverName = "mse"  # how the range of activations is found

@@ -21,7 +21,7 @@ from torch import Tensor
 from baselines.losses import soft
 from baselines.train import Step, TrainConfig
 from baselines.vit import VisionTransformer
-from compress.methods.base import Integers
+from compress.methods.base import Integers, Ranges
 from compress.quantization.calibration import Recipe, calibrate, calibrate_weights
 from compress.quantization.linear import QuantLinear, quantized_layers, replace_linears
 from compress.quantization.sixteen_bits import round_unquantized
@@ -33,6 +33,7 @@ ROUND = Recipe("mse", 99.99, rescale=False, reconstruct=True, correct_bias=True,
 
 class Qat(Integers):
     name: ClassVar[str] = "qat"
+    ranges: ClassVar[Ranges] = {"fallback_dtype": ("fp32", "bf16")}
     trains: ClassVar[bool] = True
     needs_teacher: ClassVar[bool] = True
 

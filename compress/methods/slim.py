@@ -23,13 +23,14 @@ from baselines.losses import soft
 from baselines.macs import dense_macs, linear_macs
 from baselines.train import Step
 from baselines.vit import BlockSizes, VisionTransformer, ViTConfig
-from compress.methods.base import Method, Stage
+from compress.methods.base import Method, Ranges, Stage
 from compress.pruning.compensation import compensate
 from compress.pruning.importance import Importance, score, score_weights
 from compress.pruning.rotation import rotate
 from compress.pruning.search import Table, find, measure
 from compress.pruning.sizes import Kind, Sizes, choose, split_evenly
 from compress.pruning.structure import cut
+from compress.ranges import Range
 
 DEFAULT_KEEP = 0.8  # of the weights of the blocks
 MEASURED: WeakKeyDictionary[VisionTransformer, tuple[Any, list[Tensor], Table]] = WeakKeyDictionary()
@@ -42,6 +43,7 @@ class Slim(Method):
     needs_teacher: ClassVar[bool] = True
     in_geometry: ClassVar[bool] = True
     identity: ClassVar[Mapping[str, Any]] = {"keep": 1.0}
+    ranges: ClassVar[Ranges] = {"target_macs": Range(low=0.5, high=0.95, step=0.05)}
 
     # Share of the weights of the blocks that stays; 0.8 where target_macs does not say how much
     keep: float | None = Field(default=None, gt=0, le=1)

@@ -34,12 +34,15 @@ from baselines.output import EncoderOutput
 from baselines.reduction import Products, gather_rows, repeat_counts
 from baselines.schedule import Counts, Damage, Search, find_schedule
 from baselines.vit import Encoder, VisionTransformer, ViTConfig
-from compress.methods.base import TokenMethod
+from compress.methods.base import Ranges, TokenMethod
+from compress.ranges import Range
 
 
 class ToMe(TokenMethod):
     name: ClassVar[str] = "tome"
     identity: ClassVar[Mapping[str, Any]] = {"r": 0}
+    ranges: ClassVar[Ranges] = {"target_macs": Range(low=0.4, high=0.95, step=0.05)}
+    refinement: ClassVar[Mapping[str, Any]] = {"learned": True}
 
     # Patches merged away in each block, half of them at most; or one number for each block. None: the smallest that
     # meets target_macs

@@ -16,7 +16,8 @@ Legend: B images, N tokens, D width, P patches, H heads, K width of a head, L bl
 
 import copy
 import itertools
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field, model_validator
@@ -41,6 +42,7 @@ from compress.methods.base import Pruning
 
 class TopK(Pruning):
     name: ClassVar[str] = "topk"
+    refinement: ClassVar[Mapping[str, Any]] = {"learned": True}
 
     fuse: bool = False  # one token stands for all that leave
     learned: bool = False  # where and how many leave is found on training images, at the cost of keep and at

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from baselines.classifier import Classifier
     from compress.checkpoints.checkpoint import Checkpoint
+    from compress.methods import Method
     from compress.variant import Variant
 
 
@@ -176,6 +177,16 @@ class Runtime(ABC):
             f"model = compress.load({str(path)!r}, runtime={self.name!r}, device={device!r}, threads={threads})\n"
             "logits = model(images)\n"
         )
+
+    def lowers(self, method: Method | None) -> bool:
+        """Whether its kernels run what a method of numerics asks for; None: float32."""
+        activations = getattr(method, "activations", "static")
+        fallback = getattr(method, "fallback_dtype", "fp32")
+        if (method.dtype if method else "fp32") not in self.dtypes or fallback not in self.fallback_dtypes:
+            return False
+        if method is not None and method.tuned and self.calibrates_itself:
+            return False  # it would look for ranges again where training has found them
+        return activations == "static" or (activations in self.dynamic_granularities and fallback == "fp32")
 
     def missing_packages(self) -> list[str]:
         """Those of `packages` that are not installed."""

@@ -17,7 +17,8 @@ from rich.console import Console
 
 from compress import files
 from compress.measure import limits
-from compress.sweep.queue import STALE_S, Queue, database, open_storage
+from compress.storage import database, open_storage
+from compress.sweep.queue import STALE_S, Queue
 from compress.sweep.runner import Runner
 from compress.sweep.settings import Sweep, read
 from reports.sweep import Report, describe, render

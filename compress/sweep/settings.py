@@ -23,6 +23,7 @@ from baselines.train import TrainConfig
 from baselines.vit import ViTConfig
 from compress import __version__, config, files
 from compress.config import BenchConfig
+from compress.ranges import Choices, Range
 
 MOST = 2000  # points of a grid
 VALIDATION = 0.2  # share of the training images that trials are compared on, where the file does not say
@@ -34,24 +35,6 @@ FIXED = {  # what would make trials incomparable
 Point = dict[str, Any]  # a value for each setting that is swept, by its name with a dot
 
 
-class Range(BaseModel):
-    """Numbers from `low` to `high`, both included; whole ones where both are."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    low: int | float
-    high: int | float
-    log: bool = False  # draws their logarithm evenly
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "Range":
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ValueError(f"low {self.low} is not below high {self.high}")
-        if self.log and self.low <= 0:
-            raise ValueError(f"log = true needs low above 0, not {self.low}")
-        return self
-
-
 class Plan(BaseModel):
     """The table [sweep]. Frozen; unknown keys are errors."""
 
@@ -60,7 +43,7 @@ class Plan(BaseModel):
     sampler: Literal["grid", "random", "tpe"] = "grid"
     trials: int | None = Field(default=None, gt=0, le=100_000)  # of random and tpe; a grid runs every point
     mlp_ratio: float | None = Field(default=None, gt=0, le=1000)  # where given, mlp_dim is so many times dim
-    space: dict[str, tuple[Any, ...] | Range] = Field(min_length=1)
+    space: dict[str, Choices] = Field(min_length=1)
 
     @field_validator("space", mode="before")
     @classmethod
@@ -154,7 +137,7 @@ def read(path: Path) -> Sweep:
     return sweep
 
 
-def _values(name: str, choices: Any) -> tuple[Any, ...] | Range:
+def _values(name: str, choices: Any) -> Choices:
     if isinstance(choices, list) and choices:
         if not all(isinstance(each, bool | int | float | str) for each in choices):
             raise ValueError(f"{name!r} may hold only numbers, strings, true and false")

@@ -105,9 +105,9 @@ def train_student(run: Run, method: Method) -> Built:
     return _make_dense(run, built, train, learn)
 
 
-def make_variant(run: Run, variant: Variant) -> Built:
-    """A variant, stage by stage; each begins with what the one before made."""
-    built = baseline = make_baseline(run)
+def make_variant(run: Run, variant: Variant, baseline: Built | None = None) -> Built:
+    """A variant, stage by stage; each begins with what the one before made, the first with `baseline`."""
+    built = baseline = baseline or make_baseline(run)
     for stage in variant.training_steps:
         known = built.variant.methods
         new = [_settle(run, method, built) for method in stage.methods[len(known) :]]

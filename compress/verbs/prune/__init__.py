@@ -62,7 +62,7 @@ def prune(request: Request, console: Console) -> Outcome:
     settings = read_settings(request, content)
     methods = read_methods(request, settings)
     _check_geometry(request, which, next(iter(methods.values())))
-    untrainable = any(_needs_training(model, each) for each in methods.values())
+    untrainable = any(variant.needs_training(model, each) for each in methods.values())
     if untrainable and not request.epochs:
         raise InputError(
             f"--method {request.method} chooses at random until it is trained; add --epochs, such as --epochs 3"
@@ -154,11 +154,6 @@ def _say_what_is_next(request: Request, written: list[Path], console: Console) -
         console.print(f"{option} {value} gives a curve and writes no checkpoint; for one, give a single value")
     else:
         console.print(f"wrote {written[0]}; next: compress export {written[0]}, or compress quantize {written[0]}")
-
-
-def _needs_training(model: VisionTransformer, method: Method) -> bool:
-    """Whether the method brings weights that nothing but training sets."""
-    return bool(variant.list_new_weights(model, method)) and type(method).calibrate is Method.calibrate
 
 
 def _open_run(
