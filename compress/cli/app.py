@@ -19,6 +19,7 @@ from compress.cli.pretrain import pretrain
 from compress.cli.prune import prune
 from compress.cli.quantize import quantize
 from compress.cli.report import report
+from compress.cli.search import search
 from compress.cli.sweep import sweep
 from compress.cli.train import train
 
@@ -57,6 +58,7 @@ for command in (
     prune,
     halt,
     quantize,
+    search,
     export,
     predict,
     report,

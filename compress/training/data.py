@@ -153,7 +153,7 @@ def _choose_reading(
     Args:
         orders: in which its classes may be, beside that of the data set.
     """
-    chosen, answers, labels = _shuffle_indices(data)[:PROBED], {}, torch.empty(0)
+    chosen, answers, labels = shuffle_indices(data)[:PROBED], {}, torch.empty(0)
     for name, (mean, std) in known.items():
         batches = data.with_normalization(mean, std).batches(data.train, BATCH, torch.device("cpu"), indices=chosen)
         logits, all_labels = zip(*((model(images), labels) for images, labels in batches), strict=True)
@@ -178,7 +178,7 @@ def _choose_reading(
 @torch.inference_mode()
 def _check_chance(model: Classifier, data: Data, path: Path, say: Callable[[str], Any]) -> None:
     """Warns of a model that does not know its images, before an hour is spent on it."""
-    batches = data.batches(data.train, BATCH, torch.device("cpu"), indices=_shuffle_indices(data)[:LOOKED_AT])
+    batches = data.batches(data.train, BATCH, torch.device("cpu"), indices=shuffle_indices(data)[:LOOKED_AT])
     right = torch.cat([model(images).argmax(1) == labels for images, labels in batches]).double().mean().item()
     if right < find_near_chance(len(data.classes)):
         say(
@@ -198,7 +198,7 @@ def _say_order(model: Classifier, taken: Trial, default: Trial, path: Path, say:
 
 def sample_images(data: Data, count: int, seed: int = 0) -> list[Tensor]:
     """Normalized training images, chosen by a seed, on the CPU, in batches of up to 128."""
-    chosen = _shuffle_indices(data, seed)[:count]
+    chosen = shuffle_indices(data, seed)[:count]
     return [images for images, _ in data.batches(data.train, BATCH, torch.device("cpu"), indices=chosen)]
 
 
@@ -213,7 +213,7 @@ def sample_held_out_images(
     Raises:
         InputError: all images calibrate.
     """
-    chosen = _shuffle_indices(data)[after:]
+    chosen = shuffle_indices(data)[after:]
     if among is not None:
         chosen = chosen[torch.isin(chosen, among)]
         if not len(chosen):
@@ -229,14 +229,14 @@ def sample_held_out_images(
 
 def describe_calibration(data: Data, count: int) -> dict[str, Any]:
     """How many images `sample_images` gives, and the SHA-256 of their indices and uint8 pixels, in hexadecimal."""
-    chosen = _shuffle_indices(data)[:count]
+    chosen = shuffle_indices(data)[:count]
     digest = hashlib.sha256(chosen.numpy().astype("<i8").tobytes())
     for images in data.train.fetch(list(chosen.split(BATCH)), torch.device("cpu")):
         digest.update(images.numpy().tobytes())
     return {"images": len(chosen), "sha256": digest.hexdigest()}
 
 
-def _shuffle_indices(data: Data, seed: int = 0) -> Tensor:
+def shuffle_indices(data: Data, seed: int = 0) -> Tensor:
     """Indices of all training images, shuffled."""
     return torch.randperm(len(data.train.labels), generator=torch.Generator().manual_seed(seed))
 

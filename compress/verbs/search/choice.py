@@ -1,0 +1,73 @@
+"""Which of the trials meets the wishes best, which come nearest where none does, and what stands beside the best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from compress.verbs.search.wishes import OPTIONS, SPEED_MARGIN, Figures, Wishes
+
+if TYPE_CHECKING:
+    from compress.verbs.search.trials import Trial
+
+
+def find_best(trials: Sequence[Trial], wishes: Wishes) -> Trial | None:
+    """The best that meets all wishes by a margin, with all held-out images scored; None where none does."""
+    ranked = rank(trials, wishes)
+    return ranked[0] if ranked else None
+
+
+def rank(trials: Sequence[Trial], wishes: Wishes) -> list[Trial]:
+    """All that meet the wishes, the best first: the fastest where a loss is bounded, else the most accurate.
+
+    Of those as fast as the fastest within what processes differ, the most accurate comes first.
+    """
+    known = [(each, each.figures) for each in trials if each.figures is not None and each.figures.complete]
+    good = [(each, found) for each, found in known if max(wishes.measure_shortfalls(found).values()) <= 0]
+    if wishes.max_drop is None:
+        return [each for each, _ in sorted(good, key=lambda pair: (pair[1].drop, pair[1].standing))]
+    ordered = sorted(good, key=lambda pair: pair[1].standing)
+    near = [pair for pair in ordered if pair[1].standing <= (1 + SPEED_MARGIN) * ordered[0][1].standing]
+    rest = ordered[len(near) :]
+    return [each for each, _ in [*sorted(near, key=lambda pair: pair[1].drop), *rest]]
+
+
+def find_nearest(trials: Sequence[Trial], wishes: Wishes) -> dict[str, Trial]:
+    """By option, of the trials that meet all other wishes, the one that comes nearest to this one.
+
+    Where none meets the others either, the nearest of all.
+    """
+    known = [(each, each.figures) for each in trials if each.figures is not None]
+    found = {}
+    for name in wishes.named:
+        others = replace(wishes, **{name: None})
+        meeting = [
+            (each, figures)
+            for each, figures in known
+            if max(others.measure_shortfalls(figures).values(), default=0.0) <= 0
+        ]
+        near = min(meeting or known, key=lambda pair: wishes.measure_shortfalls(pair[1])[name], default=None)
+        if near is not None:
+            found[OPTIONS[name]] = near[0]
+    return found
+
+
+def find_front(trials: Sequence[Trial]) -> list[Trial]:
+    """Completely scored trials than which none is both faster and more accurate, the fastest first."""
+    known = [(each, each.figures) for each in trials if each.figures is not None and each.figures.complete]
+    ordered = sorted(known, key=lambda pair: (pair[1].standing, pair[1].drop))
+    front: list[tuple[Trial, Figures]] = []
+    for each, figures in ordered:
+        if not front or figures.drop < front[-1][1].drop:
+            front.append((each, figures))
+    return [each for each, _ in front]
+
+
+def find_neighbours(trials: Sequence[Trial], best: Trial) -> list[Trial]:
+    """The next faster and the next more accurate on the front, and one more of the latter."""
+    assert best.figures is not None
+    front = [each for each in find_front(trials) if each.point != best.point]
+    faster = [each for each in front if each.figures and each.figures.standing < best.figures.standing]
+    better = [each for each in front if each.figures and each.figures.drop < best.figures.drop]
+    return [*faster[-1:], *better[:2]]
