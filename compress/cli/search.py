@@ -49,7 +49,7 @@ class SearchOptions:
     ] = None
     runtime: Annotated[
         str | None,
-        typer.Option(help="Comma-separated engines to try; default: all but those that compile for minutes."),
+        typer.Option(help="Comma-separated engines to try; default: all that do not compile for minutes."),
     ] = None
     epochs: Annotated[int, typer.Option(min=0, help="Fine-tuning epochs for what could still win; 0: none.")] = 0
     held_out: Annotated[int, typer.Option(min=1, help="Training images that choose, at most.")] = 2000

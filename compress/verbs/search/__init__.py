@@ -123,6 +123,7 @@ def _open(request: Request, console: Console) -> tuple[BenchConfig, Run, HeldOut
     )
     known = run.data  # normalized and named as the model knows images
     held = replace(held, data=known)
+    settings = run.config.model_copy(update={"subset": settings.subset})
     return settings, run, held, replace(known, name=data.name, test=data.test)
 
 

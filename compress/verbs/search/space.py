@@ -87,13 +87,16 @@ class Space:
         Raises:
             InputError: settings contradict one another.
         """
-        lowering, methods = self.lowerings[point[LOWERING]], []
-        for name in self._name_methods(point):
-            drawn = {key.partition(".")[2]: value for key, value in point.items() if key.startswith(f"{name}.")}
-            drawn |= lowering.settings if name == lowering.method else {}
-            drawn |= METHODS[name].refinement if point.get(REFINED) else {}
-            methods.append(_make(name, self.tables, drawn, tuned=tuned))
-        return Variant(tuple(methods)), lowering.runtime
+        names = self._name_methods(point)
+        methods = [_make(name, self.tables, self._draw_settings(name, point), tuned=tuned) for name in names]
+        return Variant(tuple(methods)), self.lowerings[point[LOWERING]].runtime
+
+    def _draw_settings(self, name: str, point: Point) -> dict[str, Any]:
+        """What a point says of one of its methods."""
+        lowering = self.lowerings[point[LOWERING]]
+        drawn = {key.partition(".")[2]: value for key, value in point.items() if key.startswith(f"{name}.")}
+        drawn |= lowering.settings if name == lowering.method else {}
+        return drawn | (METHODS[name].refinement if point.get(REFINED) else {})
 
     def must_train(self, point: Point) -> bool:
         """Whether one of its methods is nothing without training."""
@@ -109,15 +112,11 @@ class Space:
 
     def describe(self, point: Point) -> str | None:
         """What tells it from others of its variant and engine, for a person; None where nothing does."""
-        told = []
-        for name in self._name_methods(point):
-            lowering = self.lowerings[point[LOWERING]]
-            drawn = {key.partition(".")[2]: value for key, value in point.items() if key.startswith(f"{name}.")}
-            drawn |= lowering.settings if name == lowering.method else {}
-            drawn |= METHODS[name].refinement if point.get(REFINED) else {}
-            if words := describe_settings(METHODS[name], drawn):
-                told.append(f"{name} {words}")
-        return "; ".join(told) or None
+        names = self._name_methods(point)
+        told = {name: describe_settings(METHODS[name], self._draw_settings(name, point)) for name in names}
+        if len(names) == 1:
+            return told[names[0]] or None
+        return "; ".join(f"{name} {words}" for name, words in told.items() if words) or None
 
     def list_starts(self) -> list[Point]:
         """Every lowering of the model as it is: what costs no thought, and what the rest is compared with."""
@@ -153,9 +152,8 @@ class Space:
 
     def describe_all(self) -> list[Any]:
         """What makes it, as JSON has it."""
-        names = [name for stage in self.stages.values() for name in stage]
-        ranges = {name: repr(METHODS[name].ranges) for name in names}
-        return [dict(self.stages), [*self.lowerings], ranges, {n: dict(t) for n, t in self.tables.items()}, self.epochs]
+        ranges = {name: repr(METHODS[name].ranges) for names in self.stages.values() for name in names}
+        return [dict(self.stages), [*self.lowerings], ranges, self.tables, self.epochs]
 
 
 def make_space(
@@ -172,9 +170,8 @@ def make_space(
     Raises:
         InputError: no engine is left, or `only` names a method that takes no part.
     """
-    known = [
-        name for name, kind in METHODS.items() if kind.ranges is not None and _takes_part(model, name, tables, epochs)
-    ]
+    known = [name for name, kind in METHODS.items() if kind.ranges is not None]
+    known = [name for name in known if _takes_part(model, name, tables, epochs)]
     for name in only:
         if name not in known:
             raise InputError(f"--methods {name!r} takes no part in a search here; choose from {', '.join(known)}")

@@ -25,7 +25,7 @@ def introduce(request: Request, images: Images, space: Space, before: int) -> st
     methods = ", ".join(name for names in space.stages.values() for name in names) or "no method beside them"
     return (
         f"looking for {request.wishes.describe()}: {methods}; {len(space.lowerings)} ways of numbers and engines; "
-        f"{len(images):,} {images.name} choose; about {format_time(request.budget_s)}{known}"
+        f"{len(images):,} images choose ({images.name}); at most about {format_time(request.budget_s)}{known}"
     )
 
 
