@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before any import of ONNX Runtime, in every process of ours
 
-__all__ = ["Artifact", "Result", "bench", "distill", "export", "halt", "load", "predict", "prune", "quantize"]
+__all__ = ["Artifact", "Result", "bench", "distill", "export", "halt", "load", "predict", "prune", "quantize", "search"]
 
 if TYPE_CHECKING:
-    from compress.api import Artifact, Result, bench, distill, export, halt, load, predict, prune, quantize
+    from compress.api import Artifact, Result, bench, distill, export, halt, load, predict, prune, quantize, search
 
 
 def __getattr__(name: str) -> Any:

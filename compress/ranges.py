@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
 
+DIGITS = 10  # of values with steps, so that 0.6 is not 0.6000000000000001
+
+
 class Range(BaseModel):
     """Numbers from `low` to `high`, both included; whole ones where both are."""
 
@@ -31,7 +34,7 @@ class Range(BaseModel):
         """All values of a range with steps."""
         assert self.step is not None
         count = math.floor((self.high - self.low) / self.step + 1e-9) + 1
-        return [round(self.low + index * self.step, 10) for index in range(count)]
+        return [round(self.low + index * self.step, DIGITS) for index in range(count)]
 
 
 Choices = tuple[Any, ...] | Range
@@ -43,4 +46,5 @@ def suggest(trial: "BaseTrial", name: str, choices: Choices) -> Any:
         return trial.suggest_categorical(name, choices)
     if isinstance(choices.low, int) and isinstance(choices.high, int):
         return trial.suggest_int(name, choices.low, choices.high, log=choices.log)
-    return trial.suggest_float(name, choices.low, choices.high, log=choices.log, step=choices.step)
+    value = trial.suggest_float(name, choices.low, choices.high, log=choices.log, step=choices.step)
+    return value if choices.step is None else round(value, DIGITS)

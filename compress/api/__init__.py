@@ -12,8 +12,8 @@ are a `DataLoader`, a data set, a pair of arrays (images, labels), or a name as 
 Every artifact is measured in a process of its own, as on the command line.
 """
 
-from compress.api.compression import bench, halt, prune, quantize
+from compress.api.compression import bench, halt, prune, quantize, search
 from compress.api.conversion import distill, export, load, predict
 from compress.api.results import Artifact, Result
 
-__all__ = ["Artifact", "Result", "bench", "distill", "export", "halt", "load", "predict", "prune", "quantize"]
+__all__ = ["Artifact", "Result", "bench", "distill", "export", "halt", "load", "predict", "prune", "quantize", "search"]

@@ -1,4 +1,4 @@
-"""What makes a model smaller or faster and measures it: `quantize`, `prune`, `halt` and `bench` for Python."""
+"""What makes models smaller or faster and measures them: `quantize`, `prune`, `halt`, `search`, `bench` for Python."""
 
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from compress.outcome import Outcome
 from compress.verbs import bench as bench_
 from compress.verbs import prune as prune_
 from compress.verbs import quantize as quantize_
+from compress.verbs import search as search_
+from compress.verbs.search.wishes import parse_wishes
 
 
 def quantize(
@@ -124,6 +126,65 @@ def prune(
 def halt(model: Any, data: Any = None, **options: Any) -> Result:
     """A Vision Transformer whose tokens stop when they have seen enough (A-ViT); arguments are those of `prune`."""
     return prune(model, data, method="avit", **options)
+
+
+def search(
+    model: Any,
+    data: Any = None,
+    *,
+    max_drop: float | None = None,
+    latency: float | str | None = None,
+    speedup: float | None = None,
+    file: float | str | None = None,
+    macs: float | None = None,
+    minutes: float = 60,
+    test: Any = None,
+    out: str | Path | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    verbose: bool = True,
+    threads: int | None = None,
+    **options: Any,
+) -> Result:
+    """The file that meets wishes best on this machine, of all methods, numbers and engines; one wish at least is due.
+
+    Args:
+        max_drop: points of top-1 that may be lost; the fastest is looked for. Without it, the most accurate is.
+        latency: of a batch, in seconds, or as "5ms".
+        speedup: over the model in fp32 in PyTorch.
+        file: its size in bytes, or as "8MB".
+        macs: share of the model's MACs.
+        minutes: from the start to the end.
+        options: further fields of `compress.verbs.search.Request`, such as epochs, trials, methods, runtimes,
+            batch_size, held_out, storage.
+
+    Other arguments are those of `quantize`.
+
+    Returns:
+        Rows of test images; `path` is None, and there are no rows, where nothing meets all wishes.
+
+    Raises:
+        InputError: model, images, wishes or options cannot be used.
+    """
+    texts = {
+        "max_drop": max_drop,
+        "latency_s": f"{latency}s" if isinstance(latency, int | float) else latency,
+        "speedup": speedup,
+        "file_bytes": f"{file}B" if isinstance(file, int | float) else file,
+        "macs": macs,
+    }
+    wishes = parse_wishes(texts)
+    work = begin_work(model, data, test, out, image_size, verbose=verbose)
+    request = search_.Request(
+        path=work.source.path,
+        wishes=wishes,
+        budget_s=60 * minutes,
+        images=work.data,
+        hints=work.source.hints,
+        out=work.folder,
+        threads=threads or available_cpus(),
+        **options,
+    )
+    return _make_result(search_.search(request, work.console), work)
 
 
 def bench(
