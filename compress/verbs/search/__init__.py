@@ -1,6 +1,7 @@
 """`compress search CHECKPOINT`: wishes -> the file that meets them best on this machine.
 
-space.py       what there is to try, as methods and runtimes declare it
+space.py       what there is to try, as methods declare it
+lowerings.py   numbers and engines, as runtimes declare them
 trials.py      what was tried, in a database of Optuna, and what is tried next
 measuring.py   a point -> figures, by the one harness
 held_out.py    the images that choose
@@ -39,9 +40,10 @@ from compress.verbs.plan import time_model
 from compress.verbs.search import final, keeping, telling
 from compress.verbs.search.choice import find_best
 from compress.verbs.search.held_out import HeldOut, hold_out_images
+from compress.verbs.search.lowerings import list_engines
 from compress.verbs.search.measuring import Measuring
 from compress.verbs.search.request import Request, read_settings
-from compress.verbs.search.space import Space, list_engines, make_space
+from compress.verbs.search.space import Space, make_space
 from compress.verbs.search.trials import Trials
 
 __all__ = ["Request", "search"]
@@ -66,7 +68,7 @@ def search(request: Request, console: Console) -> Outcome:
     torch.set_num_threads(request.threads)
     environment.configure_allocator()
     files.writable_folder(request.folder)
-    settings, run, held, tested = _open(request, console)
+    settings, run, held, tested = open_search(request, console)
     assert run.start is not None
     assert isinstance(run.start[0], VisionTransformer)
     keeping.check_targets(request, len(tested.test.labels), console)
@@ -74,7 +76,7 @@ def search(request: Request, console: Console) -> Outcome:
         run.start[0], settings.methods, list_engines(request.runtimes, request.device), request.epochs, request.methods
     )
     images = take_test_images(held.data, request.held_out)
-    options = _make_options(request, run)
+    options = make_options(request, run)
     measuring = Measuring(run, space, images, replace(options, seconds=min(SHORT_S, request.seconds)), request.wishes)
     where = request.storage or str(request.folder / STORAGE)
     with database(where):
@@ -96,7 +98,7 @@ def search(request: Request, console: Console) -> Outcome:
     return keeping.keep(request, settings, found, console)
 
 
-def _open(request: Request, console: Console) -> tuple[BenchConfig, Run, HeldOut, Data]:
+def open_search(request: Request, console: Console) -> tuple[BenchConfig, Run, HeldOut, Data]:
     """Settings, the run directory with held-out images in place of test images, those, and the data set itself."""
     _, which, content = loading.restore_vit(request.path, request.hints)
     if which.methods:
@@ -160,7 +162,7 @@ def _say_nothing(line: str) -> None:
     """What builds and evaluations say of each candidate; a search has a line for each trial."""
 
 
-def _make_options(request: Request, run: Run) -> Options:
+def make_options(request: Request, run: Run) -> Options:
     return Options(
         verb="search",
         base=run.baseline.name,

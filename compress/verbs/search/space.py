@@ -15,32 +15,15 @@ from typing import Any
 
 from baselines.errors import InputError
 from baselines.vit import VisionTransformer
-from compress import runtimes
-from compress.methods import METHODS, Method, Stage
+from compress.methods import METHODS, Stage
 from compress.ranges import Choices, Range, suggest
 from compress.runtimes import Runtime
-from compress.variant import Variant, list_new_weights, make_method
-from compress.verbs.prune.request import AMOUNTS
+from compress.variant import Variant, list_new_weights
+from compress.verbs.search.lowerings import Lowering, Tables, describe_settings, list_lowerings, make_drawn
 
 NONE, LOWERING, REFINED = "none", "lowering", "refined"
 ORDER = {"int8": 0, "bf16": 1, "fp32": 2}  # of the lowerings that are tried without anything else
 Point = dict[str, Any]
-Tables = Mapping[str, Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Lowering:
-    """Numbers and the engine for them; settings of the numbers that are ranges are drawn apart."""
-
-    runtime: Runtime
-    method: str | None  # None: float32
-    settings: Mapping[str, Any]
-    dtype: str
-
-    @property
-    def name(self) -> str:
-        told = describe_settings(METHODS[self.method], self.settings) if self.method else ""
-        return f"{self.method or 'fp32'}{f' ({told})' if told else ''} in {self.runtime.name}"
 
 
 @dataclass(frozen=True)
@@ -88,7 +71,7 @@ class Space:
             InputError: settings contradict one another.
         """
         names = self._name_methods(point)
-        methods = [_make(name, self.tables, self._draw_settings(name, point), tuned=tuned) for name in names]
+        methods = [make_drawn(name, self.tables, self._draw_settings(name, point), tuned=tuned) for name in names]
         return Variant(tuple(methods)), self.lowerings[point[LOWERING]].runtime
 
     def _draw_settings(self, name: str, point: Point) -> dict[str, Any]:
@@ -182,32 +165,11 @@ def make_space(
         if stage != Stage.NUMERICS and (names := tuple(name for name in used if METHODS[name].stage == stage))
     }
     numbers = [name for name in used if METHODS[name].stage == Stage.NUMERICS]
-    found = [*_list_lowerings(numbers, tables, engines)]
+    found = [*list_lowerings(numbers, tables, engines)]
     found.sort(key=lambda each: (each.runtime.calibrates_itself, ORDER.get(each.dtype, len(ORDER))))
     if not found:
         raise InputError("no engine is left to search in; compress doctor says what this machine has")
     return Space(stages, {each.name: each for each in found}, tables, epochs)
-
-
-def list_engines(names: Sequence[str], device: str) -> list[Runtime]:
-    """The runtimes that take part: those named, or all that work here and do not compile anew in every process.
-
-    Raises:
-        InputError: one that was named is unknown, not installed, or not for the device.
-    """
-    found = []
-    for name in names or runtimes.REGISTRY:
-        try:
-            runtime = runtimes.get(name)
-        except InputError:
-            if names:
-                raise
-            continue
-        if device in runtime.devices() and (names or not runtime.static_shapes):
-            found.append(runtime)
-        elif names:
-            raise InputError(f"--runtime {name} cannot use --device {device} here; compress doctor says why")
-    return found
 
 
 def identify(point: Point) -> str:
@@ -215,43 +177,12 @@ def identify(point: Point) -> str:
     return json.dumps(point, sort_keys=True)
 
 
-def describe_settings(kind: type[Method], settings: Mapping[str, Any]) -> str:
-    """`target_macs 0.7, learned`: those that are not the default."""
-    defaults = {name: field.default for name, field in kind.model_fields.items()}
-    told = [(name, value) for name, value in settings.items() if value != defaults[name]]
-    return ", ".join(name if value is True else f"{name} {value}" for name, value in told)
-
-
-def _list_lowerings(numbers: Sequence[str], tables: Tables, engines: Sequence[Runtime]) -> Iterator[Lowering]:
-    for runtime in engines:
-        if runtime.lowers(None):
-            yield Lowering(runtime, None, {}, "fp32")
-        for name in numbers:
-            lists = {key: each for key, each in (METHODS[name].ranges or {}).items() if not isinstance(each, Range)}
-            for values in itertools.product(*lists.values()):
-                settings = dict(zip(lists, values, strict=True))
-                try:
-                    method = _make(name, tables, settings, tuned=METHODS[name].trains)
-                except InputError:  # which do not go together
-                    continue
-                if runtime.lowers(method):
-                    yield Lowering(runtime, name, settings, method.dtype)
-
-
 def _takes_part(model: VisionTransformer, name: str, tables: Tables, epochs: int) -> bool:
     """Whether a method works on a model with so many epochs of training."""
-    method = _make(name, tables, {}, tuned=False)
+    method = make_drawn(name, tables, {}, tuned=False)
     if epochs or not method.trains:
         return True
     try:
         return not method.tuned and not list_new_weights(model, method)
     except InputError:  # its default is out of reach for this model; other values may not be
         return True
-
-
-def _make(name: str, tables: Tables, drawn: Mapping[str, Any], *, tuned: bool) -> Method:
-    kind, fixed = METHODS[name], dict(tables.get(name, {}))
-    if set(drawn) & set(AMOUNTS):  # one of them says how much
-        fixed = {key: value for key, value in fixed.items() if key not in AMOUNTS}
-    tune = {"tune": tuned} if "tune" in kind.model_fields else {}
-    return make_method(name, {**fixed, **drawn, **tune})
