@@ -54,6 +54,7 @@ def main() -> None:
     args = parser.parse_args()
     for name in TOKENS:
         METHODS[name].ranges = {key: thin(each, args.thin) for key, each in (METHODS[name].ranges or {}).items()}
+        METHODS[name].refinement = {}  # which is no point of the space
     wishes = Wishes(max_drop=args.most_lost / 100)
     request = Request(
         path=args.checkpoint, wishes=wishes, data=args.data, threads=args.threads, seconds=args.seconds, out=args.out,
@@ -64,13 +65,11 @@ def main() -> None:
     everything = [figures for figures in known.values() if figures is not None]
     budget = round(args.share * len(known))
     whole = find_hypervolume(everything, wishes)
-    found = {
-        "search": [
-            find_hypervolume(simulate(space, known, wishes, budget, seed), wishes) for seed in range(args.seeds)
-        ],
-        "random": [find_hypervolume(draw(known, budget, seed), wishes) for seed in range(args.seeds)],
-    }
-    shares = {name: [value / whole for value in values] for name, values in found.items()}
+    shares: dict[str, list[float]] = {"search": [], "random": []}
+    for seed in range(args.seeds):
+        searched, drawn = simulate(space, known, wishes, budget, seed), draw(known, budget, seed)
+        shares["search"].append(find_hypervolume(searched, wishes) / whole)
+        shares["random"].append(find_hypervolume(drawn, wishes) / whole)
     console.print(f"{len(known)} points, {len(known) - len(everything)} of them impossible; {budget} trials")
     for name, values in shares.items():
         told = " ".join(f"{value:.1%}" for value in values)
@@ -114,15 +113,14 @@ def simulate(space: Space, known: dict[str, Figures | None], wishes: Wishes, bud
     trials, found = Trials(InMemoryStorage(), "simulated", space, 1000 * seed), []
     while len(found) < budget and (taken := trials.take(min(TOGETHER, budget - len(found)), wishes)):
         for each in taken:
-            point = {name: value for name, value in each.point.items() if name != "refined"}
-            figures = known[identify(point)]
+            figures = known[identify(each.point)]
             each.finish(Trial(each.point, figures, reason=None if figures else "impossible"))
             found.append(figures)
     return [figures for figures in found if figures is not None]
 
 
 def draw(known: dict[str, Figures | None], budget: int, seed: int) -> list[Figures]:
-    """What random search finds, with the dense model as it is among it."""
+    """What random search finds."""
     drawn = random.Random(seed).sample(list(known.values()), budget)
     return [figures for figures in drawn if figures is not None]
 

@@ -78,8 +78,8 @@ class Space:
         """What a point says of one of its methods."""
         lowering = self.lowerings[point[LOWERING]]
         drawn = {key.partition(".")[2]: value for key, value in point.items() if key.startswith(f"{name}.")}
-        drawn |= lowering.settings if name == lowering.method else {}
-        return drawn | (METHODS[name].refinement if point.get(REFINED) else {})
+        drawn |= dict(lowering.settings) if name == lowering.method else {}
+        return {**drawn, **(METHODS[name].refinement if point.get(REFINED) else {})}
 
     def must_train(self, point: Point) -> bool:
         """Whether one of its methods is nothing without training."""
@@ -111,7 +111,7 @@ class Space:
         found = []
         for stage, names in self.stages.items():
             for name, share in itertools.product(names, (2 / 3, 1 / 3)):
-                point = {**dict.fromkeys(self.stages, NONE), stage: name, LOWERING: lowering}
+                point: Point = {**dict.fromkeys(self.stages, NONE), stage: name, LOWERING: lowering}
                 for key, choices in self._list_ranges(point).items():
                     values = choices if isinstance(choices, tuple) else choices.list_values()
                     point[key] = values[round(share * (len(values) - 1))]
