@@ -26,11 +26,12 @@ from compress.evaluate import take_test_images
 from compress.methods import METHODS
 from compress.ranges import Range
 from compress.verbs import search
+from compress.verbs.search.choice import Trial
 from compress.verbs.search.lowerings import list_engines
 from compress.verbs.search.measuring import Measuring
 from compress.verbs.search.request import Request
 from compress.verbs.search.space import Space, identify, make_space
-from compress.verbs.search.trials import Trial, Trials
+from compress.verbs.search.trials import Trials
 from compress.verbs.search.wishes import Figures, Wishes
 
 TOKENS = ("topk", "tome")
@@ -83,7 +84,8 @@ def thin(choices: object, every: int) -> Range:
     """A range with fewer values."""
     assert isinstance(choices, Range)
     assert choices.step is not None
-    return choices.model_copy(update={"step": every * choices.step})
+    values = choices.list_values()[::every]
+    return Range(low=values[0], high=values[-1], step=every * choices.step)
 
 
 def measure_all(request: Request, console: Console) -> tuple[Space, dict[str, Figures | None]]:

@@ -27,8 +27,9 @@ from compress.methods.base import Ranges, TokenMethod
 from compress.ranges import Range
 from compress.storage import open_storage
 from compress.verbs.search import choice, measuring
+from compress.verbs.search.choice import Trial
 from compress.verbs.search.space import LOWERING, Space, make_space
-from compress.verbs.search.trials import Trial, Trials
+from compress.verbs.search.trials import Trials
 from compress.verbs.search.wishes import Figures, Wishes, parse_wishes
 from reports import Row, read_rows
 

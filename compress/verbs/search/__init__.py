@@ -2,7 +2,8 @@
 
 space.py       what there is to try, as methods declare it
 lowerings.py   numbers and engines, as runtimes declare them
-trials.py      what was tried, in a database of Optuna, and what is tried next
+trials.py      what was tried, in a database of Optuna
+proposals.py   what is tried next
 measuring.py   a point -> figures, by the one harness
 held_out.py    the images that choose
 wishes.py      bounds, and how far from them a candidate is

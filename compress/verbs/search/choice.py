@@ -1,15 +1,22 @@
 """Which of the trials meets the wishes best, which come nearest where none does, and what stands beside the best."""
 
-from __future__ import annotations
-
+import statistics
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
+from compress.verbs.search.space import Point
 from compress.verbs.search.wishes import OPTIONS, SPEED_MARGIN, Figures, Wishes
 
-if TYPE_CHECKING:
-    from compress.verbs.search.trials import Trial
+
+@dataclass(frozen=True)
+class Trial:
+    """A point that was tried, and what came of it."""
+
+    point: Point
+    figures: Figures | None = None
+    label: str = ""  # for a person
+    reason: str | None = None  # why there are no figures
+    tuned: bool = False  # whether the figures are those after fine-tuning
 
 
 def find_best(trials: Sequence[Trial], wishes: Wishes) -> Trial | None:
@@ -24,7 +31,7 @@ def rank(trials: Sequence[Trial], wishes: Wishes) -> list[Trial]:
     Of those as fast as the fastest within what processes differ, the most accurate comes first.
     """
     known = [(each, each.figures) for each in trials if each.figures is not None and each.figures.complete]
-    good = [(each, found) for each, found in known if max(wishes.measure_shortfalls(found).values()) <= 0]
+    good = [(each, found) for each, found in known if wishes.meets(found)]
     if wishes.max_drop is None:
         return [each for each, _ in sorted(good, key=lambda pair: (pair[1].drop, pair[1].standing))]
     ordered = sorted(good, key=lambda pair: pair[1].standing)
@@ -42,11 +49,7 @@ def find_nearest(trials: Sequence[Trial], wishes: Wishes) -> dict[str, Trial]:
     found = {}
     for name in wishes.named:
         others = replace(wishes, **{name: None})
-        meeting = [
-            (each, figures)
-            for each, figures in known
-            if max(others.measure_shortfalls(figures).values(), default=0.0) <= 0
-        ]
+        meeting = [(each, figures) for each, figures in known if others.meets(figures)]
         near = min(meeting or known, key=lambda pair: wishes.measure_shortfalls(pair[1])[name], default=None)
         if near is not None:
             found[OPTIONS[name]] = near[0]
@@ -71,3 +74,20 @@ def find_neighbours(trials: Sequence[Trial], best: Trial) -> list[Trial]:
     faster = [each for each in front if each.figures and each.figures.standing < best.figures.standing]
     better = [each for each in front if each.figures and each.figures.drop < best.figures.drop]
     return [*faster[-1:], *better[:2]]
+
+
+def is_dominated(found: Figures, done: Sequence[Trial]) -> bool:
+    """Whether another is surely faster and more accurate, and no larger."""
+    others = [each.figures for each in done if each.figures is not None and each.figures.complete]
+    return any(
+        each.speedup_low > found.speedup_high
+        and each.change - 2 * each.error > found.change + 2 * found.error
+        and each.file_bytes <= found.file_bytes
+        and each.macs <= found.macs
+        for each in others
+    )
+
+
+def find_reference_s(found: Sequence[Figures]) -> float:
+    """What the standing reference takes: the median over sessions."""
+    return statistics.median(each.latency_s / each.standing for each in found) if found else 1.0

@@ -14,11 +14,10 @@ from compress.evaluate import Candidate, Images, take_test_images
 from compress.evaluate.harness import write_rows
 from compress.training.build import Built
 from compress.verbs.search import telling
-from compress.verbs.search.choice import find_neighbours, rank
+from compress.verbs.search.choice import Trial, find_neighbours, rank
 from compress.verbs.search.measuring import Measuring
 from compress.verbs.search.request import Request
 from compress.verbs.search.space import Space
-from compress.verbs.search.trials import Trial
 from compress.verbs.search.wishes import Figures
 from reports import Row
 

@@ -18,9 +18,8 @@ from compress.runtimes import Runtime, choices
 from compress.training.build import Built, make_artifact, make_baseline, make_variant
 from compress.training.run import Run
 from compress.variant import Variant
-from compress.verbs.search.choice import find_best
+from compress.verbs.search.choice import Trial, find_best, find_reference_s, is_dominated
 from compress.verbs.search.space import Point, Space
-from compress.verbs.search.trials import Trial, is_dominated
 from compress.verbs.search.wishes import Figures, Wishes
 from reports import Row
 
@@ -133,6 +132,8 @@ class Measuring:
         figures = Figures.read(row)
         if figures is None:
             return None
+        known = [each.figures for each in done if each.figures is not None]
+        figures = figures.rescale(find_reference_s(known)) if known else figures
         figures = replace(figures, complete=False)
         missed = self.wishes.find_surely_missed(figures)
         if missed == "--max-drop" and self.space.epochs and figures.drop < RECOVERABLE:
@@ -146,8 +147,7 @@ class Measuring:
         found = trial.figures
         if found is None or found.drop > RECOVERABLE:
             return False
-        others = replace(self.wishes, max_drop=None)
-        if max(others.measure_shortfalls(found).values(), default=0.0) > 0:
+        if not replace(self.wishes, max_drop=None).meets(found):
             return False
         if best is None or best.figures is None or self.wishes.max_drop is None:
             return True

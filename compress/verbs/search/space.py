@@ -112,21 +112,37 @@ class Space:
         for stage, names in self.stages.items():
             for name, share in itertools.product(names, (2 / 3, 1 / 3)):
                 point: Point = {**dict.fromkeys(self.stages, NONE), stage: name, LOWERING: lowering}
-                for key, choices in self._list_ranges(point).items():
-                    values = choices if isinstance(choices, tuple) else choices.list_values()
+                for key, values in self._list_values(point).items():
                     point[key] = values[round(share * (len(values) - 1))]
                 found.append(point)
         return [point for index, point in enumerate(found) if point not in found[:index]]
+
+    def list_neighbours(self, point: Point) -> list[Point]:
+        """Points that differ in one step of one setting, or in one more method at either end of its ranges."""
+        found = []
+        for name, values in self._list_values(point).items():
+            index = values.index(point[name]) if point[name] in values else 0
+            found += [{**point, name: value} for value in values[max(index - 1, 0) : index + 2]]
+        for stage in (each for each in self.stages if point[each] == NONE):
+            for method, end in itertools.product(self.stages[stage], (-1, 0)):
+                more = {**point, stage: method}
+                ends = {name: values[end] for name, values in self._list_values(more).items() if name not in point}
+                found.append({**more, **ends})
+        return [each for each in found if each != point]
+
+    def _list_values(self, point: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
+        """All values of the settings that the methods of a point have."""
+        ranges = self._list_ranges(point)
+        return {name: each if isinstance(each, tuple) else each.list_values() for name, each in ranges.items()}
 
     def list_points(self) -> Iterator[Point]:
         """All of them, in an order that never changes."""
         names = [*self.stages]
         for chosen in itertools.product(self.lowerings, *((NONE, *self.stages[stage]) for stage in names)):
             point = {LOWERING: chosen[0], **dict(zip(names, chosen[1:], strict=True))}
-            ranges = self._list_ranges(point)
-            lists = [each if isinstance(each, tuple) else each.list_values() for each in ranges.values()]
-            for values in itertools.product(*lists):
-                yield {**point, **dict(zip(ranges, values, strict=True))}
+            lists = self._list_values(point)
+            for values in itertools.product(*lists.values()):
+                yield {**point, **dict(zip(lists, values, strict=True))}
 
     def draw_untried(self, tried: set[str], seed: int) -> Point | None:
         """Any point that is not among `tried` (see `identify`); None where there is none left."""

@@ -8,10 +8,9 @@ from compress.evaluate import Images
 from compress.outcome import Outcome
 from compress.tables import show
 from compress.verbs.plan import format_time
-from compress.verbs.search.choice import find_front, find_nearest
+from compress.verbs.search.choice import Trial, find_front, find_nearest
 from compress.verbs.search.request import Request
 from compress.verbs.search.space import Space
-from compress.verbs.search.trials import Trial
 from compress.verbs.search.wishes import OPTIONS, Figures, Wishes
 from reports import Row
 

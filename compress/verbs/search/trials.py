@@ -8,38 +8,23 @@ with the constraints of the present wishes. A trial whose process died is droppe
 import contextlib
 import socket
 import time
-import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import optuna
 import psutil
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
-from optuna.samplers import TPESampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from compress.verbs.search.choice import find_best
-from compress.verbs.search.space import LOWERING, REFINED, Point, Space, identify
+from compress.verbs.search.choice import Trial, find_reference_s
+from compress.verbs.search.proposals import OBJECTIVES, Proposals, list_objectives
+from compress.verbs.search.space import REFINED, Point, Space, identify
 from compress.verbs.search.wishes import Figures, Wishes
 
 SILENT_S = 3600.0  # a process of another machine that began a trial so long ago is dead
-REFINE_EVERY = 6  # proposals
-SOUND = 0.01  # of top-1, that numbers may lose which methods are tried in first, where no wish says it
-OBJECTIVES: list[Any] = ["minimize"] * 3  # loss, latency, size of the file
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A point that was tried, and what came of it."""
-
-    point: Point
-    figures: Figures | None = None
-    label: str = ""  # for a person
-    reason: str | None = None  # why there are no figures
-    tuned: bool = False  # whether the figures are those after fine-tuning
 
 
 @dataclass(frozen=True)
@@ -60,7 +45,7 @@ class Taken:
                 self.study.tell(self.trial, state=TrialState.PRUNED)
                 return
             self.trial.set_user_attr("figures", asdict(done.figures))
-            self.study.tell(self.trial, values=_list_objectives(done.figures))
+            self.study.tell(self.trial, values=list_objectives(done.figures))
 
 
 class Trials:
@@ -71,7 +56,7 @@ class Trials:
     """
 
     def __init__(self, storage: BaseStorage, key: str, space: Space, seed: int):
-        self.space, self.seed, self.proposed = space, seed, 0
+        self.space, self.seed = space, seed
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         name = f"search-{key}"
         try:
@@ -80,7 +65,10 @@ class Trials:
             self.study = optuna.load_study(storage=storage, study_name=name)
 
     def list_done(self) -> list[Trial]:
-        """Finished ones, the newest of a point alone, in the order in which points were first finished."""
+        """Finished ones, the newest of a point alone, in the order in which points were first finished.
+
+        Their latencies are those that they would have in one and the same session, by the standing reference.
+        """
         found: dict[str, Trial] = {}
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
             told = trial.user_attrs
@@ -88,7 +76,8 @@ class Trials:
             point = told["point"]
             facts = {name: told[name] for name in ("label", "reason", "tuned") if name in told}
             found[identify(point)] = Trial(point, figures, **facts)
-        return list(found.values())
+        reference_s = find_reference_s([each.figures for each in found.values() if each.figures])
+        return [replace(each, figures=each.figures and each.figures.rescale(reference_s)) for each in found.values()]
 
     def take(self, count: int, wishes: Wishes) -> list[Taken]:
         """Trials to work on: what a dead process left, then new ones; fewer where the space holds no more."""
@@ -96,7 +85,7 @@ class Trials:
         found: list[Taken] = []
         while len(found) < count:
             if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-                points = self._propose(count - len(found), wishes)
+                points = self._propose(wishes).list_next(count - len(found))
                 for point in points:
                     self._enqueue(point)
                 if not points:
@@ -144,90 +133,12 @@ class Trials:
         except psutil.NoSuchProcess:
             return True
 
-    def _propose(self, count: int, wishes: Wishes) -> list[Point]:
-        """Points that nobody tried: plain ones, then each method alone, then what Optuna draws."""
-        done = self.list_done()
+    def _propose(self, wishes: Wishes) -> Proposals:
         states = (TrialState.RUNNING, TrialState.WAITING)
-        busy = self.study.get_trials(deepcopy=False, states=states)
-        taken = {identify(trial.user_attrs["point"]) for trial in busy if "point" in trial.user_attrs}
-        tried, found = taken | {identify(trial.point) for trial in done}, []
-        again = [each.point for each in done if each.figures and not each.figures.complete and not
-                 wishes.find_surely_missed(each.figures) and not is_dominated(each.figures, done)]  # fmt: skip
-        for point in [*(each for each in again if identify(each) not in taken), *self._list_known(done, wishes)]:
-            if (identify(point) not in tried or point in again) and len(found) < count:
-                tried.add(identify(point))
-                found.append(point)
-        for point in self._draw(done, wishes, tried) if len(found) < count else ():
-            tried.add(identify(point))
-            found.append(point)
-            if len(found) == count:
-                break
-        return found
-
-    def _list_known(self, done: Sequence[Trial], wishes: Wishes) -> Iterator[Point]:
-        """What needs no sampler: plain lowerings; each method alone, in the best of those; the best with refinement."""
-        starts = self.space.list_starts()
-        yield from starts
-        plain = [each for each in done if each.point in starts]
-        if len(plain) < len(starts):
-            return
-        allowed = SOUND if wishes.max_drop is None else wishes.max_drop
-        sound = [each for each in plain if each.figures and each.figures.drop - 2 * each.figures.error <= allowed]
-        yield from self.space.list_seeds(min(sound or plain, key=_get_standing).point[LOWERING])
-        self.proposed += 1
-        best = find_best(done, wishes)
-        if best is not None and self.proposed % REFINE_EVERY == 0 and (finer := self.space.refine(best.point)):
-            yield finer
-
-    def _draw(self, done: Sequence[Trial], wishes: Wishes, tried: set[str]) -> Iterator[Point]:
-        """Endlessly, as long as there is something that nobody tried."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of parts of Optuna that it calls experimental
-            sampler = TPESampler(n_startup_trials=0, constant_liar=True, seed=self.seed + len(done))
-            study = optuna.create_study(directions=OBJECTIVES, sampler=sampler)
-            known = {trial.number: trial for trial in self.study.get_trials(deepcopy=False)}
-            for trial in known.values():
-                if trial.state == TrialState.COMPLETE and REFINED not in trial.user_attrs["point"]:
-                    study.add_trial(_constrain(trial, wishes))
-        while True:
-            for _ in range(20):
-                point = self.space.suggest(study.ask())
-                if identify(point) not in tried:
-                    break
-            else:
-                point = self.space.draw_untried(tried, self.seed + len(done))
-                if point is None:
-                    return
-            yield point
-
-
-def is_dominated(found: Figures, done: Sequence[Trial]) -> bool:
-    """Whether another is surely faster and more accurate, and no larger."""
-    others = [each.figures for each in done if each.figures is not None and each.figures.complete]
-    return any(
-        each.speedup_low > found.speedup_high
-        and each.change - 2 * each.error > found.change + 2 * found.error
-        and each.file_bytes <= found.file_bytes
-        and each.macs <= found.macs
-        for each in others
-    )
-
-
-def _constrain(trial: FrozenTrial, wishes: Wishes) -> FrozenTrial:
-    """A finished trial with the constraints of these wishes."""
-    figures = Figures(**trial.user_attrs["figures"])
-    short = wishes.measure_shortfalls(figures)
-    return optuna.create_trial(
-        params=trial.params,
-        distributions=trial.distributions,
-        values=_list_objectives(figures),
-        constraints=short,
-    )
-
-
-def _list_objectives(figures: Figures) -> list[float]:
-    return [figures.drop, figures.standing, float(figures.file_bytes)]
-
-
-def _get_standing(trial: Trial) -> float:
-    return trial.figures.standing if trial.figures else float("inf")
+        everything = self.study.get_trials(deepcopy=False)
+        busy = [
+            trial.user_attrs["point"] for trial in everything if trial.state in states and "point" in trial.user_attrs
+        ]
+        kept = [trial for trial in everything if trial.state == TrialState.COMPLETE]
+        taken, seed = set(map(identify, busy)), self.seed + len(everything)  # processes must not draw the same
+        return Proposals(self.space, wishes, self.list_done(), kept, taken, seed)

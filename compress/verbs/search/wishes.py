@@ -7,7 +7,8 @@ Every wish is a bound, and all that were named have to hold. What is not bounded
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from baselines.errors import InputError
 from reports import Row
@@ -60,19 +61,20 @@ class Figures:
         """Standard error of `change`."""
         return (self.change_high - self.change_low) / (2 * 1.96)
 
+    def rescale(self, reference_s: float) -> "Figures":
+        """The same with the latency that it has where the standing reference takes `reference_s`."""
+        return replace(self, latency_s=self.standing * reference_s)
+
     @classmethod
     def read(cls, row: Row) -> "Figures | None":
         """None where a row lacks what a choice needs."""
-        change = (row.top1_change, row.top1_change_low, row.top1_change_high)
-        change = (0.0, 0.0, 0.0) if row.dense else change  # which is what others are compared with
-        needed = (*change, row.latency_s, row.overall, row.overall_low, row.overall_high, row.standing, row.file_bytes)
-        if row.failed is not None or any(value is None for value in needed):
+        figures: dict[str, Any] = {name: getattr(row, name) for name in ("latency_s", "standing", "file_bytes")}
+        figures |= {"speedup": row.overall, "speedup_low": row.overall_low, "speedup_high": row.overall_high}
+        for name in ("change", "change_low", "change_high"):  # of dense models, which others are compared with, none
+            figures[name] = 0.0 if row.dense else getattr(row, f"top1_{name}")
+        if row.failed is not None or None in figures.values():
             return None
-        return cls(**dict(zip(NEEDED, needed, strict=True)), macs=1 / (row.ceiling or 1), complete=row.completed)  # type: ignore[arg-type]
-
-
-NEEDED = ("change", "change_low", "change_high", "latency_s", "speedup", "speedup_low", "speedup_high", "standing")
-NEEDED += ("file_bytes",)
+        return cls(**figures, macs=1 / (row.ceiling or 1), complete=row.completed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +109,10 @@ class Wishes:
         if self.max_drop is not None:
             short["max_drop"] = max(found.drop + errors * found.error, found.drop) - self.max_drop
         return short
+
+    def meets(self, found: Figures, *, cautious: bool = True) -> bool:
+        """Whether a candidate meets all wishes."""
+        return all(short <= 0 for short in self.measure_shortfalls(found, cautious=cautious).values())
 
     def find_surely_missed(self, found: Figures) -> str | None:
         """The option of a wish that no better measurement of a candidate would meet."""
