@@ -82,20 +82,20 @@ def search(request: Request, console: Console) -> Outcome:
     where = request.storage or str(request.folder / STORAGE)
     with database(where):
         trials = Trials(open_storage(where), _make_key(request, run, images.fingerprint, space), space, run.config.seed)
-        console.print(telling.introduce(request, images, space, len(trials.list_done())))
-        each_s = time_model(run.start[0], images)
-        last_s = FINAL_S + 2 * request.seconds + 3 * each_s * len(tested.test.labels)
-        try:
-            _try(request, trials, measuring, started, last_s, console)
-        except KeyboardInterrupt:
-            done = len(trials.list_done())
-            raise Stopped(f"{done} finished trials are kept in {where}: run the same command again to go on") from None
-        done = trials.list_done()
-    measuring.options = options
-    found = final.conclude(request, measuring, done, tested, console)
+    try:
+        with database(where):
+            console.print(telling.introduce(request, images, space, len(trials.list_done())))
+            _try(request, trials, measuring, started, len(tested.test.labels), console)
+            done = trials.list_done()
+        telling.show_front(done, console)
+        measuring.options = options
+        found = final.conclude(request, measuring, done, tested, console)
+    except KeyboardInterrupt:
+        kept = f"{len(trials.list_done())} finished trials are kept in {where}"
+        raise Stopped(f"{kept}: run the same command again to go on") from None
     write_report(request.folder)
-    if found is None:
-        return telling.report_nearest(request, done, console)
+    if isinstance(found, list):
+        return telling.report_nearest(request, found, console)
     return keeping.keep(request, settings, found, console)
 
 
@@ -130,11 +130,14 @@ def open_search(request: Request, console: Console) -> tuple[BenchConfig, Run, H
     return settings, run, held, replace(known, name=data.name, test=data.test)
 
 
-def _try(
-    request: Request, trials: Trials, measuring: Measuring, started: float, last_s: float, console: Console
-) -> None:
-    """Takes and measures trials until there is no time for more, or nothing that was not tried."""
-    longest_s = 0.0
+def _try(request: Request, trials: Trials, measuring: Measuring, started: float, tested: int, console: Console) -> None:
+    """Takes and measures trials until there is no time for more, or nothing that was not tried.
+
+    Args:
+        tested: test images that the last measurement scores.
+    """
+    each_s, longest_s = time_model(measuring.baseline.restored[0], measuring.images), 0.0
+    last_s = FINAL_S + 2 * request.seconds + 3 * each_s * tested
     while True:
         left_s = request.budget_s - (time.monotonic() - started) - last_s
         done = trials.list_done()

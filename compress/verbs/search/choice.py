@@ -57,8 +57,8 @@ def find_nearest(trials: Sequence[Trial], wishes: Wishes) -> dict[str, Trial]:
 
 
 def find_front(trials: Sequence[Trial]) -> list[Trial]:
-    """Completely scored trials than which none is both faster and more accurate, the fastest first."""
-    known = [(each, each.figures) for each in trials if each.figures is not None and each.figures.complete]
+    """Trials than which none is both faster and more accurate, as far as is known; the fastest first."""
+    known = [(each, each.figures) for each in trials if each.figures is not None]
     ordered = sorted(known, key=lambda pair: (pair[1].standing, pair[1].drop))
     front: list[tuple[Trial, Figures]] = []
     for each, figures in ordered:

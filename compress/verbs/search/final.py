@@ -17,7 +17,7 @@ from compress.verbs.search import telling
 from compress.verbs.search.choice import Trial, find_neighbours, rank
 from compress.verbs.search.measuring import Measuring
 from compress.verbs.search.request import Request
-from compress.verbs.search.space import Space
+from compress.verbs.search.space import Space, identify
 from compress.verbs.search.wishes import Figures
 from reports import Row
 
@@ -56,23 +56,25 @@ class Final:
 
 def conclude(
     request: Request, measuring: Measuring, done: Sequence[Trial], tested: Data, console: Console
-) -> Final | None:
-    """Chooses, and measures what was chosen; None where nothing meets the wishes.
+) -> Final | list[Trial]:
+    """Chooses, and measures what was chosen; all trials as they were measured last, where nothing meets the wishes.
 
     Args:
         measuring: with the options of the last measurement.
     """
     ranked = rank(done, request.wishes)
     if not ranked:
-        return None
+        return [*done]
     plain = find_plain(done, measuring.space)
-    known = [*ranked[:FINALISTS], *find_neighbours(done, ranked[0]), *([plain] if plain else [])]
+    beside = find_neighbours(done, ranked[0])
+    known = [*ranked[:FINALISTS], *beside, *([plain] if plain else [])]
     finalists = [each for index, each in enumerate(known) if each not in known[:index]]
     console.print(f"measuring the {len(finalists)} best side by side, then the winner on test images")
     fresh, _ = _measure(measuring, finalists, measuring.images)
     chosen = rank([each.trial for each in fresh], request.wishes)
     if not chosen:
-        return None
+        newest = {identify(each.point): each for each in (*done, *(each.trial for each in fresh))}
+        return [*newest.values()]
     winner = chosen[0]
     compared = [plain] if plain is not None and plain.point != winner.point else []
     measured, rows = _measure(measuring, [*compared, winner], take_test_images(tested))
@@ -92,7 +94,7 @@ def conclude(
 def find_plain(done: Sequence[Trial], space: Space) -> Trial | None:
     """The fastest that takes no thought: the model as it is in int8, in its best engine; in other numbers without."""
     starts = space.list_starts()
-    plain = [each for each in done if each.point in starts and each.figures and each.figures.complete]
+    plain = [each for each in done if each.point in starts and each.figures]
     integers = [each for each in plain if space.read(each.point)[0].dtype == "int8"]
     return min(integers or plain, key=lambda each: each.figures.standing if each.figures else 0.0, default=None)
 

@@ -106,7 +106,6 @@ def show_front(trials: Sequence[Trial], console: Console) -> None:
 
 def report_nearest(request: Request, done: Sequence[Trial], console: Console) -> Outcome:
     """Says what comes nearest to each wish where nothing meets all of them; the outcome of the search."""
-    show_front(done, console)
     nearest = find_nearest(done, request.wishes)
     console.print(f"nothing that was tried has {request.wishes.describe()}, within what a measurement can tell")
     told = {}

@@ -25,6 +25,7 @@ from compress.verbs.search.space import REFINED, Point, Space, identify
 from compress.verbs.search.wishes import Figures, Wishes
 
 SILENT_S = 3600.0  # a process of another machine that began a trial so long ago is dead
+BEGIN_S = 60.0  # between taking a trial and saying by whom, at most
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,8 @@ class Trials:
     def _is_dead(self, trial: FrozenTrial) -> bool:
         told, started = trial.user_attrs, trial.datetime_start
         if told.get("host", self._owner["host"]) != self._owner["host"] or "born" not in told:
-            return started is None or time.time() - started.timestamp() > SILENT_S * ("born" in told)
+            limit_s = SILENT_S if "born" in told else BEGIN_S
+            return started is None or time.time() - started.timestamp() > limit_s
         try:
             return abs(psutil.Process(told["pid"]).create_time() - told["born"]) > 1
         except psutil.NoSuchProcess:
