@@ -54,6 +54,7 @@ def test_help_needs_no_torch() -> None:
         "prune",
         "halt",
         "quantize",
+        "search",
         "export",
         "report",
         "doctor",

@@ -15,8 +15,6 @@ from compress.outcome import Outcome
 from compress.verbs import bench as bench_
 from compress.verbs import prune as prune_
 from compress.verbs import quantize as quantize_
-from compress.verbs import search as search_
-from compress.verbs.search.wishes import parse_wishes
 
 
 def quantize(
@@ -165,6 +163,9 @@ def search(
     Raises:
         InputError: model, images, wishes or options cannot be used.
     """
+    from compress.verbs import search as search_  # which loads Optuna, and the others need none
+    from compress.verbs.search.wishes import parse_wishes
+
     texts = {
         "max_drop": max_drop,
         "latency_s": f"{latency}s" if isinstance(latency, int | float) else latency,
@@ -172,7 +173,7 @@ def search(
         "file_bytes": f"{file}B" if isinstance(file, int | float) else file,
         "macs": macs,
     }
-    wishes = parse_wishes(texts)
+    wishes = parse_wishes(texts)  # before the model is written
     work = begin_work(model, data, test, out, image_size, verbose=verbose)
     request = search_.Request(
         path=work.source.path,

@@ -187,7 +187,7 @@ def _make_key(request: Request, run: Run, fingerprint: str, space: Space) -> str
     machine = environment.capture(request.device, request.threads, runtimes.list_packages())
     return files.key(
         [machine[name] for name in ("versions", "cpu", "cpu_count", "threads")],
-        [request.device, request.batch_size, request.seconds],
+        [request.device, request.batch_size, min(SHORT_S, request.seconds)],
         [checkpoint.hash_state(run.start[2].state), run.geometry.model_dump(), fingerprint],
         [space.describe_all(), run.config.calibration_images, run.config.seed],
         [run.config.finetune.model_dump()] if request.epochs else [],

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -21,13 +22,19 @@ from compress.verbs.search.request import Request
 CHECKPOINT = ".pth"
 
 
+def make_origin(request: Request) -> Origin:
+    """What makes the files; those of one search replace those of another, whatever its wishes."""
+    origin = Origin.of(request, request.path, describe_command(sys.argv))
+    return replace(origin, options={name: origin.options[name] for name in ("batch_size", "threads", "device")})
+
+
 def check_targets(request: Request, n_images: int, console: Console) -> None:
     """Says before the work which files it may not be able to replace.
 
     Raises:
         InputError: one is of other weights, or was scored on more images.
     """
-    origin = Origin.of(request, request.path, describe_command(sys.argv))
+    origin = make_origin(request)
     for suffix in dict.fromkeys([CHECKPOINT, *(each.suffix for each in runtimes.describe_all())]):
         target = request.name_target(suffix)
         if not sidecar.check_target(target, origin, n_images):
@@ -37,7 +44,7 @@ def check_targets(request: Request, n_images: int, console: Console) -> None:
 def keep(request: Request, known: BenchConfig, found: Final, console: Console) -> Outcome:
     """Writes the winner's files, says what they are, and gives the outcome of the search."""
     row, runtime = found.rows[-1], found.candidate.runtime
-    origin = Origin.of(request, request.path, describe_command(sys.argv))
+    origin = make_origin(request)
     written = []
     with files.temporary_folder() as folder:
         for source, target in _list_targets(request, found).items():
