@@ -142,7 +142,7 @@ def _try(request: Request, trials: Trials, measuring: Measuring, started: float,
         left_s = request.budget_s - (time.monotonic() - started) - last_s
         done = trials.list_done()
         count = min(TOGETHER, request.trials - len(done)) if request.trials else TOGETHER
-        if count <= 0 or (done and left_s < longest_s):
+        if count <= 0 or (done and left_s < 2 * longest_s):  # the best few are measured once more
             return
         began = time.monotonic()
         taken = trials.take(count, request.wishes)

@@ -62,8 +62,8 @@ def keep(request: Request, known: BenchConfig, found: Final, console: Console) -
     neighbours = telling.compare_neighbours(found.winner, found.neighbours)
     for line in neighbours:
         console.print(f"beside it, on held-out images: {line}")
-    for name in found.missed:
-        console.print(telling.explain_missed(name, request.wishes, row))
+    for name, short in found.missed.items():
+        console.print(telling.explain_missed(name, short, row))
     console.print(f"wrote {', '.join(map(str, written))}; every trial: {request.folder / 'report.html'}")
     return Outcome(
         rows=found.rows,

@@ -68,7 +68,7 @@ def justify(wishes: Wishes, row: Row, rows: Sequence[Row]) -> str:
     return f"kept: {row.label} in {row.runtime}: {aim} with {wishes.describe()}: {said}"
 
 
-def explain_missed(name: str, wishes: Wishes, row: Row) -> str:
+def explain_missed(name: str, short: float, row: Row) -> str:
     """That the winner misses a wish in the last measurement, though it met it before."""
     if name == "max_drop":
         low, high = -100 * (row.top1_change_high or 0), -100 * (row.top1_change_low or 0)
@@ -76,7 +76,7 @@ def explain_missed(name: str, wishes: Wishes, row: Row) -> str:
             f"it misses {OPTIONS[name]} on test images: it loses {-100 * (row.top1_change or 0):.2f} points "
             f"[{low:.2f}, {high:.2f}]; a lower --max-drop leaves more room"
         )
-    return f"it misses {OPTIONS[name]} in the last measurement, by little; run the same command again, or wish for more"
+    return f"it misses {OPTIONS[name]} by {short:.1%} in the last measurement; run the same command again"
 
 
 def compare_neighbours(winner: Trial, neighbours: Sequence[Trial]) -> list[str]:

@@ -107,7 +107,7 @@ class Wishes:
         if self.speedup is not None:
             short["speedup"] = self.speedup * margin / found.speedup - 1
         if self.max_drop is not None:
-            short["max_drop"] = max(found.drop + errors * found.error, found.drop) - self.max_drop
+            short["max_drop"] = found.drop + errors * found.error - self.max_drop
         return short
 
     def meets(self, found: Figures, *, cautious: bool = True) -> bool:
