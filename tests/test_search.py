@@ -114,9 +114,7 @@ def test_a_wish_is_met_and_another_is_refused_with_what_comes_nearest(
     assert "nearest to --max-drop" in said
 
 
-def test_a_killed_search_goes_on_from_python_too_and_loses_no_finished_trial(
-    run: Run, tmp_path: Path, no_plots: None
-) -> None:
+def test_a_killed_search_goes_on_and_loses_no_finished_trial(run: Run, tmp_path: Path, no_plots: None) -> None:
     args = ["search", str(run.checkpoint()), *QUICK, "--max-drop", "60", "--out", str(tmp_path)]
     command = [sys.executable, "-m", "compress", *args]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
