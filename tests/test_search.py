@@ -34,7 +34,7 @@ from compress.verbs.search.trials import Trials
 from compress.verbs.search.wishes import Figures, Wishes, parse_wishes
 from reports import Row, read_rows
 
-QUICK = ["--methods", "topk,int8", "--runtime", "onnxruntime", "--threads", "1", "--seconds", "0.1", "--trials", "7"]
+QUICK = ["--methods", "topk,int8", "--runtime", "onnxruntime", "--threads", "1", "--seconds", "0.1", "--trials", "6"]
 FIGURES = Figures(
     change=-0.01, change_low=-0.02, change_high=0.0, complete=True, latency_s=2e-3, speedup=2.0, speedup_low=1.9,
     speedup_high=2.1, standing=1.0, file_bytes=4_000_000, macs=0.7,
@@ -76,23 +76,32 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     return seen
 
 
-def test_a_wish_is_met_and_another_is_refused_with_what_comes_nearest(
+def test_a_killed_search_goes_on_to_meet_a_wish_and_refuses_another_with_what_comes_nearest(
     run: Run, tmp_path: Path, no_plots: None, watched: list[tuple[str, int]], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    args = ["search", str(run.checkpoint()), *QUICK, "--out", str(tmp_path)]
-    assert main([*args, "--max-drop", "60"]) == 0
+    args = ["search", str(run.checkpoint()), *QUICK, "--max-drop", "60", "--out", str(tmp_path)]
+    command, environment = [sys.executable, "-m", "compress", *args], {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert any("the best so far" in line for line in process.stdout)
+        process.send_signal(signal.SIGKILL)
+    kept = list_finished(tmp_path / "search.log")
+    assert len(kept) == 4
+    assert main(args) == 0
+    finished = list_finished(tmp_path / "search.log")
+    assert finished[:4] == kept
+    assert len(finished) == 6
+
+    evaluations = [index for index, (what, _) in enumerate(watched) if what == "evaluation"]
+    assert len(evaluations) == 3  # of trials, of the best, of the winner
+    assert "test images" not in {what for what, _ in watched[: evaluations[-1]]}
+    assert ("test images", 360) in watched[evaluations[-1] :]
+    assert watched[evaluations[-1]][1] <= 3  # the dense model, the best plain row, the winner
     rows = read_rows(tmp_path / "rows.jsonl")
     (chosen,) = [row for row in rows if row.chosen]
     assert (chosen.dataset, chosen.n_images) == ("digits", 360)
     assert f"kept: {chosen.label} in onnxruntime: the fastest with at most 60 points lost" in capfd.readouterr().out
-    changed = [row for row in rows if not row.dense]
-    assert all(row.top1_change_low <= row.top1_change <= row.top1_change_high for row in changed)
-
-    evaluations = [index for index, (what, _) in enumerate(watched) if what == "evaluation"]
-    assert len(evaluations) == 4  # two of trials, that of the best, that of the winner
-    assert "test images" not in {what for what, _ in watched[: evaluations[-1]]}
-    assert ("test images", 360) in watched[evaluations[-1] :]
-    assert watched[evaluations[-1]][1] <= 3  # the dense model, the best plain row, the winner
+    assert all(row.top1_change_low <= row.top1_change <= row.top1_change_high for row in rows if not row.dense)
 
     model, which, _ = loading.restore(tmp_path / "best_vit_model.best.pth")
     told = config.read(tmp_path / "best.toml")
@@ -103,34 +112,16 @@ def test_a_wish_is_met_and_another_is_refused_with_what_comes_nearest(
     assert (record["label"], record["top1"]) == (chosen.label, chosen.top1)
 
     watched.clear()
-    finished = list_finished(tmp_path / "search.log")
-    assert main([*args, "--latency", "1us", "--max-drop", "60"]) == 1  # begins with all that was tried
-    assert list_finished(tmp_path / "search.log") == finished
+    options: dict[str, Any] = {"methods": ("topk", "int8"), "runtimes": ("onnxruntime",), "trials": 6, "seconds": 0.1}
+    result = compress.search(run.checkpoint(), latency=1e-6, max_drop=60, threads=1, out=tmp_path, **options)
+    assert (result.rows, result.path) == ([], None)
+    assert list_finished(tmp_path / "search.log") == finished  # it begins with all that was tried
     assert "evaluation" not in {what for what, _ in watched}
-    said = capfd.readouterr().out
-    assert "7 trials were finished before" in said
+    said = capfd.readouterr().err
+    assert "6 trials were finished before" in said
     assert "nothing that was tried has at most 60 points lost, at most 0.001 ms" in said
-    assert "nearest to --latency of what meets --max-drop: " in said
-    assert "nearest to --max-drop" in said
-
-
-def test_a_killed_search_goes_on_and_loses_no_finished_trial(run: Run, tmp_path: Path, no_plots: None) -> None:
-    args = ["search", str(run.checkpoint()), *QUICK, "--max-drop", "60", "--out", str(tmp_path)]
-    command = [sys.executable, "-m", "compress", *args]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert any("the best so far" in line for line in process.stdout)
-        process.send_signal(signal.SIGKILL)
-    kept = list_finished(tmp_path / "search.log")
-    assert len(kept) == 4
-    options: dict[str, Any] = {"methods": ("topk", "int8"), "runtimes": ("onnxruntime",), "trials": 7, "seconds": 0.1}
-    result = compress.search(run.checkpoint(), max_drop=60, threads=1, out=tmp_path, verbose=False, **options)
-    assert result.kept is not None
-    assert (result.kept.dataset, result.path) == ("digits", tmp_path / "best_vit_model.best.onnx")
-    finished = list_finished(tmp_path / "search.log")
-    assert finished[:4] == kept
-    assert len(finished) == 7
+    assert "nearest to --latency, of what meets --max-drop: " in said
+    assert "nearest to --max-drop, and nothing meets --latency: " in said
 
 
 class Half(TokenMethod):
@@ -195,7 +186,7 @@ def test_the_choice_keeps_a_margin_and_prefers_accuracy_among_equals() -> None:
     assert choice.find_front(trials[:4]) == [bad, fast, same, slow]
     assert choice.find_neighbours(trials[:4], same) == [fast, slow]
     nearest = choice.find_nearest([slow, bad], Wishes(max_drop=0.02, speedup=4))
-    assert nearest == {"--max-drop": slow, "--speedup": slow}
+    assert nearest == {"max_drop": (slow, False), "speedup": (slow, True)}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from compress.verbs.search.space import Point
-from compress.verbs.search.wishes import OPTIONS, SPEED_MARGIN, Figures, Wishes
+from compress.verbs.search.wishes import SPEED_MARGIN, Figures, Wishes
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ def rank(trials: Sequence[Trial], wishes: Wishes) -> list[Trial]:
     return [each for each, _ in [*sorted(near, key=lambda pair: pair[1].drop), *rest]]
 
 
-def find_nearest(trials: Sequence[Trial], wishes: Wishes) -> dict[str, Trial]:
-    """By option, of the trials that meet all other wishes, the one that comes nearest to this one.
+def find_nearest(trials: Sequence[Trial], wishes: Wishes) -> dict[str, tuple[Trial, bool]]:
+    """By the name of a wish, what comes nearest to it, and whether that meets all other wishes.
 
-    Where none meets the others either, the nearest of all.
+    It is chosen among those that meet them, where there are any.
     """
     known = [(each, each.figures) for each in trials if each.figures is not None]
     found = {}
@@ -52,7 +52,7 @@ def find_nearest(trials: Sequence[Trial], wishes: Wishes) -> dict[str, Trial]:
         meeting = [(each, figures) for each, figures in known if others.meets(figures)]
         near = min(meeting or known, key=lambda pair: wishes.measure_shortfalls(pair[1])[name], default=None)
         if near is not None:
-            found[OPTIONS[name]] = near[0]
+            found[name] = near[0], bool(meeting)
     return found
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from baselines.data import Data
 from compress.evaluate import Candidate, Images, take_test_images
-from compress.evaluate.harness import write_rows
+from compress.evaluate.harness import read_rows, write_rows
 from compress.training.build import Built
 from compress.verbs.search import telling
 from compress.verbs.search.choice import Trial, find_neighbours, rank
@@ -82,7 +82,8 @@ def conclude(
     if last is None:
         raise RuntimeError(f"{winner.label} could not be measured on test images; the same command tries again")
     row = replace(last.row, chosen=telling.justify(request.wishes, last.row, rows))
-    write_rows(measuring.options, [row])  # the newest of the same counts
+    before = [replace(each, chosen=None) for each in read_rows(measuring.options) if each.chosen]  # by other wishes
+    write_rows(measuring.options, [*before, row])  # the newest of the same counts
     figures = Figures.read(row)
     short = request.wishes.measure_shortfalls(figures, cautious=False) if figures else {}
     missed = {name: value for name, value in short.items() if value > 0}

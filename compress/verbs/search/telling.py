@@ -109,12 +109,12 @@ def report_nearest(request: Request, done: Sequence[Trial], console: Console) ->
     nearest = find_nearest(done, request.wishes)
     console.print(f"nothing that was tried has {request.wishes.describe()}, within what a measurement can tell")
     told = {}
-    for option, each in nearest.items():
+    for name, (each, meets) in nearest.items():
         if each.figures is not None:
-            told[option] = f"{each.label}: {describe_figures(each.figures)}"
-            others = [name for name in OPTIONS.values() if name != option and name in nearest]
-            rest = f" of what meets {' and '.join(others)}" if others else ""
-            console.print(f"nearest to {option}{rest}: {told[option]}")
+            others = " and ".join(OPTIONS[other] for other in nearest if other != name)
+            rest = f", of what meets {others}" if meets else f", and nothing meets {others}"
+            told[OPTIONS[name]] = f"{each.label}: {describe_figures(each.figures)}"
+            console.print(f"nearest to {OPTIONS[name]}{rest if others else ''}: {told[OPTIONS[name]]}")
     rows = request.folder / "rows.jsonl"
-    console.print(f"no file was written; every trial: {rows} and {request.folder / 'report.html'}")
+    console.print(f"so no file was written; every trial: {rows} and {request.folder / 'report.html'}")
     return Outcome(facts={"nearest": told}, written=[rows], exit_code=1)
