@@ -194,6 +194,7 @@ def test_the_choice_keeps_a_margin_and_prefers_accuracy_among_equals() -> None:
     [
         ({"latency_s": "5ms", "file_bytes": "1.5 MiB"}, Wishes(latency_s=0.005, file_bytes=1.5 * 2**20)),
         ({"speedup": "4x", "macs": "50%"}, Wishes(speedup=4, macs=0.5)),
+        ({"latency_s": "1e-06s"}, Wishes(latency_s=1e-6)),
         ({"max_drop": 0.5, "speedup": None}, Wishes(max_drop=0.005)),
         (
             {"latency_s": "5"},

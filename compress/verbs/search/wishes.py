@@ -15,7 +15,7 @@ from reports import Row
 
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
 BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
-AMOUNT = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-zA-Zµ%]*)\s*")
+AMOUNT = re.compile(r"\s*((?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*([a-zA-Zµ%]*)\s*")
 SPEED_MARGIN = 0.02  # of latency and speed-up, that a choice keeps from a bound: two processes differ by as much
 ERRORS = 1.0  # standard errors of a loss, that a choice keeps from `max_drop`
 SURELY = 3.3  # standard errors, p of about 0.0005, from which a loss on a sample is larger than a bound
