@@ -12,8 +12,8 @@ from baselines.validation import hold_out
 from compress.checkpoints.checkpoint import Checkpoint
 from compress.config import BenchConfig
 from compress.training.data import shuffle_indices
-from compress.variant import Variant
 from compress.training.held_out import find_held_out
+from compress.variant import Variant
 from compress.verbs.quantize.jury import FEWEST
 
 SHARE = 0.2  # of the training images that choose, at most
