@@ -106,7 +106,7 @@ def measure_all(request: Request, console: Console) -> tuple[Space, dict[str, Fi
         for each in measuring.measure(waiting[first : first + TOGETHER], []):
             known[identify(each.point)] = each.figures and asdict(each.figures)
         files.write(kept, json.dumps(known))
-        console.print(f"{len(known)} of {len(known) + len(waiting) - first - TOGETHER} points measured")
+        console.print(f"{len(known)} of {len(known) + len(waiting[first + TOGETHER :])} points measured")
     return space, {name: Figures(**told) if told else None for name, told in known.items()}
 
 
