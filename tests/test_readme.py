@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 QUICK = {  # what keeps each command short; the rest is README's
     "quantize": ["--runtime", "onnxruntime", "--threads", "1", "--seconds", "0.2", "--max-drop", "100", "--heads", "2"],
+    "search": ["--runtime", "onnxruntime", "--threads", "1", "--heads", "2", "--trials", "3", "--max-drop", "100"],
     "prune": ["--threads", "1", "--seconds", "0.2", "--heads", "2"],
     "halt": ["--threads", "1", "--seconds", "0.2", "--heads", "2"],
     "export": ["--heads", "2"],
