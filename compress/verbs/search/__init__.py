@@ -92,7 +92,7 @@ def search(request: Request, console: Console) -> Outcome:
         found = final.conclude(request, measuring, done, tested, console)
     except KeyboardInterrupt:
         kept = f"{len(trials.list_done())} finished trials are kept in {where}"
-        raise Stopped(f"{kept}: run the same command again to go on") from None
+        raise Stopped(f"{kept}: run the same command again to resume") from None
     write_report(request.folder)
     if isinstance(found, list):
         return telling.report_nearest(request, found, console)
@@ -109,6 +109,8 @@ def open_search(request: Request, console: Console) -> tuple[BenchConfig, Run, H
     further: dict[str, Any] = {"resizing": content.resizing, "skip_unreadable": settings.skip_unreadable}
     named = request.images or settings.data
     data = load_data(named, shape.image_size, shape.channels, place, settings.subset, console.print, **further)
+    most = len(data.train.labels) // 2  # of few images, half are left to choose
+    settings = settings.model_copy(update={"calibration_images": min(settings.calibration_images, most)})
     held = hold_out_images(request.path, content, which, data, settings, request.held_out)
     if held.warning:
         console.print(held.warning)

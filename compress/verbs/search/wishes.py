@@ -170,8 +170,8 @@ def _parse(text: str, units: Mapping[str, float], option: str, example: str) -> 
 
 def _parse_drop(text: str) -> float:
     match = AMOUNT.fullmatch(text)
-    if match is None or match[2] or float(match[1]) >= 100:
-        raise InputError(f"--max-drop {text!r} is not a number of points of top-1, from 0 up; write it as in 0.5")
+    if match is None or match[2] or float(match[1]) > 100:
+        raise InputError(f"--max-drop {text!r} is not a number of points of top-1 from 0 to 100; write it as in 0.5")
     return float(match[1]) / 100
 
 
