@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from compress import runtimes
 from compress.doctor import engines
-assert runtimes.find_openers(Path("a.onnx")) == ["onnxruntime", "openvino", "reference"]
+assert runtimes.find_openers(Path("a.onnx")) == ["onnxruntime", "openvino", "tensorrt", "reference"]
 assert runtimes.find_openers(Path("a.xml")) == ["openvino", "nncf"]
 assert runtimes.get("reference").dtypes == {"fp32"}
 assert "onnx" in runtimes.list_packages(optional=False)

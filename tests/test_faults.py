@@ -15,7 +15,7 @@ import typer
 from baselines import progress
 from baselines.errors import InputError
 from compress import cli
-from compress.checkpoints import user_models
+from compress.checkpoints import named_code, user_models
 from compress.cli import surroundings, terminal
 
 CODE = """\
@@ -59,7 +59,7 @@ def double():
 
 @pytest.fixture(autouse=True)
 def nobodys_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(user_models.VARIABLE, "")  # whatever tests before have named
+    monkeypatch.setattr(named_code, "_spec", None)  # whatever tests before have named
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from torch import nn
 
 from baselines.vit import VisionTransformer, ViTConfig
 from compress import cli
-from compress.checkpoints import checkpoint, user_models
+from compress.checkpoints import checkpoint, named_code, user_models
 from compress.checkpoints.checkpoint import Checkpoint
 
 transformers = pytest.importorskip("transformers")
@@ -45,8 +45,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             picture.save(tmp_path / "images" / str(label) / f"{number}.png")
     (tmp_path / "nets.py").write_text(NET)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(user_models.VARIABLE, "")
-    monkeypatch.delenv(user_models.VARIABLE)
+    monkeypatch.setattr(named_code, "_spec", None)
     return tmp_path
 
 

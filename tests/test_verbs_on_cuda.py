@@ -91,7 +91,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
 
     def start(_cls: type, name: str, path: Path, device: str, threads: int, *_rest: object) -> Here:
         runtime = runtimes.get(name)
-        return Here(runtime.load(path, device, threads), lambda: runtime.inspect(path))
+        return Here(runtime.load(path, device, threads), lambda: runtime.inspect(path, None, device))
 
     def start_standing(device: str, _threads: int) -> Here:
         worker = Here(StandingSession(device), lambda: Inspection("fp32"))

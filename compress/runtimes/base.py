@@ -167,8 +167,8 @@ class Runtime(ABC):
         """
 
     @abstractmethod
-    def inspect(self, path: Path, batch_size: int | None = None) -> Inspection:
-        """What the kernels really do with an artifact, loaded for that batch size."""
+    def inspect(self, path: Path, batch_size: int | None = None, device: str = "cpu") -> Inspection:
+        """What the kernels really do with an artifact, loaded on that device for that batch size."""
 
     def write_usage(self, path: Path, content: Checkpoint, threads: int, device: str = "cpu") -> str:
         """Python that runs a file as it was measured here; `images` are normalized."""

@@ -35,10 +35,9 @@ class Compiled(Eager):
     def load(self, path: Path, device: str, threads: int, batch_size: int | None = None) -> CompiledSession:
         from compress.runtimes.torch_session import CompiledSession, restore
 
-        self.loaded_on = device
         return CompiledSession(restore(path, device, threads), device)
 
-    def inspect(self, path: Path, batch_size: int | None = None) -> Inspection:
+    def inspect(self, path: Path, batch_size: int | None = None, device: str = "cpu") -> Inspection:
         from compress.runtimes.torch_session import compile_model, inspect
 
-        return inspect(path, self.loaded_on, compile_model)
+        return inspect(path, device, compile_model)

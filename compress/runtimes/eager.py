@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 class Eager(Runtime):
     name, packages, engine = "torch", ("torch",), "compress.runtimes.torch_session"
     suffix, opens = ".pth", (".safetensors", ".pt")
-    loaded_on = "cpu"
 
     @cached_property
     def dtypes(self) -> frozenset[str]:  # type: ignore[override]
@@ -50,10 +49,9 @@ class Eager(Runtime):
     def load(self, path: Path, device: str, threads: int, batch_size: int | None = None) -> EagerSession:
         from compress.runtimes.torch_session import EagerSession, restore
 
-        self.loaded_on = device
         return EagerSession(restore(path, device, threads), device)
 
-    def inspect(self, path: Path, batch_size: int | None = None) -> Inspection:
+    def inspect(self, path: Path, batch_size: int | None = None, device: str = "cpu") -> Inspection:
         from compress.runtimes.torch_session import inspect
 
-        return inspect(path, self.loaded_on)
+        return inspect(path, device)

@@ -26,5 +26,4 @@ class Graphs(Eager):
     def load(self, path: Path, device: str, threads: int, batch_size: int | None = None) -> GraphSession:
         from compress.runtimes.torch_session import GraphSession, restore
 
-        self.loaded_on = device
         return GraphSession(restore(path, device, threads), device)

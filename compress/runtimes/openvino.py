@@ -54,7 +54,7 @@ class Openvino(Runtime):
 
         return OpenvinoSession(path, threads, batch_size)
 
-    def inspect(self, path: Path, batch_size: int | None = None) -> Inspection:
+    def inspect(self, path: Path, batch_size: int | None = None, device: str = "cpu") -> Inspection:
         from compress.runtimes.openvino_session import inspect
 
         return inspect(path, batch_size, bf16="bf16" in self.fallback_dtypes)

@@ -23,7 +23,6 @@ class Ort(Runtime):
     dynamic_granularities = ("tensor", "token")
     quantizes = pads_ragged = True
     batch_shapes = ("dynamic", "fixed")
-    loaded_on = "cpu"
 
     def dtypes_on(self, device: str) -> frozenset[str]:
         return frozenset({"fp32"}) if device == "cuda" else self.dtypes  # levels become float in front of its kernels
@@ -54,11 +53,10 @@ class Ort(Runtime):
     def load(self, path: Path, device: str, threads: int, batch_size: int | None = None) -> OrtSession:
         from compress.runtimes.ort_session import BoundSession, OrtSession
 
-        self.loaded_on = device
         return (OrtSession if device == "cpu" else BoundSession)(path, device, threads, batch_size)
 
-    def inspect(self, path: Path, batch_size: int | None = None) -> Inspection:
-        if self.loaded_on == "cuda":
+    def inspect(self, path: Path, batch_size: int | None = None, device: str = "cpu") -> Inspection:
+        if device == "cuda":
             return _inspect_on_cuda(path)
         from compress.runtimes.ort_graph import inspect
 
@@ -103,7 +101,7 @@ class TensorRT(Ort):
 
         return TensorRTSession(path, device, threads, batch_size)
 
-    def inspect(self, path: Path, batch_size: int | None = None) -> Inspection:
+    def inspect(self, path: Path, batch_size: int | None = None, device: str = "cpu") -> Inspection:
         from compress.runtimes.ort_session import allows_bf16
 
         notes = ("TensorRT chooses for each layer between bf16 and fp32, and does not tell which",)

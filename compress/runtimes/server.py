@@ -173,7 +173,7 @@ def main(argv: list[str]) -> None:
         importlib.import_module(runtime.engine)
         return lambda: runtime.load(path, device, int(threads), batch_size)
 
-    serve(import_engine, lambda: runtime.inspect(path, batch_size))
+    serve(import_engine, lambda: runtime.inspect(path, batch_size, device))
 
 
 if __name__ == "__main__":
