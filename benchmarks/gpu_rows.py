@@ -52,10 +52,10 @@ def measure(
         out=locate(setup.out, geometry, kind),
         command="python benchmarks/gpu.py",
     )
-    made = evaluate([each for each in candidates if can_run(each)], material.images, options, print)
+    made = evaluate([each for each in candidates if can_run(each, setup.device)], material.images, options, print)
     if failed := [f"{row.label} in {row.runtime}, batch {row.batch_size}: {row.failed}" for row in made if row.failed]:
         raise RuntimeError("; ".join(failed))
-    return {"rows": len(made), "left_out": [each.name for each in candidates if not can_run(each)]}
+    return {"rows": len(made), "left_out": [each.name for each in candidates if not can_run(each, setup.device)]}
 
 
 def locate(out: Path, geometry: str, kind: str) -> Path:
@@ -70,9 +70,9 @@ def make_candidate(material: Material, runtime: str, methods: tuple[Method, ...]
     return dataclasses.replace(material.make_candidate(runtime, methods), cost=cost)
 
 
-def can_run(candidate: Candidate) -> bool:
-    """Whether the numbers of a candidate are multiplied by the hardware, not simulated."""
-    return candidate.dtype in candidate.runtime.dtypes
+def can_run(candidate: Candidate, device: str) -> bool:
+    """Whether a device multiplies in the numbers of a candidate, rather than simulating them."""
+    return candidate.dtype in candidate.runtime.dtypes_on(device)
 
 
 def allow_tf32(dense: Candidate) -> Candidate:

@@ -28,7 +28,15 @@ class Range(BaseModel):
             raise ValueError(f"low {self.low} is not below high {self.high}")
         if self.log and self.low <= 0:
             raise ValueError(f"log = true needs low above 0, not {self.low}")
+        if self.log and self.step is not None:
+            raise ValueError("log = true and step exclude each other; remove one of them")
+        if self.whole and self.step is not None and self.step % 1:
+            raise ValueError(f"whole numbers need a whole step, not {self.step}")
         return self
+
+    @property
+    def whole(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int)
 
     def list_values(self) -> list[float]:
         """All values of a range with steps."""
@@ -44,7 +52,9 @@ def suggest(trial: "BaseTrial", name: str, choices: Choices) -> Any:
     """The value that a trial of Optuna has, or draws, for a setting."""
     if not isinstance(choices, Range):
         return trial.suggest_categorical(name, choices)
-    if isinstance(choices.low, int) and isinstance(choices.high, int):
-        return trial.suggest_int(name, choices.low, choices.high, log=choices.log)
+    if choices.whole:
+        return trial.suggest_int(
+            name, int(choices.low), int(choices.high), log=choices.log, step=int(choices.step or 1)
+        )
     value = trial.suggest_float(name, choices.low, choices.high, log=choices.log, step=choices.step)
     return value if choices.step is None else round(value, DIGITS)

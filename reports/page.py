@@ -81,7 +81,7 @@ def script_json(value: Any) -> str:
 
 def facts(rows: list[Row]) -> str:
     """What was measured, where and when, as terms and their descriptions."""
-    images = {f"{row.n_images:,} test images" for row in rows if row.n_images is not None}
+    images = {f"{row.n_images:,} images" for row in rows if row.n_images is not None}
     machines = dict.fromkeys(
         f"{clean(row.device_name)} ({clean(row.device)}, {row.threads} thread{'s' * (row.threads != 1)})"
         for row in rows

@@ -10,10 +10,13 @@ from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from conftest import ROOT
+from pydantic import ValidationError
 
 from baselines.errors import InputError
+from compress.ranges import Range, suggest
 from compress.storage import open_storage
 from compress.sweep import queue, settings
 from compress.sweep.queue import Queue, Taken
@@ -262,3 +265,12 @@ def test_a_pipe_is_no_storage(tmp_path: Path) -> None:
         os.mkfifo(tmp_path / name)
         with pytest.raises(InputError, match="it is not a file"):
             open_storage(str(tmp_path / name))
+
+
+def test_a_step_is_followed_or_refused() -> None:
+    study = optuna.create_study()
+    drawn = {suggest(study.ask(), "depth", Range(low=2, high=8, step=3)) for _ in range(20)}
+    assert drawn <= {2, 5, 8}
+    for wrong in ({"low": 1, "high": 8, "step": 0.5}, {"low": 0.1, "high": 0.9, "step": 0.1, "log": True}):
+        with pytest.raises(ValidationError, match="step"):
+            Range(**wrong)

@@ -5,6 +5,7 @@ only `Runtime.load` and `Runtime.inspect` do that, and they run in processes of 
 """
 
 import pkgutil
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -65,6 +66,22 @@ def get(name: str) -> Runtime:
     return runtime
 
 
+def get_all(names: Sequence[str]) -> list[Runtime]:
+    """The runtimes of these names; where there are none, all whose packages are installed.
+
+    Raises:
+        InputError: as `get`, of a name that was given.
+    """
+    found = []
+    for name in names or REGISTRY:
+        try:
+            found.append(get(name))
+        except InputError:
+            if names:
+                raise
+    return found
+
+
 def list_packages(*, optional: bool | None = None) -> list[str]:
     """The packages that runtimes import, in the order of the registry.
 
@@ -110,6 +127,7 @@ __all__ = [
     "describe_all",
     "find_openers",
     "get",
+    "get_all",
     "is_checkpoint",
     "list_files",
     "list_packages",

@@ -112,18 +112,14 @@ def list_engines(names: tuple[str, ...], device: str, *, foreign: bool = False) 
     if foreign and device == "cuda":
         raise InputError("--device cuda makes no integers of such a model; leave it out: engines do, on a CPU")
     usable = []
-    for name in names or runtimes.REGISTRY:
-        try:
-            runtime = runtimes.get(name)
-        except InputError:
-            if names:
-                raise
-            continue
+    for runtime in runtimes.get_all(names):
         here = device in runtime.devices()
         if here and (NARROW & runtime.dtypes_on(device) or (device == "cuda" and not names)):  # or a rival in float
             usable.append(runtime)
         elif names:
-            raise InputError(f"--runtime {name} multiplies no integers on {device}; compress doctor says what does")
+            raise InputError(
+                f"--runtime {runtime.name} multiplies no integers on {device}; compress doctor says what does"
+            )
     if foreign and names and not any(runtime.quantizes for runtime in usable):
         raise InputError(f"--runtime {','.join(names)} makes no integers of such a model; onnxruntime and nncf do")
     return usable

@@ -38,17 +38,11 @@ def list_engines(names: Sequence[str], device: str) -> list[Runtime]:
         InputError: one that was named is unknown, not installed, or not for the device.
     """
     found = []
-    for name in names or runtimes.REGISTRY:
-        try:
-            runtime = runtimes.get(name)
-        except InputError:
-            if names:
-                raise
-            continue
+    for runtime in runtimes.get_all(names):
         if device in runtime.devices() and (names or not runtime.static_shapes):
             found.append(runtime)
         elif names:
-            raise InputError(f"--runtime {name} cannot use --device {device} here; compress doctor says why")
+            raise InputError(f"--runtime {runtime.name} cannot use --device {device} here; compress doctor says why")
     return found
 
 
