@@ -189,6 +189,30 @@ def test_the_choice_keeps_a_margin_and_prefers_accuracy_among_equals() -> None:
     assert nearest == {"max_drop": (slow, False), "speedup": (slow, True)}
 
 
+def test_what_slows_engines_down_unequally_changes_no_choice() -> None:
+    best, better = replace(FIGURES, standing=0.5, latency_s=1e-3, speedup=4.0), replace(FIGURES, standing=0.6)
+
+    def load(figures: Figures, *, engine: float, torch: float) -> Figures:
+        """As a session shows them in which an engine is so much slower, and the model in torch even more."""
+        return replace(
+            figures,
+            latency_s=figures.latency_s * engine,
+            standing=figures.standing * engine / torch,
+            speedup=figures.speedup * torch / engine,
+        )
+
+    seen = load(better, engine=1.3, torch=2.0)
+    assert seen.standing < best.standing  # though it is slower
+    aligned = seen.align(best, load(best, engine=1.3, torch=2.0))
+    for name in ("latency_s", "standing", "speedup"):
+        assert getattr(aligned, name) == pytest.approx(getattr(better, name))
+    slow, sample = make_trial("slow", standing=3.0), make_trial("sample", standing=0.1, complete=False)
+    fast = make_trial("fast", standing=0.2, change=-0.5)
+    assert choice.find_anchor([slow, fast, sample], Wishes(max_drop=0.02)) is slow  # the best
+    assert choice.find_anchor([slow, fast, sample], Wishes(latency_s=1e-9)) is fast
+    assert choice.find_anchor([sample], Wishes(max_drop=0.02)) is None
+
+
 @pytest.mark.parametrize(
     ("texts", "wishes"),
     [

@@ -1,6 +1,6 @@
 """The candidates of one device, from the first build to the last score: who takes part, and who leaves when."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,12 +19,11 @@ from compress.evaluate.elimination import (
 )
 from compress.evaluate.figures import Group
 from compress.evaluate.measurement import Measurement, describe_failure, iterate_pairs
-from compress.evaluate.options import Goal
+from compress.evaluate.options import Goal, Hopeless
 from compress.evaluate.processes import STANDING, Processes
 from compress.measure import latency
 from compress.measure.latency import Timing
 from compress.measure.load import Watch
-from reports import Row
 
 SHORT_S = 8.0  # of timing, before what takes long to build is built
 
@@ -147,13 +146,13 @@ class Evaluation:
             if reason is not None:
                 self._drop(each, reason)
 
-    def _drop_hopeless(self, hopeless: Callable[[Row], str | None], batch_size: int) -> None:
+    def _drop_hopeless(self, hopeless: Hopeless, batch_size: int) -> None:
         """Asks of each candidate that has seen a sample whether it is to see all images."""
         self.processes.score(self.active, min(self.processes.options.sample, len(self.processes.images)))
         rows = Group(self, batch_size, (), self.standing).make_rows("", first=False)
         told = {each.name: row for each, row in zip(self.candidates, rows, strict=True)}
         for each in self.active:
-            reason = None if each.candidate.dense else hopeless(told[each.candidate.name])
+            reason = None if each.candidate.dense else hopeless(each.candidate.name, told)
             if reason is not None:
                 self._drop(each, reason)
 

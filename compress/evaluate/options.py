@@ -10,6 +10,9 @@ from typing import Any
 from compress.evaluate.candidate import Candidate
 from reports import Row
 
+Hopeless = Callable[[str, Mapping[str, Row]], str | None]
+"""Why a candidate need not see all images, by its name and the rows of all with the accuracy of a sample."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
@@ -37,8 +40,7 @@ class Options:
     precision: float = 0.03  # half the width of a speed-up's interval, as a share of it, at which timing ends
     seconds: float = 20.0  # of timing for each device and batch size, at most
     goal: Goal | None = None
-    # Asked of each row after timing, with the accuracy of a sample: why its candidate need not see all images
-    hopeless: Callable[[Row], str | None] | None = None
+    hopeless: Hopeless | None = None  # asked of each candidate after timing and a sample of the images
     sample: int = 512  # images of that sample
     exhaustive: bool = False  # measure every candidate to the end, whatever the goal
     break_even: bool = False  # go on to larger batches until every variant has won

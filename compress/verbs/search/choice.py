@@ -25,6 +25,12 @@ def find_best(trials: Sequence[Trial], wishes: Wishes) -> Trial | None:
     return ranked[0] if ranked else None
 
 
+def find_anchor(trials: Sequence[Trial], wishes: Wishes) -> Trial | None:
+    """What new trials are timed beside: the best so far or, where nothing meets the wishes, the fastest."""
+    known = [(each, each.figures.standing) for each in trials if each.figures is not None and each.figures.complete]
+    return find_best(trials, wishes) or min(known, key=lambda pair: pair[1], default=(None, 0.0))[0]
+
+
 def rank(trials: Sequence[Trial], wishes: Wishes) -> list[Trial]:
     """All that meet the wishes, the best first: the fastest where a loss is bounded, else the most accurate.
 

@@ -1,11 +1,12 @@
 """How a point is measured: built, timed and scored by the one harness, in levels.
 
-1. Built, without training; timed in turns with the dense model; scored on a sample of the held-out images.
+1. Built, without training; timed in turns with the dense model and the best so far; scored on a sample of the held-out
+   images.
 2. What that does not rule out sees all held-out images.
 3. With epochs, what could still win is fine-tuned and measured once more.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -14,16 +15,32 @@ from compress import files, runtimes
 from compress.evaluate import Candidate, Images, Options, describe_variant, evaluate, share_cost
 from compress.evaluate.candidate import warn_of_few_images
 from compress.evaluate.measurement import describe_failure
+from compress.evaluate.options import Hopeless
 from compress.runtimes import Runtime, choices
 from compress.training.build import Built, make_artifact, make_baseline, make_variant
 from compress.training.run import Run
 from compress.variant import Variant
-from compress.verbs.search.choice import Trial, find_best, find_reference_s, is_dominated
+from compress.verbs.search.choice import Trial, find_anchor, find_best, is_dominated
 from compress.verbs.search.space import Point, Space
 from compress.verbs.search.wishes import Figures, Wishes
 from reports import Row
 
 RECOVERABLE = 0.15  # of top-1, that a short fine-tuning may win back
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A trial that new ones are timed beside, and its figures so far."""
+
+    candidate: Candidate
+    figures: Figures
+
+
+def read_aligned(row: Row, anchor: Anchor | None, rows: Mapping[str, Row]) -> Figures | None:
+    """Figures as they would be where the anchor, one of `rows`, had those that it had before."""
+    figures = Figures.read(row)
+    now = Figures.read(rows[anchor.candidate.name]) if anchor else None
+    return figures.align(anchor.figures, now) if figures and anchor and now else figures
 
 
 @dataclass
@@ -102,19 +119,28 @@ class Measuring:
                 _, made[index] = self.make_point(point, tuned=tuned[index], images=self.images)
             except (InputError, FloatingPointError, RuntimeError, ValueError) as error:  # of this point alone
                 reasons[index] = describe_failure(error)
-        rows = self.evaluate([*made.values()], self.images, partial(self._find_hopeless, done))
+        anchor = self._find_anchor(done) if made else None
+        beside = [anchor.candidate] if anchor else []
+        rows = self.evaluate([*made.values(), *beside], self.images, partial(self._find_hopeless, done, anchor))
         found = []
         for index, point in enumerate(points):
             row = rows.get(made[index].name) if index in made else None
-            figures = Figures.read(row) if row else None
+            figures = read_aligned(row, anchor, rows) if row else None
             reason = reasons.get(index) or (row.failed if row else None)
             label = f"{row.label} in {row.runtime}" if row else ""
             lacks = None if figures else reason or "it lacks figures that a choice needs"
             found.append(Trial(point, figures, label, lacks, tuned=tuned[index]))
         return found
 
+    def _find_anchor(self, done: Sequence[Trial]) -> "Anchor | None":
+        trial = find_anchor(done, self.wishes)
+        if trial is None or trial.figures is None:
+            return None
+        _, candidate = self.make_point(trial.point, tuned=trial.tuned, images=self.images)
+        return Anchor(candidate, trial.figures)
+
     def evaluate(
-        self, candidates: Sequence[Candidate], images: Images, hopeless: Callable[[Row], str | None] | None = None
+        self, candidates: Sequence[Candidate], images: Images, hopeless: Hopeless | None = None
     ) -> dict[str, Row]:
         """Rows by the names of their candidates, the dense model in torch among them.
 
@@ -127,13 +153,13 @@ class Measuring:
             rows = evaluate([*unique.values()], images, replace(self.options, hopeless=hopeless), self.run.say)
         return dict(zip(unique, rows, strict=True))
 
-    def _find_hopeless(self, done: Sequence[Trial], row: Row) -> str | None:
+    def _find_hopeless(
+        self, done: Sequence[Trial], anchor: "Anchor | None", name: str, rows: Mapping[str, Row]
+    ) -> str | None:
         """Why a candidate need not see all images."""
-        figures = Figures.read(row)
-        if figures is None:
+        figures = read_aligned(rows[name], anchor, rows)
+        if figures is None or (anchor and name == anchor.candidate.name):
             return None
-        known = [each.figures for each in done if each.figures is not None]
-        figures = figures.rescale(find_reference_s(known)) if known else figures
         figures = replace(figures, complete=False)
         missed = self.wishes.find_surely_missed(figures)
         if missed == "--max-drop" and self.space.epochs and figures.drop < RECOVERABLE:

@@ -65,6 +65,22 @@ class Figures:
         """The same with the latency that it has where the standing reference takes `reference_s`."""
         return replace(self, latency_s=self.standing * reference_s)
 
+    def align(self, known: "Figures", now: "Figures") -> "Figures":
+        """The same as it would have been where one artifact had the figures `known`, and not `now` as beside this one.
+
+        Other programs slow engines down unequally, so that neither the standing reference nor the dense model says
+        how much; a candidate that is nearly as good does.
+        """
+        gain = known.speedup / now.speedup
+        return replace(
+            self,
+            latency_s=self.latency_s * known.latency_s / now.latency_s,
+            standing=self.standing * known.standing / now.standing,
+            speedup=self.speedup * gain,
+            speedup_low=self.speedup_low * gain,
+            speedup_high=self.speedup_high * gain,
+        )
+
     @classmethod
     def read(cls, row: Row) -> "Figures | None":
         """None where a row lacks what a choice needs."""
