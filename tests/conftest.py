@@ -66,7 +66,7 @@ ema = 0.9
 
 # What takes longest begins first, so that no worker is left alone with it; the first one also makes `run`.
 LONG = ("test_adding_a_column.py", "test_openvino.py", "test_nncf.py", "test_benchmarks.py", "test_distributed.py")
-LONG += ("test_gpu_script.py", "test_verbs_on_cuda.py")
+LONG += ("test_search.py", "test_gpu_script.py", "test_verbs_on_cuda.py")
 LONG += ("test_quantize_interrupted.py", "test_fuzz.py", "test_resilience.py", "test_readme.py", "test_plain.py")
 LONG += ("test_quantize.py", "test_python_docs.py", "test_commands.py", "test_notebooks.py", "test_export.py")
 LONG += ("test_methods.py", "test_user_models.py", "test_prune.py", "test_adding_a_runtime.py", "test_geometries.py")
